@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Interfaces: what they are, and changing their MAC."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError as KernelRefused
+
+from aa_cluster.errors import NetlinkError
+from aa_cluster.netlink.rtnl import attribute, converse
+
+IFF_UP = 0x1
+IFA_F_PERMANENT = 0x80
+SCOPE_LINK = 253
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """One interface as it is now.
+
+    ``addresses`` are the configured ones as ``10.77.1.1/24``, sorted: no link-local and no autoconfigured ones, which
+    come from the MAC and differ between nodes. ``kind`` is the kernel's (``veth``, ``bond``, …), ``None`` for hardware.
+    """
+
+    name: str
+    ifindex: int
+    mac: bytes
+    mtu: int
+    addresses: tuple[str, ...]
+    kind: str | None
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a veth. ``nsid`` is the id of its namespace as seen from here, ``None`` when it is ours."""
+
+    ifindex: int
+    nsid: int | None
+
+
+def read(name: str) -> LinkFacts:
+    """The facts of interface ``name``; ``NetlinkError`` names the ones that exist when it does not."""
+    return converse(f"read interface {name}", lambda socket: _facts(socket, name))
+
+
+def names() -> tuple[str, ...]:
+    """The interfaces of this namespace, in the kernel's order."""
+    return converse("list interfaces", _names)
+
+
+def set_mac(name: str, mac: bytes) -> None:
+    """Give interface ``name`` the address ``mac`` (6 bytes), without taking it down."""
+    converse(f"set the MAC of {name} to {mac.hex(':')}", lambda socket: _set_mac(socket, name, mac))
+
+
+def veth_peer(name: str) -> Peer | None:
+    """The other end when ``name`` is a veth, else ``None``."""
+    return converse(f"read interface {name}", lambda socket: _peer(socket, name))
+
+
+def _names(socket: IPRoute) -> tuple[str, ...]:
+    return tuple(str(attribute(link, "IFLA_IFNAME")) for link in socket.get_links())
+
+
+def _link(socket: IPRoute, name: str) -> Any:
+    index = socket.link_lookup(ifname=name)
+    try:
+        return socket.get_links(index[0])[0]
+    except IndexError:
+        pass
+    except KernelRefused as error:
+        if error.code != errno.ENODEV:  # vanished between the two questions
+            raise
+    raise NetlinkError(
+        f"no interface {name} in this network namespace; there are: {', '.join(_names(socket))}",
+        "correct the name in the configuration, or create the interface first",
+    )
+
+
+def _facts(socket: IPRoute, name: str) -> LinkFacts:
+    link = _link(socket, name)
+    info = attribute(link, "IFLA_LINKINFO")
+    return LinkFacts(
+        name=name,
+        ifindex=link["index"],
+        mac=bytes.fromhex((attribute(link, "IFLA_ADDRESS") or "").replace(":", "")),
+        mtu=attribute(link, "IFLA_MTU"),
+        addresses=_addresses(socket, link["index"]),
+        kind=attribute(info, "IFLA_INFO_KIND") if info else None,
+        up=bool(link["flags"] & IFF_UP),
+    )
+
+
+def _addresses(sock: IPRoute, index: int) -> tuple[str, ...]:
+    found = []
+    for message in sock.get_addr(index=index):
+        lasting = message["family"] == socket.AF_INET or bool(_address_flags(message) & IFA_F_PERMANENT)
+        if message["scope"] != SCOPE_LINK and lasting:
+            text = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
+            found.append(ipaddress.ip_interface(f"{text}/{message['prefixlen']}"))
+    return tuple(str(one) for one in sorted(found, key=lambda one: (one.version, int(one), one.network.prefixlen)))
+
+
+def _address_flags(message: Any) -> int:
+    flags = attribute(message, "IFA_FLAGS")
+    return int(message["flags"] if flags is None else flags)
+
+
+def _set_mac(socket: IPRoute, name: str, mac: bytes) -> None:
+    index = _link(socket, name)["index"]
+    try:
+        socket.link("set", index=index, address=mac.hex(":"))
+    except KernelRefused as error:
+        if error.code != errno.EBUSY:
+            raise
+        raise NetlinkError(
+            f"the driver of {name} does not change its MAC while the interface is up",
+            f"use an interface whose driver can (IFF_LIVE_ADDR_CHANGE), or put {name} in a macvlan or bond",
+        ) from error
+
+
+def _peer(socket: IPRoute, name: str) -> Peer | None:
+    link = _link(socket, name)
+    info = attribute(link, "IFLA_LINKINFO")
+    index = attribute(link, "IFLA_LINK")
+    if not info or attribute(info, "IFLA_INFO_KIND") != "veth" or not index:
+        return None
+    return Peer(index, attribute(link, "IFLA_LINK_NETNSID"))
