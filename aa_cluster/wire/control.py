@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control protocol: one datagram = clear header, msgpack body, tag. See docs/control-protocol.md.
+
+::
+
+     0                   1                   2                   3
+     0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+    +---------------------------------------------------------------+
+  0 |                        magic "AACT"                           |
+    +---------------+---------------+-------------------------------+
+  4 |    version    |     flags     |          cluster id           |
+    +---------------+---------------+-------------------------------+
+  8 |                        key fingerprint                        |
+    +---------------------------------------------------------------+
+ 12 |                 sender's instance (8 bytes)                   |
+    +---------------------------------------------------------------+
+ 20 |                     sequence (8 bytes)                        |
+    +---------------------------------------------------------------+
+ 28 |               body: a tagged msgpack array …                  |
+    +---------------------------------------------------------------+
+  … |      tag: HMAC-SHA256 over everything before, 16 bytes        |
+    +---------------------------------------------------------------+
+
+The first 12 bytes keep their place in every version: a node that cannot read a datagram can still say why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aa_cluster.errors import WireError
+
+MAGIC = b"AACT"
+VERSION = 1
+FLAG_PRIMARY = 1
+HEADER_BYTES = 28
+TAG_BYTES = 16
+INSTANCE_BYTES = 8
+MAX_DATAGRAM = 60_000
+MAX_NODE = 63
+
+_HEADER = struct.Struct("!4sBBH4s8sQ")
+
+Mac = Annotated[bytes, Meta(min_length=6, max_length=6)]
+Nonce = Annotated[bytes, Meta(min_length=8, max_length=8)]
+NodeId = Annotated[int, Meta(ge=1, le=MAX_NODE)]
+U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+Name = Annotated[str, Meta(min_length=1, max_length=32)]
+Text = Annotated[str, Meta(max_length=1024)]
+Weight = Annotated[int, Meta(ge=0, le=100)]
+Digest = Annotated[str, Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What can be read without the key. ``instance`` is drawn anew at each agent start; ``sequence`` only rises."""
+
+    version: int
+    flags: int
+    cluster_id: int
+    fingerprint: bytes
+    instance: bytes
+    sequence: int
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a message."""
+
+
+class InterfaceFacts(Part, frozen=True, array_like=True):
+    """One data interface. ``addresses`` as ``10.77.1.1/24``; ``mtu`` in bytes."""
+
+    name: Name
+    mac: Mac
+    addresses: tuple[Text, ...]
+    mtu: Annotated[int, Meta(ge=0, le=65_536)]
+
+
+class Finding(Part, frozen=True, array_like=True):
+    """One reason to refuse: what differs, what the joining node has, what the cluster has, what to do."""
+
+    what: Text
+    found: Text
+    expected: Text
+    remedy: Text
+
+    def __str__(self) -> str:
+        return f"{self.what}: found {self.found}, expected {self.expected}; {self.remedy}"
+
+
+class NodeEntry(Part, frozen=True, array_like=True):
+    """One row of the primary's table. ``silent_ms`` since the primary heard it."""
+
+    id: NodeId
+    name: Name
+    role: Literal["primary", "auxiliary"]
+    state: Literal["joining", "active", "draining", "silent"]
+    weight: Weight
+    sessions: U32
+    silent_ms: U32
+    ha_mac: Mac
+    ha_address: Text
+    macs: tuple[Mac, ...]
+    kernel: Text
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A body. The tag is the class's name, the first element of the array."""
+
+
+class Challenge(Message, frozen=True, array_like=True, tag=True):
+    """To an instance never heard before: prove that you are alive, so that a recording cannot pass for you."""
+
+    value: Nonce
+
+
+class Response(Message, frozen=True, array_like=True, tag=True):
+    value: Nonce
+
+
+class Probe(Message, frozen=True, array_like=True, tag=True):
+    """Is there a primary? ``candidate``: the sender is about to become one."""
+
+    name: Name
+    candidate: bool
+
+
+class PrimaryBeat(Message, frozen=True, array_like=True, tag=True):
+    """The primary's heartbeat. ``nodes`` is empty in most, full once a second and after each change."""
+
+    node_id: NodeId
+    name: Name
+    generation: U32
+    epoch: U32
+    schedule: Text
+    ruleset: Digest
+    ha_mac: Mac
+    nodes: tuple[NodeEntry, ...]
+
+
+class AuxiliaryBeat(Message, frozen=True, array_like=True, tag=True):
+    """An auxiliary's heartbeat, to the primary. ``ready``: its dataplane is attached and it wants work."""
+
+    node_id: NodeId
+    name: Name
+    generation: U32
+    ready: bool
+
+
+class Request(Message, frozen=True, array_like=True, tag=True):
+    """Asks again and again until answered; every answer echoes ``nonce``."""
+
+    nonce: Nonce
+
+
+class Reply(Message, frozen=True, array_like=True, tag=True):
+    nonce: Nonce
+
+
+class JoinAsk(Request, frozen=True, array_like=True, tag=True):
+    name: Name
+    wire_version: Annotated[int, Meta(ge=0, le=255)]
+    kernel: Text
+    weight: Weight
+    ha_mac: Mac
+    ruleset: Digest
+    interfaces: tuple[InterfaceFacts, ...]
+
+
+class JoinRefusal(Reply, frozen=True, array_like=True, tag=True):
+    findings: tuple[Finding, ...]
+
+
+class JoinGranted(Reply, frozen=True, array_like=True, tag=True):
+    """``virtual_macs`` and ``primary_macs`` by slot; ``ids`` holds every name that ever had an id."""
+
+    node_id: NodeId
+    generation: U32
+    epoch: U32
+    primary_id: NodeId
+    primary_name: Name
+    primary_ha_mac: Mac
+    virtual_macs: tuple[Mac, ...]
+    primary_macs: tuple[Mac, ...]
+    ids: dict[Name, NodeId]
+    nodes: tuple[NodeEntry, ...]
+
+
+class Ready(Request, frozen=True, array_like=True, tag=True):
+    """The dataplane of ``node_id`` is attached: give it work."""
+
+    node_id: NodeId
+    generation: U32
+
+
+class ReadyAck(Reply, frozen=True, array_like=True, tag=True):
+    epoch: U32
+
+
+class LeaveAsk(Request, frozen=True, array_like=True, tag=True):
+    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left."""
+
+    node_id: NodeId
+
+
+class LeaveStatus(Reply, frozen=True, array_like=True, tag=True):
+    sessions: U32
+
+
+class LeaveDone(Request, frozen=True, array_like=True, tag=True):
+    """``node_id`` is detached: forget it."""
+
+    node_id: NodeId
+
+
+class LeaveAck(Reply, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class WeightAsk(Request, frozen=True, array_like=True, tag=True):
+    node: Name
+    weight: Weight
+
+
+class WeightAck(Reply, frozen=True, array_like=True, tag=True):
+    nodes: tuple[NodeEntry, ...]
+
+
+class RulesetAsk(Request, frozen=True, array_like=True, tag=True):
+    """What is your ruleset's digest now? (``doctor`` on an auxiliary.)"""
+
+
+class RulesetAnswer(Reply, frozen=True, array_like=True, tag=True):
+    ruleset: Digest
+
+
+class Refused(Reply, frozen=True, array_like=True, tag=True):
+    """A request that cannot be met. ``code``: the exit code of errors.py."""
+
+    code: Annotated[int, Meta(ge=1, le=255)]
+    message: Text
+    hint: Text
+
+
+AnyMessage = (
+    Challenge
+    | Response
+    | Probe
+    | PrimaryBeat
+    | AuxiliaryBeat
+    | JoinAsk
+    | JoinRefusal
+    | JoinGranted
+    | Ready
+    | ReadyAck
+    | LeaveAsk
+    | LeaveStatus
+    | LeaveDone
+    | LeaveAck
+    | WeightAsk
+    | WeightAck
+    | RulesetAsk
+    | RulesetAnswer
+    | Refused
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def seal(header: Header, message: AnyMessage, key: bytes) -> bytes:
+    """The datagram. A field out of its range, or more than 60,000 bytes, is a ``WireError``."""
+    try:
+        head = _HEADER.pack(
+            MAGIC,
+            header.version,
+            header.flags,
+            header.cluster_id,
+            header.fingerprint,
+            header.instance,
+            header.sequence,
+        )
+    except struct.error as error:
+        raise WireError(f"a field of the control header is out of range: {error}") from None
+    text = head + _encoder.encode(message)
+    if len(text) + TAG_BYTES > MAX_DATAGRAM:
+        raise WireError(f"control message has {len(text)} bytes, at most {MAX_DATAGRAM - TAG_BYTES} fit a datagram")
+    return text + _tag(text, key)
+
+
+def peek(datagram: bytes) -> Header:
+    """The clear header, not authenticated: good for saying why a datagram is not read, for nothing else."""
+    if len(datagram) < HEADER_BYTES + TAG_BYTES:
+        raise WireError(f"control datagram has {len(datagram)} bytes, expected at least {HEADER_BYTES + TAG_BYTES}")
+    magic, version, flags, cluster_id, fingerprint, instance, sequence = _HEADER.unpack_from(datagram)
+    if magic != MAGIC:
+        raise WireError(f"control datagram starts with {magic.hex()}, expected {MAGIC.hex()}")
+    return Header(version, flags, cluster_id, fingerprint, instance, sequence)
+
+
+def unseal(datagram: bytes, key: bytes) -> AnyMessage:
+    """Check the tag, then decode the body. The caller has compared version, cluster and fingerprint (``peek``)."""
+    text, tag = datagram[:-TAG_BYTES], datagram[-TAG_BYTES:]
+    if len(text) < HEADER_BYTES or not hmac.compare_digest(tag, _tag(text, key)):
+        raise WireError("control datagram: the tag does not match, it was not made with this cluster's key")
+    return decode_body(text[HEADER_BYTES:])
+
+
+def decode_body(body: bytes) -> AnyMessage:
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"control message cannot be read: {error}") from None
+
+
+def _tag(text: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, text, hashlib.sha256)[:TAG_BYTES]

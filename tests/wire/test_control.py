@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Control datagrams: every message goes round, and whatever is damaged gives WireError and nothing else."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aa_cluster.errors import WireError
+from aa_cluster.wire import control
+from aa_cluster.wire.control import AnyMessage, Header
+from aa_cluster.wire.keys import KeyRing, hkdf
+
+KEYS = KeyRing.derive(bytes(range(32)))
+HEADER = Header(control.VERSION, 0, 7, KEYS.fingerprint, b"instance", 1)
+
+MAC = st.binary(min_size=6, max_size=6)
+NONCE = st.binary(min_size=8, max_size=8)
+NAME = st.text(min_size=1, max_size=32)
+TEXT = st.text(max_size=80)
+ID = st.integers(1, 63)
+U32 = st.integers(0, 0xFFFF_FFFF)
+WEIGHT = st.integers(0, 100)
+DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+def _few(of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.lists(of, max_size=3).map(tuple)
+
+
+ENTRY = st.builds(
+    control.NodeEntry,
+    ID,
+    NAME,
+    st.sampled_from(("primary", "auxiliary")),
+    st.sampled_from(("joining", "active", "draining", "silent")),
+    WEIGHT,
+    U32,
+    U32,
+    MAC,
+    TEXT,
+    _few(MAC),
+    TEXT,
+)
+INTERFACE = st.builds(control.InterfaceFacts, NAME, MAC, _few(TEXT), st.integers(0, 65536))
+FINDING = st.builds(control.Finding, TEXT, TEXT, TEXT, TEXT)
+MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
+    control.Challenge: st.builds(control.Challenge, NONCE),
+    control.Response: st.builds(control.Response, NONCE),
+    control.Probe: st.builds(control.Probe, NAME, st.booleans()),
+    control.PrimaryBeat: st.builds(control.PrimaryBeat, ID, NAME, U32, U32, TEXT, DIGEST, MAC, _few(ENTRY)),
+    control.AuxiliaryBeat: st.builds(control.AuxiliaryBeat, ID, NAME, U32, st.booleans()),
+    control.JoinAsk: st.builds(
+        control.JoinAsk, NONCE, NAME, st.integers(0, 255), TEXT, WEIGHT, MAC, DIGEST, _few(INTERFACE)
+    ),
+    control.JoinRefusal: st.builds(control.JoinRefusal, NONCE, _few(FINDING)),
+    control.JoinGranted: st.builds(
+        control.JoinGranted,
+        NONCE,
+        ID,
+        U32,
+        U32,
+        ID,
+        NAME,
+        MAC,
+        _few(MAC),
+        _few(MAC),
+        st.dictionaries(NAME, ID, max_size=3),
+        _few(ENTRY),
+    ),
+    control.Ready: st.builds(control.Ready, NONCE, ID, U32),
+    control.ReadyAck: st.builds(control.ReadyAck, NONCE, U32),
+    control.LeaveAsk: st.builds(control.LeaveAsk, NONCE, ID),
+    control.LeaveStatus: st.builds(control.LeaveStatus, NONCE, U32),
+    control.LeaveDone: st.builds(control.LeaveDone, NONCE, ID),
+    control.LeaveAck: st.builds(control.LeaveAck, NONCE),
+    control.WeightAsk: st.builds(control.WeightAsk, NONCE, NAME, WEIGHT),
+    control.WeightAck: st.builds(control.WeightAck, NONCE, _few(ENTRY)),
+    control.RulesetAsk: st.builds(control.RulesetAsk, NONCE),
+    control.RulesetAnswer: st.builds(control.RulesetAnswer, NONCE, DIGEST),
+    control.Refused: st.builds(control.Refused, NONCE, st.integers(1, 255), TEXT, TEXT),
+}
+ANY = st.one_of(*MESSAGES.values())
+
+
+def test_every_message_has_a_strategy() -> None:
+    assert set(MESSAGES) == set(get_args(AnyMessage))
+
+
+@given(ANY)
+def test_round_trip(message: AnyMessage) -> None:
+    datagram = control.seal(HEADER, message, KEYS.control)
+    assert control.peek(datagram) == HEADER
+    assert control.unseal(datagram, KEYS.control) == message
+
+
+@given(ANY, st.data())
+def test_any_flipped_bit_is_refused(message: AnyMessage, data: st.DataObject) -> None:
+    datagram = bytearray(control.seal(HEADER, message, KEYS.control))
+    bit = data.draw(st.integers(0, 8 * len(datagram) - 1))
+    datagram[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(WireError):
+        control.unseal(bytes(datagram), KEYS.control)
+
+
+@given(ANY, st.data())
+def test_mutated_bodies_raise_only_wire_error(message: AnyMessage, data: st.DataObject) -> None:
+    """Also of somebody who has the key: cut, overwritten or stretched bodies."""
+    body = bytearray(msgspec.msgpack.encode(message))
+    at = data.draw(st.integers(0, len(body)))
+    body[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
+    try:
+        control.decode_body(bytes(body))
+    except WireError:
+        return
+
+
+@given(st.binary(max_size=300))
+def test_noise_raises_only_wire_error(noise: bytes) -> None:
+    for read in (control.peek, lambda data: control.unseal(data, KEYS.control)):
+        with pytest.raises(WireError):
+            read(noise)
+    try:
+        control.decode_body(noise)
+    except WireError:
+        return
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(WireError):
+        control.decode_body(b"\x91" * 100_000)
+
+
+@pytest.mark.parametrize("length", range(control.HEADER_BYTES + control.TAG_BYTES))
+def test_short_datagrams_are_refused(length: int) -> None:
+    datagram = control.seal(HEADER, control.RulesetAsk(bytes(8)), KEYS.control)[:length]
+    with pytest.raises(WireError):
+        control.peek(datagram)
+
+
+def test_a_field_out_of_range_is_refused() -> None:
+    with pytest.raises(WireError, match="out of range"):
+        control.seal(Header(1, 0, 70_000, KEYS.fingerprint, bytes(8), 1), control.Probe("a", False), KEYS.control)
+
+
+def test_another_key_is_refused() -> None:
+    datagram = control.seal(HEADER, control.Probe("a", False), KEYS.control)
+    with pytest.raises(WireError, match="tag"):
+        control.unseal(datagram, KeyRing.derive(bytes(32)).control)
+
+
+def test_hkdf_is_rfc_5869() -> None:
+    """Test case 3 of RFC 5869 (no salt, no info)."""
+    expected = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
+    assert hkdf(b"\x0b" * 22, "", 42).hex() == expected
+
+
+def test_derived_keys_differ_and_are_not_shown() -> None:
+    assert len({KEYS.control, KEYS.handoff, KEYS.fingerprint}) == 3
+    assert KEYS.control.hex() not in repr(KEYS)
