@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pure decisions: (state, event) → (state, commands). No socket, no clock, no file."""

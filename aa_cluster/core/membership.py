@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The primary's view of the nodes: who is there, who gets new sessions, and what must be done when that changes.
+
+``step(state, event)`` gives the new state and the commands, in the order in which they must be carried out.
+Times are seconds of any monotonic clock; the caller reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aa_cluster.core import schedule
+from aa_cluster.errors import StateError
+
+MAX_NODE = 63
+State = Literal["joining", "active", "draining", "silent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node said about itself. ``macs`` by slot."""
+
+    name: str
+    ha_mac: bytes
+    ha_address: str
+    macs: tuple[bytes, ...]
+    kernel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """``ready``: its dataplane is attached. ``heard``: when it was heard last, s."""
+
+    id: int
+    facts: Facts
+    weight: int
+    heard: float
+    ready: bool = False
+    draining: bool = False
+    silent: bool = False
+
+    @property
+    def state(self) -> State:
+        if not self.ready:
+            return "joining"
+        if self.silent:
+            return "silent"
+        return "draining" if self.draining else "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """``ids`` never forgets a name; ``weights`` holds what the operator set, by name."""
+
+    self_id: int
+    generation: int
+    epoch: int
+    kind: schedule.Kind
+    dead: float
+    beat: float
+    nodes: Mapping[int, Node]
+    ids: Mapping[str, int]
+    weights: Mapping[str, int]
+    checked: float
+
+    def by_name(self, name: str) -> Node | None:
+        return next((node for node in self.nodes.values() if node.facts.name == name), None)
+
+    def reachable(self) -> tuple[Node, ...]:
+        """Nodes packets can be steered to: also the silent and the draining, whose sessions go on."""
+        return tuple(node for _, node in sorted(self.nodes.items()) if node.ready)
+
+    def working(self) -> dict[int, int]:
+        """id → weight of the nodes that get new sessions."""
+        return {node.id: node.weight for node in self.reachable() if node.state == "active"}
+
+    def sequence(self) -> tuple[int, ...]:
+        """The schedule; when no node has a weight above 0 the primary takes what comes."""
+        return schedule.sequence(self.working(), self.kind) or (self.self_id,)
+
+    def shares(self) -> dict[int, float]:
+        """id → fraction of new sessions, for every node."""
+        working = schedule.shares(self.working(), self.kind)
+        if not any(working.values()):
+            working = {self.self_id: 1.0}
+        return {node: working.get(node, 0.0) for node in self.nodes}
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A node was found fit (see admission.py). ``weight`` from its configuration."""
+
+    facts: Facts
+    weight: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    node_id: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A heartbeat. One of another generation tells only that the node lives, not that it can work."""
+
+    node_id: int
+    generation: int
+    ready: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Once per heartbeat interval."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    name: str
+    weight: int
+
+
+Event = Join | Ready | Heard | Tick | Drain | Leave | SetWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write the state to disk before anything that relies on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetEpoch:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMembers:
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetSequence:
+    sequence: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Send a heartbeat with the whole table now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeNode:
+    """Ask a node that has been quiet for a while to speak up."""
+
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """For the log."""
+
+    event: str
+    node_id: int
+
+
+Command = Persist | SetEpoch | SetMembers | SetSequence | Announce | ProbeNode | Note
+Step = tuple[Membership, tuple[Command, ...]]
+
+
+def step(state: Membership, event: Event) -> Step:
+    """``StateError`` when the event names a node that is not there, or no id is free."""
+    match event:
+        case Heard():
+            return _heard(state, event)
+        case Tick():
+            return _tick(state, event.now)
+        case Join():
+            return _join(state, event)
+        case Ready():
+            node = _known(state, event.node_id)
+            return _change(state, replace(node, ready=True, draining=False, silent=False, heard=event.now), "ready")
+        case Drain():
+            return _change(state, replace(_known(state, event.node_id), draining=True), "draining")
+        case Leave():
+            return _remove(state, event.node_id, "left")
+        case SetWeight():
+            return _weight(state, event)
+
+
+def first(state: Membership) -> tuple[Command, ...]:
+    """What a primary does once at its start (not when it resumes a running dataplane)."""
+    return _spread(state)
+
+
+def assign_id(ids: Mapping[str, int], name: str) -> int:
+    """The id the name had, else the lowest that no name ever had."""
+    known = ids.get(name)
+    if known is not None:
+        return known
+    taken = set(ids.values())
+    free = next((number for number in range(1, MAX_NODE + 1) if number not in taken), None)
+    if free is None:
+        raise StateError(
+            f"all {MAX_NODE} node ids are taken by names seen so far",
+            "give the node a name that was in the cluster before",
+        )
+    return free
+
+
+def _known(state: Membership, node_id: int) -> Node:
+    node = state.nodes.get(node_id)
+    if node is None:
+        raise StateError(f"node {node_id} is not in the cluster", "let it join first")
+    return node
+
+
+def _spread(state: Membership) -> tuple[Command, ...]:
+    return (
+        Persist(),
+        SetEpoch(state.epoch),
+        SetMembers(state.reachable()),
+        SetSequence(state.sequence()),
+        Announce(),
+    )
+
+
+def _change(state: Membership, node: Node, event: str) -> Step:
+    """Put ``node`` in; when that moves the schedule or the members, a new epoch begins."""
+    changed = replace(state, nodes={**state.nodes, node.id: node})
+    if changed.working() == state.working() and _routes(changed) == _routes(state):
+        return changed, ()
+    changed = replace(changed, epoch=state.epoch + 1)
+    return changed, (Note(event, node.id), *_spread(changed))
+
+
+def _routes(state: Membership) -> list[tuple[int, Facts]]:
+    return [(node.id, node.facts) for node in state.reachable()]
+
+
+def _join(state: Membership, event: Join) -> Step:
+    name = event.facts.name
+    node_id = assign_id(state.ids, name)
+    weight = state.weights.get(name, event.weight)
+    joining = Node(id=node_id, facts=event.facts, weight=weight, heard=event.now)
+    granted = replace(state, ids={**state.ids, name: node_id})
+    changed, commands = _change(granted, joining, "joining")
+    return changed, commands or (Note("joining", node_id), Persist(), Announce())
+
+
+def _heard(state: Membership, event: Heard) -> Step:
+    node = state.nodes.get(event.node_id)
+    if node is None or event.node_id == state.self_id:
+        return state, ()
+    heard = replace(node, heard=event.now)
+    if event.generation == state.generation and event.ready:
+        heard = replace(heard, ready=True, silent=False)
+    return _change(state, heard, "heard again" if node.silent else "ready")
+
+
+def _tick(state: Membership, now: float) -> Step:
+    """Silence is judged by this node's own wakefulness: time in which the primary itself did not run is not counted."""
+    asleep = max(0.0, now - state.checked - 2 * state.beat)
+    state = replace(state, checked=now, nodes=_forgive(state, asleep, now) if asleep else state.nodes)
+    commands: tuple[Command, ...] = ()
+    for node in tuple(state.nodes.values()):
+        if node.id == state.self_id or node.silent:
+            continue
+        quiet = now - node.heard
+        if quiet > state.dead:
+            state, more = _fall_silent(state, node)
+            commands += more
+        elif quiet > state.dead / 2:
+            commands += (ProbeNode(node.id),)
+    return state, commands
+
+
+def _forgive(state: Membership, asleep: float, now: float) -> dict[int, Node]:
+    return {key: replace(node, heard=min(now, node.heard + asleep)) for key, node in state.nodes.items()}
+
+
+def _fall_silent(state: Membership, node: Node) -> Step:
+    if not node.ready:
+        return _remove(state, node.id, "gone while joining")
+    return _change(state, replace(node, silent=True), "silent")
+
+
+def _remove(state: Membership, node_id: int, event: str) -> Step:
+    if node_id == state.self_id:
+        raise StateError("the primary cannot be taken out of its own cluster", "let it `leave`")
+    node = state.nodes.get(node_id)
+    if node is None:
+        return state, ()
+    nodes = {key: value for key, value in state.nodes.items() if key != node_id}
+    removed = replace(state, nodes=nodes, epoch=state.epoch + 1)
+    return removed, (Note(event, node_id), *_spread(removed))
+
+
+def _weight(state: Membership, event: SetWeight) -> Step:
+    node = state.by_name(event.name)
+    if node is None:
+        names = ", ".join(sorted(one.facts.name for one in state.nodes.values()))
+        raise StateError(f"no node is called {event.name!r}", f"the nodes are: {names}")
+    weighted = replace(state, weights={**state.weights, event.name: event.weight})
+    changed, commands = _change(weighted, replace(node, weight=event.weight), "weight")
+    return changed, commands or (Persist(), Announce())
