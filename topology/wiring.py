@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Namespaces, bridges and veth pairs of a plan.
+
+Offloads, and why (FACTS of veth): hosts' ports and the switch's ports towards nodes finish checksums themselves
+(``tx off``), as a real NIC would, for XDP sees the bytes as they lie there; switch ports receive with GRO on, since
+XDP_TX out of a veth needs a peer that polls.
+
+The switch ports of a node's data links start down. They are raised once the node's guard is attached (or for the
+primary, before it joins): every node carries the cluster's address, and until then it would answer ARP for it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
+from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
+
+QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
+FORWARD = {"net/ipv4/ip_forward": "1"}
+
+
+def build_switch(plan: Plan) -> None:
+    """The switch namespace and its bridges: no STP, no forward delay, no multicast snooping, ageing as it comes."""
+    name = plan.namespace("switch")
+    batch([f"netns add {name}"])
+    write_sysctls(plan.path("switch"), QUIET)
+    lines = ["link set lo up"]
+    for net in plan.all_networks:
+        lines += [
+            f"link add {net.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set {net.bridge} up",
+        ]
+    batch(lines, name)
+
+
+def build_host(plan: Plan, host: str) -> None:
+    """A host with ``eth0`` at .100 and the cluster as its default route; its switch port is up."""
+    net = plan.host_networks[host]
+    _namespace(plan, host, QUIET)
+    _cable(plan, host, "eth0", net, HOST)
+    batch(
+        [
+            "link set lo up",
+            f"addr add {net.address(HOST)}/24 dev eth0",
+            "link set eth0 up",
+            f"route add default via {net.address(CLUSTER_HOST)}",
+        ],
+        plan.namespace(host),
+    )
+    checked([*enter(plan.path(host)), "ethtool", "-K", "eth0", "tx", "off"])
+    _plug(plan, host, (net,), up=(net,))
+
+
+def build_node(plan: Plan, index: int) -> None:
+    """A node with all its links; the HA port is up, data ports wait for ``set_port``."""
+    node = f"node{index}"
+    _namespace(plan, node, QUIET | FORWARD)
+    lines = ["link set lo up"]
+    for net in plan.all_networks:
+        _cable(plan, node, net.name, net, index)
+        last = HOST + index if net is HA else CLUSTER_HOST
+        lines += [f"addr add {net.address(last)}/24 dev {net.name}", f"link set {net.name} up"]
+    batch(lines, plan.namespace(node))
+    _plug(plan, node, plan.all_networks, up=(HA,))
+
+
+def set_port(plan: Plan, member: str, net: Network, up: bool) -> None:
+    """Raise or cut the switch's port towards ``member``: both ends lose their carrier."""
+    batch([f"link set {plan.port(member, net)} {'up' if up else 'down'}"], plan.namespace("switch"))
+
+
+def ports_up(plan: Plan) -> dict[str, bool]:
+    """Switch port → whether it is up."""
+    text = checked(["ip", "-n", plan.namespace("switch"), "-j", "link", "show", "type", "veth"])
+    return {link["ifname"]: "UP" in link["flags"] for link in json.loads(text)}
+
+
+def guarded(plan: Plan, index: int) -> bool:
+    """Whether something is attached at TC ingress of each of the node's data links."""
+    namespace = plan.namespace(f"node{index}")
+    return all(
+        json.loads(checked(["tc", "-n", namespace, "-j", "filter", "show", "dev", net.name, "ingress"]) or "[]")
+        for net in plan.data
+    )
+
+
+def load_ruleset(plan: Plan, node: str, text: str) -> None:
+    """Replace the node's whole nftables ruleset in one transaction."""
+    checked([*enter(plan.path(node)), "nft", "-f", "-"], f"flush ruleset\n{text}")
+
+
+def _namespace(plan: Plan, member: str, sysctls: dict[str, str]) -> None:
+    batch([f"netns add {plan.namespace(member)}"])
+    write_sysctls(plan.path(member), sysctls)
+
+
+def _cable(plan: Plan, member: str, interface: str, net: Network, last: int) -> None:
+    """A veth pair straight between the two namespaces, so no name is ever taken outside."""
+    batch(
+        [
+            f"link add name {interface} netns {plan.namespace(member)} address {net.mac(last)} type veth "
+            f"peer name {plan.port(member, net)} netns {plan.namespace('switch')}"
+        ]
+    )
+
+
+def _plug(plan: Plan, member: str, nets: tuple[Network, ...], up: tuple[Network, ...]) -> None:
+    lines = []
+    for net in nets:
+        port = plan.port(member, net)
+        lines.append(f"link set {port} master {net.bridge}")
+        if net in up:
+            lines.append(f"link set {port} up")
+    offloads = "; ".join(f"ethtool -K {plan.port(member, net)} gro on tx off" for net in nets)
+    checked([*enter(plan.path("switch")), "sh", "-ec", offloads])
+    batch(lines, plan.namespace("switch"))
