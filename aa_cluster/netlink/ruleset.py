@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The packet filter's rules as one text that is equal on two nodes exactly when their rules are.
 
-Sources: ``nft -j list ruleset``; ``iptables-legacy-save`` and ``ip6tables-legacy-save`` when legacy tables exist (asking
-for a table that does not exist would create it, so ``/proc/net/ip_tables_names`` is read first); ``iptables-nft-save``
-when nft meets expressions of xtables, whose parameters its JSON leaves out.
+Sources: ``nft -j list ruleset``; ``iptables-legacy-save`` and ``ip6tables-legacy-save`` when legacy tables exist
+(asking for a table that does not exist would create it, so ``/proc/net/ip_tables_names`` is read first);
+``iptables-nft-save`` when nft meets expressions of xtables, whose parameters its JSON leaves out.
 
 Left out of the text: counters, handles, quota usage, expiry times, elements that packets or timeouts put into sets
 (nft 1.0.6 prints no ``dynamic`` flag, so sets are recognised by the rules that add to them), order of tables, of set

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# setup: packages and virtual environment.  demo: the product on one machine.  test: everything.  check: under a minute.
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help setup demo test check lint clean
+
+help:
+	@echo "make setup   install packages and make .venv (as root the first time; then instant)"
+	@echo "make demo    three gateways in network namespaces, hundreds of sessions, what happened (root)"
+	@echo "make test    every test (root; under ten minutes)"
+	@echo "make check   lint, types, BPF warnings, fast tests (under a minute)"
+	@echo "make clean   remove what was built (a lab that was left behind: aa-cluster lab down)"
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@$(PYTHON) tools/demo.py
+
+test: setup
+	@test "$$(id -u)" = 0 || { echo "make test makes network namespaces: run it as root" >&2; exit 1; }
+	$(PYTEST)
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	@if [ -x tools/check-bpf.sh ]; then tools/check-bpf.sh; else echo "tools/check-bpf.sh: not there, BPF warnings unchecked"; fi
+
+check: lint
+	$(PYTEST) --quiet --timeout=20 tests/unit tests/wire
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find aa_cluster tests tools topology -name __pycache__ -type d -prune -exec rm -rf {} +
