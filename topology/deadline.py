@@ -14,7 +14,7 @@ T = TypeVar("T")
 EVERY = 0.02
 
 
-def until(what: str, probe: Callable[[], T], timeout: float, every: float = EVERY) -> T:
+def until(what: str, probe: Callable[[], T | None], timeout: float, every: float = EVERY) -> T:
     """The first truthy answer of ``probe``, asked every ``every`` s; ``TimeoutReached`` after ``timeout`` s.
 
     For what has no event to wait on from outside (another process's socket, a kernel table of another namespace).

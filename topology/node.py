@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import aa_cluster
 from aa_cluster.agent.client import AgentClient
 from aa_cluster.api import Status
 from aa_cluster.errors import AgentUnreachable, LabError
@@ -154,6 +155,7 @@ def environment(lab: str, config: Path | None = None) -> dict[str, str]:
     values.pop("NOTIFY_SOCKET", None)
     values[processes.MARK] = lab
     values["PATH"] = f"{Path(sys.executable).parent}:{values.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+    values["PYTHONPATH"] = str(Path(aa_cluster.__file__).parent.parent)
     values["PYTHONUNBUFFERED"] = "1"
     if config is not None:
         values["AA_CLUSTER_CONFIG"] = str(config)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the switch sees: frames as they come in at its ports, each once, with the port it came in at.
+
+A frame is taken at its ingress port only, so the port tells who really sent it, whatever its source MAC says.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import select
+import socket
+import struct
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aa_cluster.errors import LabError
+from aa_cluster.topology.namespaces import inside
+
+ETH_P_ALL = 3
+ETH_P_IP = 0x0800
+ETH_P_ARP = 0x0806
+SO_ATTACH_FILTER = 26
+SO_RCVBUFFORCE = 33
+PACKET_OUTGOING = 4
+PACKET_STATISTICS = 6
+PACKET_IGNORE_OUTGOING = 23
+SOL_PACKET = 263
+BUFFER = 64 << 20
+ARP_NAMES = {1: "request", 2: "reply", 201: "relayed request (201)", 202: "relayed reply (202)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """``port``: the switch port it came in at (``node1-int``), or the interface when caught on a host."""
+
+    port: str
+    data: bytes
+
+    @property
+    def source(self) -> str:
+        return self.data[6:12].hex(":")
+
+    @property
+    def destination(self) -> str:
+        return self.data[0:6].hex(":")
+
+
+@dataclass(frozen=True, slots=True)
+class ArpFrame:
+    """An ARP frame taken apart. ``segment`` and ``member`` come from the port's name."""
+
+    segment: str
+    member: str
+    source: str
+    destination: str
+    opcode: int
+    sender_mac: str
+    sender_ip: str
+    target_mac: str
+    target_ip: str
+
+    @property
+    def kind(self) -> str:
+        return ARP_NAMES.get(self.opcode, f"opcode {self.opcode}")
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        (opcode,) = struct.unpack_from("!H", frame.data, 20)
+        member, _, segment = frame.port.rpartition("-")
+        return cls(
+            segment=segment,
+            member=member,
+            source=frame.source,
+            destination=frame.destination,
+            opcode=opcode,
+            sender_mac=frame.data[22:28].hex(":"),
+            sender_ip=socket.inet_ntoa(frame.data[28:32]),
+            target_mac=frame.data[32:38].hex(":"),
+            target_ip=socket.inet_ntoa(frame.data[38:42]),
+        )
+
+
+class Capture:
+    """Catches frames of one EtherType while its block runs: in a switch's namespace all ports, else all interfaces.
+
+    ``frames()`` is everything caught until now, also while running. ``LabError`` at the end if it lost any.
+    """
+
+    def __init__(self, namespace: Path, ethertype: int = ETH_P_ARP) -> None:
+        self._namespace, self._ethertype = namespace, ethertype.to_bytes(2, "big")
+        self._caught: list[Frame] = []
+        self._stop, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._read, name="capture", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._socket = inside(self._namespace, self._open)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wake.close()
+        self._thread.join()
+        self._drain()
+        _, lost = struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        self._socket.close()
+        self._stop.close()
+        if lost and kind is None:
+            raise LabError(f"the capture in {self._namespace.name} lost {lost} frames", "catch less at a time")
+
+    def _open(self) -> socket.socket:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        _attach(opened, int.from_bytes(self._ethertype, "big"))
+        opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        return opened
+
+    def _read(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._socket, self._stop], [], [])
+            if self._stop in ready:
+                return
+            self._drain()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                data, (port, _, packet_type, _, _) = self._socket.recvfrom(65535)
+            except BlockingIOError:
+                return
+            wanted = data[12:14] == self._ethertype  # frames that came before the filter was attached are not
+            if wanted and packet_type != PACKET_OUTGOING and not port.startswith("br-"):
+                self._caught.append(Frame(port, data))
+
+    def frames(self) -> list[Frame]:
+        return list(self._caught)
+
+    def arp(self) -> list[ArpFrame]:
+        return [ArpFrame.of(frame) for frame in self.frames() if frame.data[12:14] == b"\x08\x06"]
+
+
+def by_kind(frames: list[ArpFrame]) -> Counter[tuple[str, str]]:
+    """(segment, kind) → frames."""
+    return Counter((frame.segment, frame.kind) for frame in frames)
+
+
+def _attach(opened: socket.socket, ethertype: int) -> None:
+    """A classic BPF filter: this EtherType, whole frames; anything else is not even copied."""
+    program = b"".join(
+        struct.pack("=HBBI", *step)
+        for step in ((0x28, 0, 0, 12), (0x15, 0, 1, ethertype), (6, 0, 0, 0xFFFF), (6, 0, 0, 0))
+    )
+    buffer = ctypes.create_string_buffer(program)
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(buffer)))

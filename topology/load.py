@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Drives the traffic programs on the hosts of a lab and gives back what they counted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+from aa_cluster.errors import LabError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Hosts(Protocol):
+    """Where programs can be started: the netns lab, the Mininet cluster."""
+
+    def popen(self, host: str, argv: Sequence[str], **options: object) -> subprocess.Popen[str]: ...
+
+
+class SessionReport(msgspec.Struct, frozen=True):
+    """``seen``: per completed session what the server says: its name, its address, whom it saw asking."""
+
+    asked: int
+    completed: int
+    failed: tuple[str, ...]
+    seen: tuple[str, ...]
+    ports: tuple[int, ...]
+    seconds: float
+
+
+class StreamReport(msgspec.Struct, frozen=True):
+    """``retransmits``: segments both ends sent again, so packets that were lost."""
+
+    sent: int
+    lines: int
+    wrong: int
+    retransmits: int
+
+
+class BulkReport(msgspec.Struct, frozen=True):
+    """SHA-256 of what was ``sent`` and what was ``received``."""
+
+    bytes: int
+    seconds: float
+    sent: str
+    received: str
+    retransmits: int
+
+
+def program(tool: str, *arguments: object) -> list[str]:
+    """The command line of one of the traffic programs."""
+    return [sys.executable, "-m", f"aa_cluster.topology.traffic.{tool}", *map(str, arguments)]
+
+
+@contextmanager
+def _running(hosts: Hosts, host: str, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = hosts.popen(host, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _line(process: subprocess.Popen[str], kind: type[S]) -> S:
+    """The program's next line; ``LabError`` with what it complained of when there is none."""
+    text = process.stdout.readline() if process.stdout else ""
+    if not text:
+        complaint = process.stderr.read() if process.stderr else ""
+        raise LabError(f"{' '.join(map(str, process.args[2:]))} gave nothing: {complaint.strip()[-800:]}")  # type: ignore[index]
+    return msgspec.json.decode(text, type=kind)
+
+
+def run_sessions(
+    hosts: Hosts, host: str, address: str, port: int, count: int = 1, timeout: float = 15
+) -> SessionReport:
+    """``count`` HTTP sessions from ``host``; each its own connection, closed after its answer."""
+    argv = program("sessions", address, port, "--count", count, "--timeout", timeout)
+    with _running(hosts, host, argv) as process:
+        return _line(process, SessionReport)
+
+
+@contextmanager
+def held_sessions(
+    hosts: Hosts, host: str, address: str, port: int, count: int, timeout: float = 15
+) -> Iterator[SessionReport]:
+    """The same, and all connections stay open until the block ends."""
+    argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold")
+    with _running(hosts, host, argv) as process:
+        yield _line(process, SessionReport)
+        process.communicate(timeout=30)
+
+
+@contextmanager
+def serving(hosts: Hosts, host: str, tool: Literal["stream", "bulk"], port: int) -> Iterator[None]:
+    """The server side of a traffic program on ``host``, listening while the block runs."""
+    with _running(hosts, host, program(tool, "serve", port)) as process:
+        ready = process.stdout.readline() if process.stdout else ""
+        if ready != "ready\n":
+            raise LabError(f"the {tool} server on {host} did not start: {process.communicate()[1].strip()[-800:]}")
+        yield
+
+
+class Stream:
+    """A running stream; ``stop`` ends it and gives the report."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def stop(self, timeout: float = 60) -> StreamReport:
+        out, complaint = self._process.communicate(timeout=timeout)
+        if not out:
+            raise LabError(f"the stream broke: {complaint.strip()[-800:]}")
+        return msgspec.json.decode(out, type=StreamReport)
+
+
+@contextmanager
+def stream(
+    hosts: Hosts, host: str, way: Literal["push", "pull"], address: str, port: int, rate: float = 500
+) -> Iterator[Stream]:
+    """A stream from ``host`` to a server of ``serving(…, "stream", …)``; open when the block begins."""
+    with _running(hosts, host, program("stream", way, address, port, "--rate", rate)) as process:
+        opened = process.stdout.readline() if process.stdout else ""
+        if opened != "open\n":
+            raise LabError(f"the stream to {address}:{port} did not open: {process.communicate()[1].strip()[-800:]}")
+        yield Stream(process)
+
+
+def bulk(
+    hosts: Hosts, host: str, way: Literal["send", "take"], address: str, port: int, size: int, timeout: float = 120
+) -> BulkReport:
+    """One transfer of ``size`` bytes from or to ``host``, against ``serving(…, "bulk", …)``."""
+    with _running(hosts, host, program("bulk", way, address, port, "--bytes", size)) as process:
+        out, complaint = process.communicate(timeout=timeout)
+        if not out:
+            raise LabError(f"the transfer broke: {complaint.strip()[-800:]}")
+        return msgspec.json.decode(out, type=BulkReport)
