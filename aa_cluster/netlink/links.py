@@ -55,6 +55,16 @@ def names() -> tuple[str, ...]:
     return converse("list interfaces", _names)
 
 
+def name_of(ifindex: int) -> str:
+    """The name of an interface of this namespace by its index."""
+    return converse(f"read interface {ifindex}", lambda socket: str(_by_index(socket, ifindex)))
+
+
+def has_xdp(name: str) -> bool:
+    """True when an XDP program is attached to interface ``name``."""
+    return converse(f"read interface {name}", lambda socket: _has_xdp(_link(socket, name)))
+
+
 def set_mac(name: str, mac: bytes) -> None:
     """Give interface ``name`` the address ``mac`` (6 bytes), without taking it down."""
     converse(f"set the MAC of {name} to {mac.hex(':')}", lambda socket: _set_mac(socket, name, mac))
@@ -67,6 +77,10 @@ def veth_peer(name: str) -> Peer | None:
 
 def _names(socket: IPRoute) -> tuple[str, ...]:
     return tuple(str(attribute(link, "IFLA_IFNAME")) for link in socket.get_links())
+
+
+def _by_index(socket: IPRoute, ifindex: int) -> Any:
+    return attribute(socket.get_links(ifindex)[0], "IFLA_IFNAME")
 
 
 def _link(socket: IPRoute, name: str) -> Any:
@@ -82,6 +96,11 @@ def _link(socket: IPRoute, name: str) -> Any:
         f"no interface {name} in this network namespace; there are: {', '.join(_names(socket))}",
         "correct the name in the configuration, or create the interface first",
     )
+
+
+def _has_xdp(link: Any) -> bool:
+    nested = attribute(link, "IFLA_XDP")
+    return bool(nested and attribute(nested, "IFLA_XDP_ATTACHED"))
 
 
 def _facts(socket: IPRoute, name: str) -> LinkFacts:
