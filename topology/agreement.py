@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aa_cluster.api import FlowRow, Flows
-from aa_cluster.errors import LabError
+from aa_cluster.api import FlowRow
 from aa_cluster.netlink.conntrack import ConntrackEntry, Tuple, dump
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
+from aa_cluster.topology.view import flows
 
 TCP = 6
-ALL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +25,6 @@ class Agreement:
     @property
     def whole(self) -> bool:
         return self.compared == self.equal
-
-
-def flows(lab: Lab, **filters: str) -> tuple[FlowRow, ...]:
-    """Of the primary (node1), all that match the filters of ``GET /v1/flows``."""
-    answer = lab.client(1).get("/v1/flows", {"limit": str(ALL)} | filters)
-    if not isinstance(answer, Flows):
-        raise LabError(f"node1 gave no flows but {type(answer).__name__}")
-    return answer.flows
 
 
 def tables(lab: Lab) -> dict[str, dict[Tuple, ConntrackEntry]]:

@@ -17,6 +17,7 @@ from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
+PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
 FORWARD = {"net/ipv4/ip_forward": "1"}
 
 
@@ -24,7 +25,7 @@ def build_switch(plan: Plan) -> None:
     """The switch namespace and its bridges: no STP, no forward delay, no multicast snooping, ageing as it comes."""
     name = plan.namespace("switch")
     batch([f"netns add {name}"])
-    write_sysctls(plan.path("switch"), QUIET)
+    write_sysctls(plan.path("switch"), QUIET | PLAIN_BRIDGE)
     lines = ["link set lo up"]
     for net in plan.all_networks:
         lines += [

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the netns tests share: the three-node lab in a known state, and the end of a test's traffic."""
+
+from __future__ import annotations
+
+import pytest
+
+from aa_cluster.api import Nodes
+from aa_cluster.topology import rulesets
+from aa_cluster.topology.deadline import until
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.view import ask, set_weights
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Lab:
+    """The shared three nodes: all active, weights 1:1:1, the default ruleset."""
+    shared_lab.load_ruleset(rulesets.text("default"))
+    set_weights(shared_lab, {1: 1, 2: 1, 3: 1})
+    until("all nodes to be active", lambda: all_active(shared_lab, 3), 5)
+    return shared_lab
+
+
+def all_active(lab: Lab, count: int) -> bool:
+    rows = ask(lab, 1, "nodes", Nodes).nodes
+    return len(rows) == count and all(row.state == "active" for row in rows)

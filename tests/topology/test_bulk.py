@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Much data through an auxiliary: it arrives whole, and past the primary's stack."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import bulk, serving
+from aa_cluster.topology.view import counters, forwarded, only, received
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+SIZE = int(os.environ.get("AA_CLUSTER_BULK_MIB", "1024")) << 20
+"""Bytes each way; the environment can make it less for a quick look."""
+
+
+@pytest.mark.parametrize("way", ["send", "take"])
+def test_bulk_through_an_auxiliary(lab: Lab, way: str) -> None:
+    only(lab, 2)
+    with serving(lab, "server", "bulk", 7002):
+        before = _account(lab)
+        report = bulk(lab, "client", way, "10.77.2.100", 7002, SIZE)
+        after = _account(lab)
+    stack, steered, arrived = (now - then for now, then in zip(after, before, strict=True))
+    assert report.received == report.sent
+    assert report.bytes == SIZE
+    assert stack < 10, "packets of the session went through the primary's stack"
+    assert steered >= SIZE / 1460
+    assert 0 <= arrived - steered < 50, "steer does not account for what came in"
+
+
+def _account(lab: Lab) -> tuple[int, int, int]:
+    """Of the primary: forwarded by its stack, steered by XDP, received on its data interfaces."""
+    arrived = sum(received(lab, 1, net.name) for net in lab.plan.data)
+    return forwarded(lab, 1), counters(lab, 1)["STEER_TX"], arrived

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What ``make demo`` shows: three gateways as one, hundreds of real sessions, and who did what. Needs root.
+
+Everything it claims it has checked; it ends with exit code 1 when something does not hold, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from aa_cluster.errors import AaError
+from aa_cluster.topology.agreement import Agreement, compare, tables
+from aa_cluster.topology.capture import ArpFrame, Capture, by_kind
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import SessionReport, held_sessions
+from aa_cluster.topology.plan import Plan
+from aa_cluster.topology.view import owners, reasons, set_weights
+
+NODES = 3
+EACH_WAY = 150
+CLIENT, SERVER = "10.77.1.100", "10.77.2.100"
+PUBLISHED = "10.77.2.1"
+
+
+@dataclass
+class Account:
+    """The demo's claims, one after the other, each with whether it held."""
+
+    console: Console
+    claims: list[tuple[str, bool]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def claim(self, text: str, holds: bool, otherwise: str = "") -> None:
+        self.claims.append((text if holds or not otherwise else f"{text}: {otherwise}", holds))
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        start = time.monotonic()
+        with self.console.status(text):
+            yield
+        self.console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - start:.1f} s)[/]")
+
+    def close(self) -> bool:
+        """The summary; whether everything held."""
+        whole = all(holds for _, holds in self.claims)
+        lines = [f"[{'green]✓' if holds else 'bold red]✗'}[/] {text}" for text, holds in self.claims]
+        lines.append(f"[dim]{time.monotonic() - self.started:.1f} s in all[/]")
+        title = "everything holds" if whole else "NOT everything holds"
+        self.console.print(Panel("\n".join(lines), title=title, border_style="green" if whole else "red"))
+        return whole
+
+
+@dataclass(frozen=True)
+class Round:
+    """Sessions both ways at once, and what was found while they were open."""
+
+    outward: SessionReport
+    inward: SessionReport
+    by_direction: tuple[Counter[str], Counter[str]]
+    agreement: Agreement
+    entries: dict[str, int]
+
+    @property
+    def shares(self) -> list[int]:
+        out, into = self.by_direction
+        return [out[f"node{index}"] + into[f"node{index}"] for index in range(1, NODES + 1)]
+
+
+def run_round(lab: Lab, each_way: int) -> Round:
+    """Client → server with masquerade, and server → published service with DNAT, all open at the same time."""
+    with ExitStack() as stack:
+        outward = stack.enter_context(held_sessions(lab, "client", SERVER, 80, each_way))
+        inward = stack.enter_context(held_sessions(lab, "server", PUBLISHED, 8080, each_way))
+        shares = owners(lab, CLIENT, outward.ports), owners(lab, SERVER, inward.ports)
+        entries = {node: len(table) for node, table in tables(lab).items()}
+        return Round(outward, inward, shares, compare(lab), entries)
+
+
+def judge_sessions(account: Account, done: Round, expected: list[int]) -> None:
+    for what, report in (("client → server, masquerade", done.outward), ("server → published, DNAT", done.inward)):
+        failed = f"{report.completed} did; first failure: {next(iter(report.failed), '-')}"
+        account.claim(f"{report.asked} sessions {what}: all complete", report.completed == report.asked, failed)
+    account.claim(f"shares are exactly {'/'.join(map(str, expected))}", done.shares == expected, f"{done.shares}")
+    agreement = done.agreement
+    first = next(iter(agreement.differences), "no entries to compare")
+    account.claim(
+        f"{agreement.equal} of {agreement.compared} entries of auxiliaries equal the primary's (NAT, mark)",
+        agreement.whole and agreement.compared == sum(expected[1:]),
+        first,
+    )
+
+
+def show_sessions(console: Console, done: Round, title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("node", "client → server", "server → published", "sessions", "share", "conntrack entries"):
+        table.add_column(column, justify="left" if column == "node" else "right")
+    total = sum(done.shares) or 1
+    for index, count in enumerate(done.shares, start=1):
+        node = f"node{index}"
+        ways = [str(way[node]) for way in done.by_direction]
+        table.add_row(
+            node + (" (primary)" if index == 1 else ""),
+            *ways,
+            str(count),
+            f"{count / total:.0%}",
+            str(done.entries[node]),
+        )
+    console.print(table)
+
+
+def show_arp(console: Console, frames: list[ArpFrame], plan: Plan) -> None:
+    table = Table(title="ARP frames on each segment", title_justify="left")
+    kinds, counted = sorted({frame.kind for frame in frames}), by_kind(frames)
+    for column in ("segment", *kinds, "from auxiliaries"):
+        table.add_column(column, justify="left" if column == "segment" else "right")
+    for net in plan.all_networks:
+        from_auxiliaries = sum(frame.segment == net.name for frame in frames if is_auxiliarys(frame))
+        table.add_row(net.name, *(str(counted[net.name, kind]) for kind in kinds), str(from_auxiliaries))
+    console.print(table)
+
+
+def is_auxiliarys(frame: ArpFrame) -> bool:
+    """By the switch port it came in at, or by any auxiliary's MAC in it."""
+    auxiliaries = {f"{index:02x}" for index in range(2, NODES + 1)}
+    by_mac = {mac[-2:] for mac in (frame.source, frame.sender_mac) if mac.startswith("02:00:00:")}
+    return frame.member in {f"node{index}" for index in range(2, NODES + 1)} or bool(by_mac & auxiliaries)
+
+
+def judge_arp(account: Account, frames: list[ArpFrame]) -> None:
+    data = [frame for frame in frames if frame.segment != "ha"]
+    account.claim("no ARP frame of an auxiliary on a data segment", not any(map(is_auxiliarys, data)))
+    relayed = [frame for frame in frames if frame.opcode in (201, 202)]
+    account.claim(
+        f"{len(relayed)} relayed ARP frames (201/202), on the HA link only",
+        bool(relayed) and all(frame.segment == "ha" for frame in relayed),
+    )
+
+
+def show_steering(console: Console, lab: Lab) -> int:
+    table = Table(title="What XDP on the primary did", title_justify="left")
+    table.add_column("reason")
+    table.add_column("packets", justify="right")
+    table.add_column("")
+    rows = [row for row in reasons(lab, 1) if row.program == "steer" and row.packets]
+    for row in sorted(rows, key=lambda row: -row.packets):
+        table.add_row(row.name, str(row.packets), row.text)
+    console.print(table)
+    return sum(row.packets for row in rows if row.verdict == "steer")
+
+
+def demo(account: Account) -> None:
+    console, lab = account.console, Lab("demo", NODES)
+    lab.down()  # what a demo that was killed left behind
+    with ExitStack() as stack:
+        with account.step(f"{NODES} gateways up and joined, with a client, a server and a switch"):
+            stack.enter_context(lab)
+        capture = stack.enter_context(Capture(lab.plan.path("switch")))
+        with account.step(f"{2 * EACH_WAY} HTTP sessions, {EACH_WAY} each way, all open at once"):
+            first = run_round(lab, EACH_WAY)
+        show_sessions(console, first, "Weights 1:1:1")
+        judge_sessions(account, first, [2 * EACH_WAY // NODES] * NODES)
+        with account.step("weights set to 1:2:1, and 200 more sessions"):
+            set_weights(lab, {1: 1, 2: 2, 3: 1})
+            second = run_round(lab, 100)
+        show_sessions(console, second, "Weights 1:2:1")
+        judge_sessions(account, second, [50, 100, 50])
+        show_arp(console, capture.arp(), lab.plan)
+        judge_arp(account, capture.arp())
+        steered = show_steering(console, lab)
+        account.claim(f"{steered} packets steered by XDP, past the primary's stack", steered > 0)
+
+
+def main() -> int:
+    account = Account(Console(highlight=False))
+    try:
+        demo(account)
+    except AaError as error:
+        account.claim(f"the demo ran to its end: {error}", False)
+    return 0 if account.close() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
