@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the agent says on its Unix socket: HTTP, JSON bodies, these structs. The CLI's ``-j`` prints the same.
+
+Paths: ``GET /v1/{status,nodes,flows,stats,arp,doctor}``, ``POST /v1/{join,leave,weight}``. Every answer is an object with
+``"version": 1`` and ``"kind"``; a refusal is an ``Error`` with HTTP status 409 (or 400 for a bad request).
+Times are seconds (float) unless the name says otherwise; counts are exact integers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+
+Role = Literal["none", "primary", "auxiliary"]
+Health = Literal["ok", "degraded", "down", "idle"]
+NodeState = Literal["joining", "active", "draining", "silent"]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    version: int = VERSION
+
+
+class Error(Answer, frozen=True, kw_only=True, tag="error"):
+    """``code`` is the exit code of errors.py; ``findings`` has one line per difference when a join is refused."""
+
+    code: int
+    message: str
+    hint: str = ""
+    findings: tuple[str, ...] = ()
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. ``last_heard`` s ago (0 for the node itself); sessions are the live flows it owns."""
+
+    id: int
+    name: str
+    role: Role
+    state: NodeState
+    weight: int
+    share: float
+    sessions: int
+    last_heard: float
+    ha_mac: str
+    ha_address: str
+    macs: dict[str, str]
+    kernel: str = ""
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    slot: int
+    mac: str
+    physical_mac: str
+    virtual_mac: str
+    addresses: tuple[str, ...]
+    xdp: Literal["native", "generic", "none"]
+
+
+class Status(Answer, frozen=True, kw_only=True, tag="status"):
+    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers from the primary's heartbeats."""
+
+    health: Health
+    problems: tuple[str, ...]
+    name: str
+    node_id: int
+    role: Role
+    state: NodeState | Literal["left"]
+    cluster_id: int
+    generation: int
+    epoch: int
+    schedule: str
+    election: Literal["static"] = "static"
+    uptime: float
+    interfaces: tuple[Interface, ...]
+    nodes: tuple[NodeRow, ...]
+    flows: int
+    flow_capacity: int
+
+
+class Nodes(Answer, frozen=True, kw_only=True, tag="nodes"):
+    nodes: tuple[NodeRow, ...]
+
+
+class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Both tuples as they arrive on the wire; ``idle``/``age`` in s."""
+
+    family: Literal["ipv4", "ipv6"]
+    protocol: str
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    reply_source: str
+    reply_source_port: int
+    reply_destination: str
+    reply_destination_port: int
+    owner: int
+    owner_name: str
+    state: str
+    mark: int
+    age: float
+    idle: float
+
+
+class Flows(Answer, frozen=True, kw_only=True, tag="flows"):
+    """``total`` flows match; ``flows`` holds at most the asked ``limit``."""
+
+    total: int
+    flows: tuple[FlowRow, ...]
+
+
+class ReasonRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason: what happened (``verdict``), how often, per CPU summed."""
+
+    name: str
+    program: str
+    verdict: Literal["pass", "steer", "handoff", "adopt", "drop", "relay", "punt"]
+    packets: int
+    text: str
+
+
+class Stats(Answer, frozen=True, kw_only=True, tag="stats"):
+    reasons: tuple[ReasonRow, ...]
+
+
+class ArpQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """An open question: on an auxiliary its own; on the primary those it asked on the wire, and for whom."""
+
+    interface: str
+    target: str
+    asked_by: tuple[int, ...]
+    age: float
+
+
+class Arp(Answer, frozen=True, kw_only=True, tag="arp"):
+    open: tuple[ArpQuestion, ...]
+    answered_from_cache: int
+    answered_from_wire: int
+    relayed: int
+    refused: int
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``doctor``."""
+
+    name: str
+    result: Literal["pass", "warn", "fail", "skip"]
+    found: str
+    fix: str = ""
+
+
+class Doctor(Answer, frozen=True, kw_only=True, tag="doctor"):
+    checks: tuple[Check, ...]
+
+
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    primary: bool = False
+    timeout: float = 15.0
+
+
+class Joined(Answer, frozen=True, kw_only=True, tag="joined"):
+    node_id: int
+    role: Role
+    primary: str
+    generation: int
+
+
+class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``timeout`` s to wait for running sessions; after it the node leaves all the same only if ``force``."""
+
+    timeout: float = 60.0
+    force: bool = False
+
+
+class Leaving(Answer, frozen=True, kw_only=True, tag="leaving"):
+    """Streamed as JSON lines while sessions drain; the last line has ``done`` true."""
+
+    sessions: int
+    done: bool
+    detached: tuple[str, ...] = ()
+
+
+class WeightRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    weight: int
+
+
+class WeightSet(Answer, frozen=True, kw_only=True, tag="weight"):
+    nodes: tuple[NodeRow, ...]

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs onto hooks and off again, by netlink: attachments stay when the agent goes, and are replaced in one step."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError as KernelRefused
+
+from aa_cluster.errors import DataplaneError
+
+Hook = Literal["xdp", "ingress", "egress"]
+XdpMode = Literal["native", "generic", "none"]
+
+PRIORITY = 4242
+"""Of our TC filters; with the handle it tells ours from others'."""
+
+_HANDLE = 1
+_PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+_XDP_FLAG = {"generic": 2, "native": 4}
+_XDP_ATTACHED: dict[str | None, XdpMode] = {"xdp": "native", "xdpgeneric": "generic"}  # pyroute2 names for 1 and 2
+_ETH_P_ALL = 3
+_CLSACT = 0xFFFF0000
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One hook of one interface, and the program that belongs there."""
+
+    hook: Hook
+    ifindex: int
+    program: str
+
+
+class Attacher:
+    """``marks`` is a bpffs directory where it notes which clsact qdiscs it made, so that only those are removed."""
+
+    def __init__(self, ipr: IPRoute, marks: Path) -> None:
+        self._ipr = ipr
+        self._marks = marks
+
+    def attach(self, point: Point, fd: int, xdp: Literal["auto", "native", "generic"]) -> None:
+        """Puts the program on its hook, in place of an earlier one of ours. ``DataplaneError`` when refused."""
+        try:
+            if point.hook == "xdp":
+                self._attach_xdp(point, fd, xdp)
+            else:
+                self._attach_tc(point, fd)
+        except KernelRefused as error:
+            raise DataplaneError(
+                f"{point.program} cannot be attached to {point.hook} of interface {point.ifindex}: {error}",
+                "see whether the interface is still there and carries no XDP program of another's (`ip link`)",
+            ) from None
+
+    def _attach_xdp(self, point: Point, fd: int, xdp: Literal["auto", "native", "generic"]) -> None:
+        if xdp == "auto":
+            try:
+                return self._set_xdp(point.ifindex, fd, _XDP_FLAG["native"])
+            except KernelRefused as error:
+                if error.code not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP):
+                    raise
+                return self._set_xdp(point.ifindex, fd, _XDP_FLAG["generic"])
+        return self._set_xdp(point.ifindex, fd, _XDP_FLAG[xdp])
+
+    def _set_xdp(self, ifindex: int, fd: int, flags: int) -> None:
+        attributes = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]
+        self._ipr.link("set", index=ifindex, IFLA_XDP={"attrs": attributes})
+
+    def _attach_tc(self, point: Point, fd: int) -> None:
+        try:
+            self._ipr.tc("add", "clsact", point.ifindex)
+            (self._marks / str(point.ifindex)).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except KernelRefused as error:
+            if error.code != errno.EEXIST:
+                raise
+        self._ipr.tc(
+            "replace-filter",
+            "bpf",
+            point.ifindex,
+            handle=_HANDLE,
+            parent=_PARENT[point.hook],
+            prio=PRIORITY,
+            protocol=_ETH_P_ALL,
+            fd=fd,
+            name=f"aa-{point.program}",
+            direct_action=True,
+        )
+
+    def detach(self, point: Point) -> None:
+        """Takes our program off; nothing if it is not there, or the interface is gone."""
+        try:
+            if point.hook == "xdp":
+                mode = self.xdp_mode(point.ifindex)
+                if mode != "none":
+                    self._set_xdp(point.ifindex, -1, _XDP_FLAG[mode])
+            else:
+                self._ipr.tc(
+                    "del-filter",
+                    "bpf",
+                    point.ifindex,
+                    handle=_HANDLE,
+                    parent=_PARENT[point.hook],
+                    prio=PRIORITY,
+                    protocol=_ETH_P_ALL,
+                )
+        except KernelRefused as error:
+            if error.code not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+                raise DataplaneError(f"{point.program} cannot be detached: {error}") from None
+
+    def release_qdisc(self, ifindex: int) -> None:
+        """Removes the interface's clsact qdisc if we made it and no filter of another's is left on it."""
+        mark = self._marks / str(ifindex)
+        if not mark.is_dir():
+            return
+        mark.rmdir()
+        try:
+            if any(self._ipr.get_filters(index=ifindex, parent=parent) for parent in _PARENT.values()):
+                return
+            self._ipr.tc("del", "clsact", ifindex)
+        except KernelRefused as error:
+            if error.code not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+                raise DataplaneError(f"the clsact qdisc of interface {ifindex} cannot be removed: {error}") from None
+
+    def xdp_mode(self, ifindex: int) -> XdpMode:
+        links = list(self._ipr.get_links(ifindex))
+        xdp = links[0].get_attr("IFLA_XDP") if links else None
+        attached = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp is not None else None
+        return _XDP_ATTACHED.get(attached, "none")
+
+    def attached(self, point: Point) -> bool:
+        """Is a program of ours on that hook?"""
+        if point.hook == "xdp":
+            return self.xdp_mode(point.ifindex) != "none"
+        for entry in self._ipr.get_filters(index=point.ifindex, parent=_PARENT[point.hook]):
+            if entry.get("info", 0) >> 16 == PRIORITY and entry.get("handle") == _HANDLE:
+                return True
+        return False

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The maps, as user space holds them: made with their real sizes, pinned, read and written as numpy records.
+
+Layouts come with the compiled object, so a field is never described twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.object import MapDeclaration
+from aa_cluster.errors import DataplaneError, KernelTooOld
+
+QUESTIONS = 4096
+"""ARP questions open at once; the oldest gives way."""
+
+EVENT_BYTES = 256 * 1024
+"""Ring buffer from the programs to the agent; a power of two pages."""
+
+
+class Map:
+    """One open map. ``key``/``value`` are numpy dtypes with the field names of the C structs."""
+
+    def __init__(self, name: str, fd: int, declaration: MapDeclaration) -> None:
+        self.name = name
+        self.fd = fd
+        self.info = syscall.map_info(fd)
+        self.key = declaration.key_dtype() if declaration.key_size else np.dtype("<u4")
+        self.value = declaration.value_dtype() if declaration.value_size else np.dtype("<u8")
+
+    def get(self, key: int | bytes) -> np.ndarray | None:
+        """A 0-d record, or None."""
+        raw = syscall.map_lookup(self.fd, self._key(key), self.info.value_size)
+        return None if raw is None else np.frombuffer(raw, self.value, 1).reshape(())
+
+    def put(self, key: int | bytes, value: np.ndarray | bytes) -> None:
+        syscall.map_update(self.fd, self._key(key), bytes(value) if isinstance(value, bytes) else value.tobytes())
+
+    def delete(self, key: int | bytes) -> bool:
+        return syscall.map_delete(self.fd, self._key(key))
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """All keys and values of a hash map."""
+        keys, values = syscall.Batch(self.fd, self.info.key_size, self.info.value_size).read()
+        return np.frombuffer(keys, self.key), np.frombuffer(values, self.value)
+
+    def delete_all(self, keys: np.ndarray) -> int:
+        return syscall.map_delete_batch(self.fd, keys.tobytes(), len(keys))
+
+    def per_cpu_sums(self) -> np.ndarray:
+        """A per-CPU array of u64: each entry summed over the CPUs, one system call for all (5.6)."""
+        cpus = possible_cpus()
+        _, values = syscall.Batch(self.fd, 4, 8 * cpus, bite=self.info.entries).read()
+        return np.frombuffer(values, "<u8").reshape(-1, cpus).sum(axis=1)
+
+    def record(self) -> np.ndarray:
+        """A zeroed value to fill in and ``put``."""
+        return np.zeros((), self.value)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _key(self, key: int | bytes) -> bytes:
+        return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
+
+
+def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
+    """(kind, entries, flags) of the maps whose declaration does not say it; flows are held twice."""
+    return {
+        "flows": (syscall.MAP_HASH, 2 * flow_entries, 0),
+        "ports": (syscall.MAP_HASH, 32, 0),
+        "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
+        "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
+    }
+
+
+def open_all(declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int) -> dict[str, Map]:
+    """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests)."""
+    out: dict[str, Map] = {}
+    special = sizes(flow_entries)
+    for name, declaration in declarations.items():
+        kind, entries, flags = special.get(name, (declaration.kind, declaration.entries, 0))
+        path = pins / name if pins is not None else None
+        fd = _open_or_create(name, declaration, (kind, entries, flags), path)
+        out[name] = Map(name, fd, declaration)
+    return out
+
+
+def _open_or_create(name: str, declaration: MapDeclaration, size: tuple[int, int, int], path: Path | None) -> int:
+    kind, entries, flags = size
+    if path is not None and path.exists():
+        fd = syscall.obj_get(str(path))
+        info = syscall.map_info(fd)
+        found = (info.kind, info.key_size, info.value_size)
+        wanted = (kind, declaration.key_size, declaration.value_size)
+        if found != wanted:
+            os.close(fd)
+            raise DataplaneError(
+                f"the pinned map {path} has (kind, key, value) {found}, this version expects {wanted}",
+                "`aa-cluster leave` with the version that made it, then join again",
+            )
+        return fd
+    try:
+        fd = syscall.map_create(kind, declaration.key_size, declaration.value_size, entries, flags, name)
+    except OSError as error:
+        raise KernelTooOld(
+            f"map {name} ({entries} entries) cannot be made: {error.strerror}",
+            "run as root; a smaller data.flow_table_size needs less memory",
+        ) from None
+    if path is not None:
+        syscall.obj_pin(fd, str(path))
+    return fd
+
+
+def possible_cpus() -> int:
+    """As the kernel counts them for per-CPU maps."""
+    text = Path("/sys/devices/system/cpu/possible").read_text("ascii").strip()
+    return max(int(part.split("-")[-1]) for part in text.split(",")) + 1

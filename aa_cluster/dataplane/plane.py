@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dataplane of one node, as the agent sees it: start, feed, read, stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pyroute2 import IPRoute
+
+from aa_cluster.dataplane import flows, kfuncs, programs, reasons
+from aa_cluster.dataplane import object as objects
+from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
+from aa_cluster.dataplane.events import Event, Ring, address_text
+from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
+from aa_cluster.errors import DataplaneError
+
+__all__ = ["Dataplane", "Event", "Member", "Port", "Question", "Settings"]
+
+MAX_NODES = 64
+MAX_PORTS = 16
+SEQUENCE_CAPACITY = 8192
+QUESTION_OPEN_S = 3.0
+"""As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
+
+HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
+
+SOURCES = {"primary": ("steer", "handoff", "arp_relay"), "auxiliary": ("adopt", "arp_relay")}
+
+BPFFS = Path("/sys/fs/bpf")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One data interface. ``slot`` is its index in the configuration, the same on every node."""
+
+    slot: int
+    name: str
+    ifindex: int
+    physical_mac: bytes
+    virtual_mac: bytes
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface."""
+
+    id: int
+    ha_mac: bytes
+    macs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the programs are told. ``block_key``: 16 bytes of SipHash key. ``primary_id`` is 0 when unknown."""
+
+    role: Literal["primary", "auxiliary"]
+    cluster_id: int
+    node_id: int
+    primary_id: int
+    generation: int
+    epoch: int
+    block_key: bytes
+    ports: tuple[Port, ...]
+    ha_ifindex: int
+    ha_mac: bytes
+    primary_ha_mac: bytes
+    xdp: Literal["auto", "native", "generic"]
+    flow_entries: int
+    pins: Path
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An open ARP question (see docs/arp-relay.md). ``asked_by``: node ids, empty on an auxiliary. ``age`` in s."""
+
+    slot: int
+    target: str
+    asked_by: tuple[int, ...]
+    age: float
+
+
+class Dataplane:
+    """Programs and maps of one node. Blocking calls: run ``start``/``stop``/``sweep`` off the event loop.
+
+    A second object with the same ``Settings.pins`` finds what the first left (the agent restarted): programs keep
+    running meanwhile, counters, flows and the scheduling cursor continue. All failures are ``DataplaneError``.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._maps: dict[str, Map] = {}
+        self._ring: Ring | None = None
+
+    @staticmethod
+    def pinned(pins: Path) -> bool:
+        """True when a dataplane is pinned there (so a restart picks it up rather than starts anew)."""
+        return (pins / "maps" / "config").exists()
+
+    def start(self) -> None:
+        """Compile (in a child process, cached), create or open the pinned maps, load, attach; idempotent.
+
+        Programs of another version that are attached are replaced hook by hook, each in one step, on the same maps.
+        """
+        mount_bpffs()
+        names = SOURCES[self._settings.role]
+        compiled = objects.load(names, self._defines(), self._settings.cache)
+        maps_dir = self._settings.pins / "maps"
+        maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
+        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries)
+        self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
+        self._write_configuration()
+        self._activate(compiled)
+
+    def _defines(self) -> dict[str, int]:
+        return kfuncs.offsets()
+
+    def _activate(self, compiled: dict[str, objects.Object]) -> None:
+        """New programs are pinned aside and renamed into place before they take over the hooks."""
+        stamp = "-".join(objects.identity(entry)[:12] for entry in compiled.values())
+        directory = self._settings.pins / f"programs-{stamp}"
+        wanted = frozenset(label for entry in compiled.values() for label in entry.programs)
+        fds = programs.opened(directory, wanted)
+        if fds is None:
+            fds = programs.load(compiled, self._maps)
+            programs.remove(directory)
+            programs.pin(fds, directory)
+        try:
+            with IPRoute() as ipr:
+                attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+                for point in self._points():
+                    attacher.attach(point, fds[point.program], self._settings.xdp)
+        finally:
+            for fd in fds.values():
+                os.close(fd)
+        for other in self._settings.pins.glob("programs-*"):
+            if other != directory:
+                programs.remove(other)
+
+    def _points(self) -> list[Point]:
+        """Hooks in the order they are taken: what guards or answers first, what gives work last."""
+        settings = self._settings
+        data = [port.ifindex for port in settings.ports]
+        if settings.role == "primary":
+            return [
+                *(Point("ingress", index, "arp_answer") for index in data),
+                Point("ingress", settings.ha_ifindex, "arp_serve"),
+                *(Point("xdp", index, "steer") for index in data),
+                *(Point("egress", index, "handoff") for index in data),
+            ]
+        return [
+            *(Point("ingress", index, "adopt") for index in data),
+            *(Point("egress", index, "arp_ask") for index in data),
+            Point("ingress", settings.ha_ifindex, "arp_take"),
+        ]
+
+    def stop(self) -> None:
+        """Detach programs, remove filters and the qdiscs we made, unpin. Idempotent."""
+        with IPRoute() as ipr:
+            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+            points = self._points()
+            for point in reversed(points):
+                attacher.detach(point)
+            for ifindex in dict.fromkeys(point.ifindex for point in points):
+                attacher.release_qdisc(ifindex)
+        self.close()
+        programs.remove(self._settings.pins)
+
+    def close(self) -> None:
+        """Lets go of maps and ring; what is attached stays."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        for entry in self._maps.values():
+            entry.close()
+        self._maps = {}
+
+    def detached_hooks(self) -> list[Point]:
+        """Hooks that lost their program (somebody else took it off); empty when all is well."""
+        with IPRoute() as ipr:
+            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+            return [point for point in self._points() if not attacher.attached(point)]
+
+    def update(self, settings: Settings) -> None:
+        """Change generation, epoch, primary HA MAC or virtual MACs of a running dataplane, in one map write."""
+        self._settings = settings
+        self._write_configuration()
+
+    def _write_configuration(self) -> None:
+        settings = self._settings
+        for port in settings.ports:
+            record = self._maps["ports"].record()
+            record["ifindex"], record["mtu"], record["slot"] = port.ifindex, port.mtu, port.slot
+            record["physical_mac"] = list(port.physical_mac)
+            record["virtual_mac"] = list(port.virtual_mac)
+            self._maps["slots"].put(port.slot, record)
+            self._maps["ports"].put(port.ifindex, record)
+        record = self._maps["config"].record()
+        record["key"] = np.frombuffer(settings.block_key, "<u8")
+        for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
+            record[name] = getattr(settings, name)
+        timeouts = flows.Timeouts.of_this_namespace().by_state
+        record["established_ms"] = min(timeouts[flows.ESTABLISHED] * 1000, 0xFFFFFFFF)
+        record["closing_ms"] = timeouts[flows.CLOSED] * 1000
+        record["self"], record["primary"] = settings.node_id, settings.primary_id
+        record["ha_mac"] = list(settings.ha_mac)
+        record["primary_ha_mac"] = list(settings.primary_ha_mac)
+        self._maps["config"].put(0, record)
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        """Primary: the nodes packets can be steered to (itself included). Ids absent from it are cleared."""
+        by_id = {member.id: member for member in members}
+        if any(not 0 < identifier < MAX_NODES for identifier in by_id):
+            raise DataplaneError(f"node ids {sorted(by_id)}, expected 1 to {MAX_NODES - 1}")
+        for identifier in range(1, MAX_NODES):
+            self._maps["nodes"].put(identifier, self._node(by_id.get(identifier)))
+
+    def _node(self, member: Member | None) -> np.ndarray:
+        record = self._maps["nodes"].record()
+        if member is None:
+            return record
+        record["hop"] = HOP_LOCAL if member.id == self._settings.node_id else HOP_STEER
+        record["ha_mac"] = list(member.ha_mac)
+        flat = b"".join(member.macs).ljust(6 * MAX_PORTS, b"\0")
+        record["macs"] = list(flat)
+        return record
+
+    def set_sequence(self, sequence: Sequence[int]) -> None:
+        """Primary: the schedule, node ids in turn (core.schedule makes it); swapped atomically. Never empty."""
+        if not 0 < len(sequence) <= SEQUENCE_CAPACITY:
+            raise DataplaneError(f"a schedule of {len(sequence)} turns, expected 1 to {SEQUENCE_CAPACITY}")
+        bank = self._maps["bank"].get(0)
+        aside = 1 - (int(bank) & 1 if bank is not None else 0)
+        record = self._maps["sequences"].record()
+        record["length"] = len(sequence)
+        record["node"][: len(sequence)] = sequence
+        self._maps["sequences"].put(aside, record)
+        self._maps["bank"].put(0, np.array(aside, "<u4"))
+
+    def counters(self) -> dict[str, int]:
+        """Packets by reason name, summed over CPUs."""
+        sums = self._maps["reasons"].per_cpu_sums()
+        return {reason.name: int(sums[reason.number]) for reason in reasons.all_reasons()}
+
+    def scheduled(self) -> int:
+        """Sessions that have taken a turn since the maps were made."""
+        value = self._maps["turns"].get(0)
+        return 0 if value is None else int(value)
+
+    def flows(self) -> np.ndarray:
+        """One row per flow (original direction), structured dtype: see ``FLOW_ROW`` in dataplane/flows.py."""
+        return flows.rows(self._maps["flows"])
+
+    def sessions_by_owner(self) -> dict[int, int]:
+        """Live (not closing or closed) flows per owner id."""
+        return flows.sessions_by_owner(self._maps["flows"])
+
+    def sweep(self) -> int:
+        """Primary: remove flows idle past the timeout of their state; gives how many went."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        return flows.sweep(self._maps["flows"], now, flows.Timeouts.of_this_namespace())
+
+    def questions(self) -> list[Question]:
+        """Open ones only; the map also keeps some that nobody answered."""
+        keys, values = self._maps["questions"].read()
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        out = []
+        for key, value in zip(keys, values, strict=True):
+            age = (now - int(value["asked_ns"])) / 1e9
+            if age < QUESTION_OPEN_S:
+                askers = tuple(int(index) for index in np.flatnonzero(value["asker"]))
+                out.append(Question(int(key["slot"]), address_text(key["target"].tobytes()), askers, age))
+        return out
+
+    def event_fd(self) -> int:
+        """Readable when events wait; for ``loop.add_reader``."""
+        return self._maps["events"].fd
+
+    def read_events(self) -> list[Event]:
+        return [] if self._ring is None else self._ring.read()
+
+    def xdp_modes(self) -> dict[str, XdpMode]:
+        with IPRoute() as ipr:
+            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+            return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
+
+
+def mapped(address: str) -> bytes:
+    """``10.0.0.1`` → the 16 bytes of ::ffff:10.0.0.1, as the programs keep addresses."""
+    parsed = ip_address(address)
+    return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
+
+
+def mount_bpffs(where: Path = BPFFS) -> None:
+    """Mounts the BPF file system if it is not; ``DataplaneError`` when it can't be."""
+    if _is_bpffs(where, Path("/proc/mounts").read_text("utf-8").splitlines()):
+        return
+    done = subprocess.run(["mount", "-t", "bpf", "bpf", str(where)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DataplaneError(
+            f"{where} is not a BPF file system and cannot be mounted: {done.stderr.strip()}",
+            f"run as root in the initial mount namespace: mount -t bpf bpf {where}",
+        )
+
+
+def _is_bpffs(where: Path, mounts: Iterable[str]) -> bool:
+    return any(line.split()[1:3] == [str(where), "bpf"] for line in mounts)

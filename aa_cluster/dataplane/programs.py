@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From compiled objects to programs in the kernel: maps put in place, kernel functions linked, loaded, pinned."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from aa_cluster.dataplane import kfuncs, syscall
+from aa_cluster.dataplane.maps import Map
+from aa_cluster.dataplane.object import Object, Program
+from aa_cluster.errors import DataplaneError, KernelTooOld
+
+XDP_OBJECTS = frozenset({"steer"})
+"""Objects whose programs hook XDP; all others are TC classifiers."""
+
+
+def load(objects: Mapping[str, Object], maps: Mapping[str, Map]) -> dict[str, int]:
+    """Program name → fd. All or none: on a refusal what was loaded is closed again."""
+    modules = kfuncs.module_btf_fds()
+    loaded: dict[str, int] = {}
+    try:
+        for name, compiled in objects.items():
+            kind = syscall.PROG_XDP if name in XDP_OBJECTS else syscall.PROG_SCHED_CLS
+            for label, program in compiled.programs.items():
+                loaded[label] = _load_one(kind, label, program, maps, modules)
+    except BaseException:
+        for fd in loaded.values():
+            os.close(fd)
+        raise
+    finally:
+        for fd in modules.values():
+            os.close(fd)
+    return loaded
+
+
+def _load_one(kind: int, name: str, program: Program, maps: Mapping[str, Map], modules: Mapping[str, int]) -> int:
+    code = bytearray(program.code)
+    for index, label in program.maps:
+        struct.pack_into("=i", code, index * 8 + 4, maps[label].fd)
+    kfuncs.link(code, tuple(modules))
+    try:
+        return syscall.prog_load(kind, bytes(code), name, tuple(modules.values()))
+    except syscall.VerifierRefused as refused:
+        raise _explain(refused) from None
+
+
+def _explain(refused: syscall.VerifierRefused) -> DataplaneError:
+    if refused.errno == errno.EPERM:
+        return KernelTooOld(
+            f"loading {refused.program}: not permitted",
+            "run as root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON); a locked-down kernel refuses BPF",
+        )
+    head = f"the kernel's verifier refused {refused.program} ({refused.strerror})"
+    return KernelTooOld(
+        f"{head}; the log ends:\n{refused.last_lines or '(no log)'}",
+        f"this kernel is {os.uname().release}; Linux 6.1 or later with conntrack and NAT is needed "
+        "(`aa-cluster doctor` names what is missing)",
+    )
+
+
+def pin(programs: Mapping[str, int], directory: Path) -> None:
+    """Pins every program in ``directory``, which appears whole or not at all."""
+    aside = directory.with_name(f"aside-{directory.name}")  # bpffs allows no dot in a name
+    remove(aside)
+    aside.mkdir(parents=True, mode=0o700)
+    for name, fd in programs.items():
+        syscall.obj_pin(fd, str(aside / name))
+    aside.rename(directory)
+
+
+def opened(directory: Path, names: frozenset[str]) -> dict[str, int] | None:
+    """The pinned programs, or None when the set is not complete."""
+    if not directory.is_dir() or {path.name for path in directory.iterdir()} != names:
+        return None
+    return {name: syscall.obj_get(str(directory / name)) for name in sorted(names)}
+
+
+def remove(directory: Path) -> None:
+    """Unpins all that is in ``directory``, and the directory; nothing if it is not there."""
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        if path.is_dir():
+            remove(path)
+        else:
+            path.unlink()
+    directory.rmdir()

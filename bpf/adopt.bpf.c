@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * adopt: TC ingress on an auxiliary's data interfaces, and its guard. Work comes only from the primary: a SYN must carry
+ * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
+ * packet must belong to an entry. The rest is dropped and counted.
+ * Reads config, ports; tells refused blocks through events.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "arp.h"
+#include "block.h"
+#include "checksum.h"
+#include "conntrack.h"
+#include "maps.h"
+#include "parse.h"
+
+#ifndef AA_ADOPTED_TIMEOUT_MS
+#define AA_ADOPTED_TIMEOUT_MS 120000 /* until the SYN itself sets conntrack's own timeout, a moment later */
+#endif
+
+/* What the frame said before anything was changed. */
+struct arrival {
+	__u16 total_length;
+	__u16 tcp_length;
+	bool odd; /* the payload without the block */
+};
+
+/* BLOCK_TAG last: it is the dearest check. ADOPT_NEW stands for "nothing wrong". */
+static __always_inline enum reason inspect(const struct config *conf, const struct port *port,
+					   const struct sealed_block *sealed)
+{
+	const struct handoff_block *block = &sealed->block;
+	__u64 tag, expected;
+
+	if (block->magic != BLOCK_MAGIC)
+		return GUARD_NO_BLOCK;
+	if (block->version != BLOCK_VERSION_1 || block->length != be16(sizeof(*block)) || block->kind != BLOCK_KIND_SYN)
+		return BLOCK_VERSION;
+	if (block->cluster_id != be16(conf->cluster_id))
+		return BLOCK_CLUSTER;
+	if (block->generation != be32(conf->generation) || host32(block->epoch) < conf->epoch)
+		return BLOCK_OLD;
+	if (block->owner != conf->self || block->slot != port->slot)
+		return BLOCK_NODE;
+	if (block->family != 4 || block->protocol != IPPROTO_TCP || block->reserved ||
+	    !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))
+		return BLOCK_MALFORMED;
+	__builtin_memcpy(&tag, block->tag, 8);
+	expected = block_tag(conf->key, sealed);
+	return tag == expected ? ADOPT_NEW : BLOCK_TAG;
+}
+
+static __always_inline void tell_refused(const struct tuple *original, const struct ethhdr *eth, __u8 slot)
+{
+	struct event event = {.time_ns = bpf_ktime_get_ns(), .kind = EVENT_REFUSED_BLOCK, .slot = slot};
+
+	__builtin_memcpy(event.address, original->saddr, 16);
+	__builtin_memcpy(event.mac, eth->h_source, 6);
+	events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP);
+}
+
+/* Is the entry the very one the block describes, and still of use? */
+static __always_inline bool describes(const struct handoff_block *block, struct nf_conn *ct)
+{
+	return ct_field(ct, __be32, AA_CT_REPLY + AA_CT_SRC_ADDR) == unmap_ipv4(block->destination) &&
+	       ct_field(ct, __be32, AA_CT_REPLY + AA_CT_DST_ADDR) == unmap_ipv4(block->source) &&
+	       ct_field(ct, __be16, AA_CT_REPLY + AA_CT_SRC_PORT) == block->destination_port &&
+	       ct_field(ct, __be16, AA_CT_REPLY + AA_CT_DST_PORT) == block->source_port &&
+	       ct_field(ct, __u8, AA_CT_TCP_STATE) < CT_TCP_TIME_WAIT;
+}
+
+/* 1: the entry is there already. 0: there is none (now): one that ended or differs is expired, and the next look-up
+ * removes it, since conntrack would otherwise replace it by a decision of its own. */
+static __always_inline int present(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
+{
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return 0;
+	if (describes(block, ct)) {
+		ct_release(ct);
+		return 1;
+	}
+	ct_change_timeout(ct, 0);
+	ct_release(ct);
+	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
+	if (ct)
+		ct_release(ct);
+	return 0;
+}
+
+static __always_inline int create(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
+{
+	union ct_address source = {}, destination = {};
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_options_init(&options);
+	ct = skb_ct_alloc(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return -1;
+	/* Both, also where nothing is translated: else the auxiliary's own NAT rules would decide. */
+	source.word[0] = unmap_ipv4(block->source);
+	destination.word[0] = unmap_ipv4(block->destination);
+	ct_set_nat_info(ct, &destination, host16(block->destination_port), CT_MANIP_DST);
+	ct_set_nat_info(ct, &source, host16(block->source_port), CT_MANIP_SRC);
+	ct_field(ct, __u32, AA_CT_MARK) = host32(block->connmark);
+	ct_set_timeout(ct, AA_ADOPTED_TIMEOUT_MS);
+	ct = ct_insert_entry(ct);
+	if (!ct)
+		return -1;
+	ct_release(ct);
+	return 0;
+}
+
+static __always_inline int strip(struct __sk_buff *skb, const struct arrival *arrival, struct handoff_block *block)
+{
+	__u16 total = arrival->total_length - sizeof(*block), length = arrival->tcp_length - sizeof(*block);
+
+	if (fix_lengths(skb, be16(arrival->total_length), be16(total), be16(arrival->tcp_length), be16(length),
+			block_sum(block, false, arrival->odd)))
+		return -1;
+	return bpf_skb_change_tail(skb, ETH_HLEN + total, 0);
+}
+
+static __always_inline int guard_arp(struct __sk_buff *skb, struct cursor *cursor)
+{
+	struct arp_ipv4 *arp;
+	int operation = parse_arp(cursor, &arp);
+
+	if (operation == ARP_REPLY && skb->mark == ARP_ACCEPTED_MARK) {
+		skb->mark = 0;
+		return verdict(TC_ACT_OK, ARP_TAKEN);
+	}
+	if (operation == ARP_RELAY_REQUEST || operation == ARP_RELAY_REPLY)
+		return verdict(TC_ACT_SHOT, ARP_ON_DATA);
+	return verdict(TC_ACT_SHOT, GUARD_ARP);
+}
+
+static __always_inline int guard_connection(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_key(&key, tuple);
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
+	ct_release(ct);
+	return verdict(TC_ACT_OK, GUARD_PASS);
+}
+
+static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
+{
+	struct bpf_sock_tuple key;
+	enum reason done = ADOPT_AGAIN;
+
+	ct_key(&key, &sealed->original);
+	if (!present(skb, &key, &sealed->block)) {
+		done = ADOPT_NEW;
+		if (create(skb, &key, &sealed->block))
+			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
+	}
+	if (strip(skb, arrival, &sealed->block))
+		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
+	skb->mark = host32(sealed->block.mark);
+	return verdict(TC_ACT_OK, done);
+}
+
+int adopt(struct __sk_buff *skb)
+{
+	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
+	const struct config *conf = configuration();
+	const struct port *port = port_of(skb->ifindex);
+	struct sealed_block sealed;
+	struct arrival arrival = {};
+	enum reason why;
+	struct ethhdr *eth;
+	struct tcphdr *tcp;
+	struct iphdr *ip;
+	int type, headers;
+
+	type = parse_ethernet(&cursor, &eth);
+	if (type < 0)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (type == be16(ETH_P_ARP))
+		return guard_arp(skb, &cursor);
+	if (!conf || !port)
+		return verdict(TC_ACT_SHOT, GUARD_NOT_READY);
+	if (!same_mac(eth->h_dest, port->physical_mac))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
+	if (!same_mac(eth->h_source, port->virtual_mac))
+		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
+	if (type != be16(ETH_P_IP))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_IPV4);
+	type = parse_ipv4(&cursor, &ip);
+	if (type < 0)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (type != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	headers = parse_tcp(&cursor, &tcp);
+	if (headers < 0 || ip->ihl != 5)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	tuple_from_packet(&sealed.original, ip, tcp);
+	if (!opens(tcp))
+		return guard_connection(skb, &sealed.original);
+
+	sealed.sequence = tcp->seq;
+	sealed.zero = 0;
+	headers += sizeof(*ip);
+	arrival.total_length = host16(ip->tot_len);
+	arrival.tcp_length = arrival.total_length - sizeof(*ip);
+	arrival.odd = arrival.total_length & 1;
+	if (arrival.total_length < headers || ETH_HLEN + arrival.total_length > skb->len)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (arrival.total_length < headers + sizeof(sealed.block))
+		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + arrival.total_length - sizeof(sealed.block), &sealed.block,
+			       sizeof(sealed.block)))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	why = inspect(conf, port, &sealed);
+	if (why != ADOPT_NEW) {
+		tell_refused(&sealed.original, eth, port->slot);
+		return verdict(TC_ACT_SHOT, why);
+	}
+	return adopt_syn(skb, &sealed, &arrival);
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * handoff: TC egress on the primary's data interfaces. A forwarded SYN has been through the whole ruleset: its conntrack
+ * entry holds every decision. The schedule picks the owner; the flow is recorded under both tuples; an auxiliary's SYN
+ * gets its original headers back, the handoff block appended, and leaves by the interface it came in on.
+ * Writes flows and turns; reads config, ports, nodes, bank, sequences.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "block.h"
+#include "checksum.h"
+#include "conntrack.h"
+#include "maps.h"
+#include "parse.h"
+#include "rewrite.h"
+
+/* In skb->cb[0] between the redirect and our second sight of the same packet on its ingress interface. */
+#define ON_ITS_WAY 0x41415357
+
+/* The decision netfilter took, read out of the entry. */
+struct decision {
+	struct tuple original;
+	struct tuple reply;
+	__u32 connmark;
+	__u32 status;
+	bool has_helper;
+};
+
+/* The packet as it is about to leave. */
+struct egress {
+	struct tuple tuple;
+	__be32 sequence;
+	__u16 total_length;
+	__u16 tcp_length;
+	__u8 ttl;
+	__u8 protocol;
+};
+
+static __always_inline int read_decision(struct __sk_buff *skb, const struct tuple *leaving, struct decision *decision)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+	void *ext;
+
+	/* After POSTROUTING the packet carries the reply tuple, inverted. Looked up as it stands it may hit another
+	 * connection's original tuple (hairpin, no NAT), so ask for the reply. */
+	__builtin_memset(&key, 0, sizeof(key));
+	key.ipv4.saddr = unmap_ipv4(leaving->daddr);
+	key.ipv4.daddr = unmap_ipv4(leaving->saddr);
+	key.ipv4.sport = leaving->dport;
+	key.ipv4.dport = leaving->sport;
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return -1;
+	ct_tuple(ct, AA_CT_ORIGINAL, &decision->original);
+	ct_tuple(ct, AA_CT_REPLY, &decision->reply);
+	decision->connmark = ct_field(ct, __u32, AA_CT_MARK);
+	decision->status = ct_field(ct, __u32, AA_CT_STATUS);
+	ext = ct_field(ct, void *, AA_CT_EXT);
+	decision->has_helper = ext && ct_field(ext, __u8, 0) != 0; /* offset[NF_CT_EXT_HELPER] */
+	ct_release(ct);
+	return options.direction == FLOW_REPLY ? 0 : -1;
+}
+
+/* Takes one turn of the schedule. */
+static __always_inline __u8 next_owner(__u8 self)
+{
+	struct sequence *sequence;
+	int zero = 0, which = 0;
+	__u64 *turn;
+	__u32 *active, index;
+
+	active = bank.lookup(&zero);
+	turn = turns.lookup(&zero);
+	if (!active || !turn)
+		return self;
+	which = *active & 1;
+	sequence = sequences.lookup(&which);
+	if (!sequence || sequence->length == 0 || sequence->length > AA_SEQUENCE_CAPACITY)
+		return self;
+	index = __sync_fetch_and_add(turn, 1) % sequence->length;
+	return sequence->node[index & (AA_SEQUENCE_CAPACITY - 1)];
+}
+
+static __always_inline void tell_table_full(const struct tuple *original, __u8 slot)
+{
+	struct event event = {.time_ns = bpf_ktime_get_ns(), .kind = EVENT_TABLE_FULL, .slot = slot};
+
+	__builtin_memcpy(event.address, original->saddr, 16);
+	events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP);
+}
+
+/* Both tuples or none. */
+static __always_inline int record(struct decision *decision, struct flow *flow)
+{
+	flow->direction = FLOW_REPLY;
+	flow->peer = decision->original;
+	if (flows.update(&decision->reply, flow))
+		return -1;
+	flow->direction = FLOW_ORIGINAL;
+	flow->peer = decision->reply;
+	if (flows.update(&decision->original, flow)) {
+		flows.delete(&decision->reply);
+		return -1;
+	}
+	return 0;
+}
+
+static __always_inline int restore_headers(struct __sk_buff *skb, const struct egress *now, const struct tuple *original)
+{
+	__be32 old_source = unmap_ipv4(now->tuple.saddr), source = unmap_ipv4(original->saddr);
+	__be32 old_destination = unmap_ipv4(now->tuple.daddr), destination = unmap_ipv4(original->daddr);
+	__be16 old_hop = be16((__u16)(now->ttl << 8 | now->protocol));
+	__be16 hop = be16((__u16)((now->ttl + 1) << 8 | now->protocol));
+	int ip = ETH_HLEN, tcp = ETH_HLEN + (int)sizeof(struct iphdr);
+	__be32 both_ports = (__u32)original->sport | (__u32)original->dport << 16;
+	__u8 ttl = now->ttl + 1; /* forwarding took one; the auxiliary takes it again */
+
+	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_source, source, 4) ||
+	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_destination, destination, 4) ||
+	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_hop, hop, 2) ||
+	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, old_source, source, BPF_F_PSEUDO_HDR | 4) ||
+	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, old_destination, destination, BPF_F_PSEUDO_HDR | 4) ||
+	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, now->tuple.sport, original->sport, 2) ||
+	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, now->tuple.dport, original->dport, 2) ||
+	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, ttl), &ttl, 1, 0) ||
+	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, saddr), &source, 4, 0) ||
+	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, daddr), &destination, 4, 0) ||
+	       bpf_skb_store_bytes(skb, tcp, &both_ports, 4, 0);
+}
+
+static __always_inline void fill_block(struct sealed_block *sealed, const struct config *conf,
+				       const struct decision *decision, const struct egress *now, __u8 owner, __u8 slot,
+				       __u32 mark)
+{
+	struct handoff_block *block = &sealed->block;
+	__u64 tag;
+
+	sealed->original = decision->original;
+	sealed->sequence = now->sequence;
+	sealed->zero = 0;
+	block->cluster_id = be16(conf->cluster_id);
+	block->owner = owner;
+	block->slot = slot;
+	block->family = 4;
+	block->protocol = IPPROTO_TCP;
+	block->reserved = 0;
+	block->generation = be32(conf->generation);
+	block->epoch = be32(conf->epoch);
+	block->connmark = be32(decision->connmark);
+	block->mark = be32(mark);
+	block->status = be32(decision->status);
+	/* The reply tuple read backwards is the translated one. */
+	block->source_port = decision->reply.dport;
+	block->destination_port = decision->reply.sport;
+	__builtin_memcpy(block->source, decision->reply.daddr, 16);
+	__builtin_memcpy(block->destination, decision->reply.saddr, 16);
+	block->magic = BLOCK_MAGIC;
+	block->version = BLOCK_VERSION_1;
+	block->kind = BLOCK_KIND_SYN;
+	block->length = be16(sizeof(*block));
+	tag = block_tag(conf->key, sealed);
+	__builtin_memcpy(block->tag, &tag, 8);
+}
+
+static __always_inline int append_block(struct __sk_buff *skb, const struct egress *now, struct handoff_block *block,
+					__u32 payload_offset_odd)
+{
+	__u16 total = now->total_length + sizeof(*block);
+	__u16 length = now->tcp_length + sizeof(*block);
+
+	if (bpf_skb_store_bytes(skb, ETH_HLEN + now->total_length, block, sizeof(*block), 0))
+		return -1;
+	return fix_lengths(skb, be16(now->total_length), be16(total), be16(now->tcp_length), be16(length),
+			   block_sum(block, true, payload_offset_odd));
+}
+
+/* Gives the flow's owner; `again` tells that the decision is an older one. 0 when it cannot be recorded. */
+static __always_inline __u8 decide(const struct config *conf, struct decision *decision, __u8 slot, bool *again)
+{
+	struct flow *known = flows.lookup(&decision->original);
+	struct flow flow = {};
+	const struct node *node;
+	struct flow *peer;
+
+	if (known && known->direction == FLOW_ORIGINAL && known->state < FLOW_CLOSING) {
+		*again = true;
+		known->seen_ns = bpf_ktime_get_coarse_ns();
+		peer = flows.lookup(&known->peer);
+		/* The primary's entry fell back to the timeout of a SYN: the next ACK must raise it again. */
+		if (known->state == FLOW_ESTABLISHED && peer)
+			known->state = peer->state = FLOW_SYN_RECV;
+		return known->owner;
+	}
+	flow.owner = next_owner(conf->self);
+	node = node_of(flow.owner);
+	if (!node || node->hop == HOP_NONE)
+		flow.owner = conf->self;
+	flow.created_ns = flow.seen_ns = bpf_ktime_get_coarse_ns();
+	flow.mark = decision->connmark;
+	flow.state = FLOW_SYN_SENT;
+	flow.slot = slot;
+	if (record(decision, &flow)) {
+		tell_table_full(&decision->original, slot);
+		return 0;
+	}
+	return flow.owner;
+}
+
+static __always_inline int stay(struct decision *decision, __u8 self, enum reason why)
+{
+	struct flow *flow = flows.lookup(&decision->original), *peer = flows.lookup(&decision->reply);
+
+	if (flow)
+		flow->owner = self;
+	if (peer)
+		peer->owner = self;
+	return verdict(TC_ACT_OK, why);
+}
+
+int handoff(struct __sk_buff *skb)
+{
+	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
+	struct sealed_block sealed;
+	struct decision decision;
+	const struct config *conf;
+	const struct node *node;
+	const struct port *port;
+	struct egress now = {};
+	struct ethhdr *eth;
+	struct tcphdr *tcp;
+	struct iphdr *ip;
+	bool again = false;
+	__u32 room;
+	__u8 owner;
+	bool odd;
+
+	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP ||
+	    (ip->frag_off & IPV4_FRAGMENT_BITS))
+		return verdict(TC_ACT_OK, HANDOFF_OTHER);
+	if (ip->ihl != 5) /* steer leaves packets with options to this node: so is the session */
+		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
+	if (parse_tcp(&cursor, &tcp) < 0 || !opens(tcp))
+		return verdict(TC_ACT_OK, HANDOFF_OTHER);
+	if (skb->cb[0] == ON_ITS_WAY) {
+		skb->cb[0] = 0;
+		return verdict(TC_ACT_OK, HANDOFF_ON_ITS_WAY);
+	}
+	if (skb->ingress_ifindex == 0)
+		return verdict(TC_ACT_OK, HANDOFF_OWN);
+	port = port_of(skb->ingress_ifindex);
+	if (!port)
+		return verdict(TC_ACT_OK, HANDOFF_NOT_DATA);
+	conf = configuration();
+	if (!conf || !conf->self)
+		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
+
+	tuple_from_packet(&now.tuple, ip, tcp);
+	now.sequence = tcp->seq;
+	now.total_length = host16(ip->tot_len);
+	now.tcp_length = now.total_length - sizeof(*ip);
+	now.ttl = ip->ttl;
+	now.protocol = ip->protocol;
+	odd = now.total_length & 1;
+	if (now.total_length < sizeof(*ip) + tcp->doff * 4 || now.total_length + ETH_HLEN > skb->len || ip->ttl == 255)
+		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
+
+	if (read_decision(skb, &now.tuple, &decision))
+		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
+	if (decision.has_helper)
+		return verdict(TC_ACT_OK, HANDOFF_HELPER);
+	room = now.total_length + sizeof(sealed.block);
+	if (room > port->mtu)
+		return stay(&decision, conf->self, HANDOFF_NO_ROOM);
+
+	owner = decide(conf, &decision, port->slot, &again);
+	if (!owner)
+		return verdict(TC_ACT_OK, HANDOFF_TABLE_FULL);
+	node = node_of(owner);
+	if (!node || node->hop == HOP_NONE)
+		return stay(&decision, conf->self, HANDOFF_NO_OWNER);
+	if (node->hop == HOP_LOCAL)
+		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+
+	fill_block(&sealed, conf, &decision, &now, owner, port->slot, skb->mark);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0))
+		return stay(&decision, conf->self, HANDOFF_NO_ROOM);
+	if (restore_headers(skb, &now, &decision.original) || append_block(skb, &now, &sealed.block, odd) ||
+	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
+		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
+	skb->cb[0] = ON_ITS_WAY;
+	count(again ? HANDOFF_AGAIN : HANDOFF_SENT);
+	return bpf_redirect(port->ifindex, 0);
+}

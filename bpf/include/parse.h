@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Parsers: each moves a cursor past one header and gives what follows, or −1 when the packet ends too early. */
+#ifndef AA_PARSE_H
+#define AA_PARSE_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/tcp.h>
+
+#include "types.h"
+
+#define be16(x) ((__be16)__builtin_bswap16(x))
+#define be32(x) ((__be32)__builtin_bswap32(x))
+#define host16(x) __builtin_bswap16((__u16)(x))
+#define host32(x) __builtin_bswap32((__u32)(x))
+
+#define IPV4_FRAGMENT_BITS be16(0x3fff) /* more-fragments and the offset; not don't-fragment */
+
+#define ARP_HEADER_TYPE_ETHER 1
+#define ARP_REQUEST 1
+#define ARP_REPLY 2
+#define ARP_RELAY_REQUEST 201
+#define ARP_RELAY_REPLY 202
+
+/* ARP for IPv4 over Ethernet (RFC 826). */
+struct arp_ipv4 {
+	__be16 hardware_type;
+	__be16 protocol_type;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender_ip;
+	__u8 target_mac[6];
+	__be32 target_ip;
+} __attribute__((packed));
+_Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826");
+
+struct cursor {
+	void *at;
+	void *end;
+};
+
+/* The EtherType (network order), or −1. */
+static __always_inline int parse_ethernet(struct cursor *cursor, struct ethhdr **header)
+{
+	struct ethhdr *eth = cursor->at;
+
+	if ((void *)(eth + 1) > cursor->end)
+		return -1;
+	cursor->at = eth + 1;
+	*header = eth;
+	return eth->h_proto;
+}
+
+/* The protocol, or −1; `cursor` stands behind the header only when there are no options. */
+static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **header)
+{
+	struct iphdr *ip = cursor->at;
+
+	if ((void *)(ip + 1) > cursor->end || ip->version != 4 || ip->ihl < 5)
+		return -1;
+	cursor->at = ip + 1;
+	*header = ip;
+	return ip->protocol;
+}
+
+/* The header length in bytes, or −1. */
+static __always_inline int parse_tcp(struct cursor *cursor, struct tcphdr **header)
+{
+	struct tcphdr *tcp = cursor->at;
+
+	if ((void *)(tcp + 1) > cursor->end || tcp->doff < 5)
+		return -1;
+	cursor->at = tcp + 1;
+	*header = tcp;
+	return tcp->doff * 4;
+}
+
+static __always_inline int parse_arp(struct cursor *cursor, struct arp_ipv4 **header)
+{
+	struct arp_ipv4 *arp = cursor->at;
+
+	if ((void *)(arp + 1) > cursor->end)
+		return -1;
+	if (arp->hardware_type != be16(ARP_HEADER_TYPE_ETHER) || arp->protocol_type != be16(ETH_P_IP) ||
+	    arp->hardware_length != 6 || arp->protocol_length != 4)
+		return -1;
+	cursor->at = arp + 1;
+	*header = arp;
+	return host16(arp->operation);
+}
+
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+{
+	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5])) == 0;
+}
+
+/* ::ffff:a.b.c.d */
+static __always_inline void map_ipv4(__u8 address[16], __be32 ipv4)
+{
+	__u32 *word = (__u32 *)address;
+
+	word[0] = 0;
+	word[1] = 0;
+	word[2] = be32(0xffff);
+	word[3] = ipv4;
+}
+
+static __always_inline __be32 unmap_ipv4(const __u8 address[16])
+{
+	return ((const __u32 *)address)[3];
+}
+
+static __always_inline bool is_mapped_ipv4(const __u8 address[16])
+{
+	const __u32 *word = (const __u32 *)address;
+
+	return word[0] == 0 && word[1] == 0 && word[2] == be32(0xffff);
+}
+
+static __always_inline void tuple_from_packet(struct tuple *tuple, const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	map_ipv4(tuple->saddr, ip->saddr);
+	map_ipv4(tuple->daddr, ip->daddr);
+	tuple->sport = tcp->source;
+	tuple->dport = tcp->dest;
+	tuple->protocol = IPPROTO_TCP;
+	tuple->family = 4;
+	tuple->zero = 0;
+}
+
+/* The SYN that opens a session, not its answer. */
+static __always_inline bool opens(const struct tcphdr *tcp)
+{
+	return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin;
+}
+
+#endif

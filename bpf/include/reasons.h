@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Why a packet was passed, steered, handed off, adopted, relayed, dropped or punted. One number, one per-CPU counter,
+ * one line here; user space reads this very list (dataplane/reasons.py). Append only: a number is never used again.
+ *
+ *    R(number, NAME, program, verdict, "what happened")
+ */
+#ifndef AA_REASONS_H
+#define AA_REASONS_H
+
+#define AA_REASONS(R) \
+	R(0, STEER_TX, steer, steer, "packet of a known flow sent on to its owner") \
+	R(1, STEER_LOCAL, steer, pass, "packet of a flow this node owns") \
+	R(2, STEER_MISS, steer, pass, "no such flow: the stack decides") \
+	R(3, STEER_SYN, steer, pass, "a SYN goes through the ruleset, again if it is repeated") \
+	R(4, STEER_NOT_OURS, steer, pass, "not addressed to the virtual MAC") \
+	R(5, STEER_NOT_IPV4, steer, pass, "not IPv4") \
+	R(6, STEER_OPTIONS, steer, pass, "IPv4 with options") \
+	R(7, STEER_FRAGMENT, steer, pass, "an IPv4 fragment") \
+	R(8, STEER_NOT_TCP, steer, pass, "IPv4 that is not TCP") \
+	R(9, STEER_MALFORMED, steer, pass, "headers cut short or of impossible length") \
+	R(10, STEER_NO_OWNER, steer, pass, "the flow's owner is not in the node map") \
+	R(11, STEER_NOT_READY, steer, pass, "no configuration for this interface yet") \
+	R(16, HANDOFF_SENT, handoff, handoff, "SYN handed off to an auxiliary with its block") \
+	R(17, HANDOFF_AGAIN, handoff, handoff, "repeated SYN handed off to the same owner") \
+	R(18, HANDOFF_LOCAL, handoff, pass, "SYN that the schedule gives to this node") \
+	R(19, HANDOFF_OTHER, handoff, pass, "not the first packet of a TCP session") \
+	R(20, HANDOFF_OWN, handoff, pass, "made by this node, not forwarded") \
+	R(21, HANDOFF_ON_ITS_WAY, handoff, pass, "a handed-off SYN leaving through its ingress interface") \
+	R(22, HANDOFF_NOT_DATA, handoff, punt, "came in on an interface that is not a data interface") \
+	R(23, HANDOFF_NO_ENTRY, handoff, punt, "no conntrack entry: the session is not tracked") \
+	R(24, HANDOFF_HELPER, handoff, punt, "the session has a conntrack helper") \
+	R(25, HANDOFF_NO_ROOM, handoff, punt, "no room for the block under the MTU") \
+	R(26, HANDOFF_TABLE_FULL, handoff, punt, "flow table full") \
+	R(27, HANDOFF_NO_OWNER, handoff, punt, "the owner is gone, the session stays here") \
+	R(28, HANDOFF_UNSUPPORTED, handoff, punt, "IPv4 options or a header that cannot be restored") \
+	R(29, HANDOFF_FAILED, handoff, drop, "the packet could not be rewritten") \
+	R(30, HANDOFF_NOT_READY, handoff, punt, "no configuration or schedule yet") \
+	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
+	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
+	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \
+	R(43, GUARD_STRANGER, adopt, drop, "not sent by the primary") \
+	R(44, GUARD_NOT_MINE, adopt, drop, "not addressed to this node") \
+	R(45, GUARD_ARP, adopt, drop, "ARP on an auxiliary's data interface") \
+	R(46, GUARD_NOT_IPV4, adopt, drop, "not IPv4") \
+	R(47, GUARD_NOT_TCP, adopt, drop, "not TCP, or a fragment: never handed to an auxiliary") \
+	R(48, GUARD_MALFORMED, adopt, drop, "headers cut short or of impossible length") \
+	R(49, GUARD_NO_ENTRY, adopt, drop, "no conntrack entry for a packet inside a connection") \
+	R(50, GUARD_NO_BLOCK, adopt, drop, "a new connection without a handoff block") \
+	R(51, BLOCK_VERSION, adopt, drop, "handoff block of another version or length") \
+	R(52, BLOCK_CLUSTER, adopt, drop, "handoff block of another cluster") \
+	R(53, BLOCK_OLD, adopt, drop, "handoff block of another generation or an old epoch") \
+	R(54, BLOCK_NODE, adopt, drop, "handoff block for another node or interface") \
+	R(55, BLOCK_MALFORMED, adopt, drop, "handoff block with fields that make no sense") \
+	R(56, BLOCK_TAG, adopt, drop, "handoff block whose tag is wrong") \
+	R(57, ADOPT_CLASH, adopt, drop, "the conntrack entry could not be created: its NAT tuple is taken") \
+	R(58, ADOPT_FAILED, adopt, drop, "the block could not be stripped") \
+	R(59, GUARD_NOT_READY, adopt, drop, "no configuration for this interface yet") \
+	R(70, ARP_ASKED, arp_relay, relay, "auxiliary: request sent to the primary as 201") \
+	R(71, ARP_KEPT, arp_relay, drop, "auxiliary: other ARP or IPv6 kept off the data segment") \
+	R(72, ARP_OUT, arp_relay, pass, "auxiliary: not ARP, leaves as it is") \
+	R(73, ARP_FROM_CACHE, arp_relay, relay, "primary: 201 answered from the neighbour table") \
+	R(74, ARP_ON_WIRE, arp_relay, relay, "primary: 201 asked on the wire") \
+	R(75, ARP_ANSWERED, arp_relay, relay, "primary: answer from the wire sent as 202") \
+	R(76, ARP_TAKEN, arp_relay, relay, "auxiliary: 202 given to the kernel") \
+	R(77, ARP_UNASKED, arp_relay, drop, "202 without an open question") \
+	R(78, ARP_STRANGER, arp_relay, drop, "201 from a node that is not in the node map") \
+	R(79, ARP_ON_DATA, arp_relay, drop, "opcode 201 or 202 on a data interface") \
+	R(80, ARP_NO_ROUTE, arp_relay, drop, "primary: target of a 201 is not on that segment") \
+	R(81, ARP_MALFORMED, arp_relay, drop, "ARP frame cut short or of another kind") \
+	R(82, ARP_OTHER, arp_relay, pass, "nothing for the relay") \
+	R(83, ARP_MISPLACED, arp_relay, drop, "201 at an auxiliary or 202 at the primary") \
+	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten")
+
+#define AA_REASON_COUNT 128
+
+enum reason {
+#define AA_REASON_ENUM(number, name, program, verdict, text) name = number,
+	AA_REASONS(AA_REASON_ENUM)
+#undef AA_REASON_ENUM
+};
+
+#endif
