@@ -169,7 +169,8 @@ class Joined(Answer, frozen=True, kw_only=True, tag="joined"):
 
 
 class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``timeout`` s to wait for running sessions; after it the node leaves all the same only if ``force``."""
+    """``timeout`` s to wait for running sessions, then the node leaves all the same. ``force``: also when the primary
+    does not answer, so that nobody can say what is left."""
 
     timeout: float = 60.0
     force: bool = False

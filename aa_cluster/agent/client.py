@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Talk to an agent: HTTP over its Unix socket, answers as the structs of ``aa_cluster.api``. Blocking, quick to import."""
+"""Talk to an agent: HTTP over its Unix socket, answers as the structs of ``aa_cluster.api``. Blocking, light."""
 
 from __future__ import annotations
 

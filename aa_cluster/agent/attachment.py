@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Putting the dataplane on the interfaces and the virtual MACs with it, and taking both off again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.errors import AaError
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.survey import Survey
+    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.netlink.links import LinkFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """This node's place in the cluster. ``primary_id`` 0 means the node itself."""
+
+    role: Literal["primary", "auxiliary"]
+    node_id: int
+    generation: int
+    epoch: int
+    primary_id: int = 0
+
+
+def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes, ...], primary_mac: bytes) -> Settings:
+    """``virtual``: virtual MACs by slot; ``primary_mac``: the primary's on the HA link."""
+    from aa_cluster.dataplane.plane import Settings
+
+    return Settings(
+        role=seat.role,
+        cluster_id=context.config.cluster.id,
+        node_id=seat.node_id,
+        primary_id=seat.primary_id or seat.node_id,
+        generation=seat.generation,
+        epoch=seat.epoch,
+        block_key=context.keys.handoff,
+        ports=survey.ports(virtual),
+        ha_ifindex=survey.ha.ifindex,
+        ha_mac=survey.ha.mac,
+        primary_ha_mac=primary_mac,
+        xdp=context.config.data.xdp,
+        flow_entries=context.config.data.flow_table_size,
+        pins=context.config.paths.pins,
+        cache=context.host.cache,
+    )
+
+
+async def attach(context: Context, what: Settings) -> PlaneThread:
+    """A started dataplane; ``DataplaneError`` leaves nothing behind but what was there."""
+    plane = PlaneThread(context.host.dataplane(what))
+    try:
+        await plane.call(plane.plane.start)
+    except AaError:
+        plane.close()
+        raise
+    return plane
+
+
+async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:
+    """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before."""
+    for link, mac in zip(survey.data, virtual, strict=True):
+        if link.mac != mac:
+            await _change(context, link, mac)
+
+
+async def restore(context: Context, survey: Survey) -> None:
+    """The physical MACs again, where they are not."""
+    for link, mac in await asyncio.to_thread(_worn, context.host.read_link, survey):
+        await _change(context, link, mac)
+
+
+async def _change(context: Context, link: LinkFacts, mac: bytes) -> None:
+    await asyncio.to_thread(context.host.set_mac, link.name, mac)
+    await asyncio.to_thread(context.host.announce, link.name, mac, link.addresses)
+
+
+def _worn(read: Callable[[str], LinkFacts], survey: Survey) -> list[tuple[LinkFacts, bytes]]:
+    """Interfaces whose MAC is not the physical one now, with the physical one."""
+    return [
+        (link, physical)
+        for link, physical in zip(survey.data, survey.physical, strict=True)
+        if read(link.name).mac != physical
+    ]

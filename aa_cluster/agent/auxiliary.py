@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The auxiliary's side: heartbeats to the primary, what it says about the others, coming back after it changed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aa_cluster import log
+from aa_cluster.agent.context import Context, mac_text
+from aa_cluster.agent.state import PrimaryState
+from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError, TimeoutReached
+from aa_cluster.wire import control
+from aa_cluster.wire.control import AnyMessage, NodeEntry
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.link import Peer
+    from aa_cluster.agent.survey import Survey
+    from aa_cluster.dataplane.plane import Settings
+
+ASK_SECONDS = 5.0
+ABSENT_TABLES = 2
+"""Tables of the primary without this node in a row, after which it joins again."""
+DRAIN_STEP = 0.5
+
+_log = log.get("auxiliary")
+
+
+class Auxiliary:
+    """``rejoin`` is called (once at a time) when the primary does not know this node any more."""
+
+    def __init__(
+        self,
+        context: Context,
+        plane: PlaneThread,
+        settings: Settings,
+        primary: PrimaryState,
+        survey: Survey,
+        rejoin: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.context = context
+        self.plane = plane
+        self.settings = settings
+        self.primary = primary
+        self.survey = survey
+        self.table: tuple[NodeEntry, ...] = ()
+        self.schedule = ""
+        self.ruleset = ""
+        self.epoch = settings.epoch
+        self.heard = context.clock()
+        self.table_at = self.heard
+        self.ready = False
+        self._rejoin = rejoin
+        self._tasks = TaskSet()
+        self._absent = 0
+        self._leaving = False
+        self._rejoining = False
+
+    def start(self) -> None:
+        self._tasks.start(self._beat(), "heartbeat")
+
+    async def stop(self) -> None:
+        await self._tasks.cancel()
+
+    async def report_ready(self) -> None:
+        """Tell the primary that the dataplane is attached; ``TimeoutReached`` when it does not answer."""
+        await self.ask(control.Ready(_nonce(), self.settings.node_id, self.settings.generation))
+        self.ready = True
+
+    async def ask(self, request: control.Request, timeout: float = ASK_SECONDS) -> AnyMessage:
+        """The primary's answer; a refusal is raised as the error it stands for."""
+        answer = await self.context.link.ask(request, self.primary.ha_address, timeout)
+        if isinstance(answer, control.Refused):
+            raise BY_EXIT_CODE.get(answer.code, AaError)(answer.message, answer.hint)
+        return answer
+
+    async def set_weight(self, name: str, weight: int) -> None:
+        answer = await self.ask(control.WeightAsk(_nonce(), name, weight))
+        if isinstance(answer, control.WeightAck):
+            self._take_table(answer.nodes)
+
+    async def primary_digest(self) -> str:
+        """The primary's ruleset digest now, or the one of its last heartbeat when it does not answer."""
+        try:
+            answer = await self.ask(control.RulesetAsk(_nonce()))
+        except AaError:
+            return self.ruleset
+        return answer.ruleset if isinstance(answer, control.RulesetAnswer) else self.ruleset
+
+    async def drain(self, timeout: float, force: bool) -> AsyncGenerator[int, None]:
+        """Sessions left here, now and again, until there are none or ``timeout`` s are over.
+
+        ``TimeoutReached`` when the primary does not answer; with ``force`` that ends the wait instead.
+        """
+        self._leaving = True
+        self.ready = False
+        deadline = self.context.clock() + timeout
+        try:
+            while True:
+                left = await self._sessions_left()
+                yield left
+                pause = min(DRAIN_STEP, deadline - self.context.clock())
+                if not left or pause <= 0:
+                    return
+                await asyncio.sleep(pause)
+        except (TimeoutReached, StateError) as error:
+            if not force and isinstance(error, TimeoutReached):
+                self._stay()
+                raise TimeoutReached(
+                    f"the primary {self.primary.name} does not answer, so nobody can say what is left",
+                    "look at the HA link, or leave with --force",
+                ) from None
+            yield 0
+        except (GeneratorExit, asyncio.CancelledError):
+            self._stay()
+            raise
+
+    async def say_goodbye(self) -> None:
+        """Let the primary forget this node. Best effort: a primary that is gone needs no goodbye."""
+        try:
+            await self.ask(control.LeaveDone(_nonce(), self.settings.node_id), 2.0)
+        except AaError as error:
+            _log.warning("the primary does not know that this node has left", why=error.message)
+
+    def on_message(self, message: AnyMessage, peer: Peer) -> None:
+        if isinstance(message, control.PrimaryBeat):
+            self._hear(message, peer)
+        elif isinstance(message, control.Probe) and peer.address == self.primary.ha_address:
+            self._send_beat()
+
+    async def _sessions_left(self) -> int:
+        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id))
+        return answer.sessions if isinstance(answer, control.LeaveStatus) else 0
+
+    def _stay(self) -> None:
+        """The leave was broken off: work again."""
+        self._leaving = False
+        self.ready = True
+        self._tasks.start(self.report_ready(), "ready")
+
+    def _hear(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        mine = self.settings.generation
+        if beat.generation < mine or (beat.generation == mine and beat.node_id != self.primary.id):
+            return
+        if beat.generation > mine:
+            self._come_back(f"generation {beat.generation} has begun under {beat.name}")
+            return
+        self.heard = self.context.clock()
+        self.schedule, self.ruleset, self.epoch = beat.schedule, beat.ruleset, beat.epoch
+        self._follow(peer.address, beat.ha_mac)
+        if beat.nodes:
+            self._take_table(beat.nodes)
+
+    def _follow(self, address: str, ha_mac: bytes) -> None:
+        """The primary has another address or MAC on the HA link: only the agent needs to know, until it joins again."""
+        if address != self.primary.ha_address:
+            self.primary = _moved(self.primary, address)
+            self.context.remember(primary=self.primary)
+        if mac_text(ha_mac) != self.primary.ha_mac:
+            self._come_back("the primary's HA MAC has changed")
+
+    def _take_table(self, nodes: tuple[NodeEntry, ...]) -> None:
+        self.table = nodes
+        self.table_at = self.context.clock()
+        own = next((node for node in nodes if node.name == self.context.name), None)
+        self._absent = 0 if own is not None else self._absent + 1
+        if own is not None and own.state == "draining" and self.ready:
+            self._tasks.start(self.report_ready(), "ready")
+        if self._absent >= ABSENT_TABLES and self.ready:
+            self._come_back("the primary does not know this node")
+
+    def _come_back(self, why: str) -> None:
+        if self._rejoining or self._leaving:
+            return
+        self._rejoining = True
+        _log.warning("joining again", why=why)
+        self._tasks.start(self._call_rejoin(), "rejoin")
+
+    async def _call_rejoin(self) -> None:
+        try:
+            await self._rejoin()
+        finally:
+            self._rejoining = False
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self._send_beat()
+            due = max(due + self.context.beat, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _send_beat(self) -> None:
+        beat = control.AuxiliaryBeat(
+            self.settings.node_id, self.context.name, self.settings.generation, self.ready and not self._leaving
+        )
+        self.context.link.send(beat, self.primary.ha_address)
+
+
+def _moved(primary: PrimaryState, address: str) -> PrimaryState:
+    return PrimaryState(
+        id=primary.id,
+        name=primary.name,
+        ha_mac=primary.ha_mac,
+        ha_address=address,
+        virtual_macs=primary.virtual_macs,
+    )
+
+
+def _nonce() -> bytes:
+    return secrets.token_bytes(8)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The primary's membership to and from the state file."""
+
+from __future__ import annotations
+
+from aa_cluster.agent.context import mac_bytes, mac_text
+from aa_cluster.agent.state import MemberState, NodeState
+from aa_cluster.config import Config
+from aa_cluster.core.membership import Facts, Membership, Node
+
+
+def members_state(members: Membership) -> tuple[MemberState, ...]:
+    return tuple(_to_state(node) for _, node in sorted(members.nodes.items()))
+
+
+def _to_state(node: Node) -> MemberState:
+    return MemberState(
+        id=node.id,
+        name=node.facts.name,
+        weight=node.weight,
+        ha_mac=mac_text(node.facts.ha_mac),
+        ha_address=node.facts.ha_address,
+        macs=tuple(map(mac_text, node.facts.macs)),
+        kernel=node.facts.kernel,
+        ready=node.ready,
+        draining=node.draining,
+        silent=node.silent,
+    )
+
+
+def founding(config: Config, state: NodeState, own: Facts, now: float) -> Membership:
+    """A new generation: this node alone."""
+    weight = state.weights.get(own.name, config.node.weight)
+    node = Node(id=state.node_id, facts=own, weight=weight, heard=now, ready=True)
+    return _membership(config, state, {node.id: node}, now)
+
+
+def recalled(config: Config, state: NodeState, own: Facts, now: float) -> Membership:
+    """As the last agent of this node left it; everybody counts as heard just now."""
+    nodes = {member.id: _from_state(member, now) for member in state.members}
+    if state.node_id not in nodes:
+        return founding(config, state, own, now)
+    return _membership(config, state, nodes, now)
+
+
+def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: float) -> Membership:
+    return Membership(
+        self_id=state.node_id,
+        generation=state.generation,
+        epoch=state.epoch,
+        kind=config.schedule.kind,
+        dead=config.ha.dead_ms / 1000,
+        beat=config.ha.heartbeat_ms / 1000,
+        nodes=nodes,
+        ids=state.ids,
+        weights=state.weights,
+        checked=now,
+    )
+
+
+def _from_state(member: MemberState, now: float) -> Node:
+    facts = Facts(
+        member.name,
+        mac_bytes(member.ha_mac),
+        member.ha_address,
+        tuple(map(mac_bytes, member.macs)),
+        member.kernel,
+    )
+    return Node(
+        id=member.id,
+        facts=facts,
+        weight=member.weight,
+        heard=now,
+        ready=member.ready,
+        draining=member.draining,
+        silent=member.silent,
+    )

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The primary's side: heartbeats with the table of nodes, admission, drains, the schedule, ageing of flows."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aa_cluster import log
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.memory import members_state
+from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.upkeep import Upkeep
+from aa_cluster.core import admission, membership
+from aa_cluster.core.membership import Command, Event, Membership
+from aa_cluster.errors import AaError, NetlinkError
+from aa_cluster.wire import control
+from aa_cluster.wire.control import AnyMessage, NodeEntry
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.link import Peer
+    from aa_cluster.agent.survey import Survey
+    from aa_cluster.dataplane.plane import Settings
+
+TABLE_SECONDS = 1.0
+SESSIONS_SECONDS = 5.0
+ANSWERS_KEPT = 64
+
+_log = log.get("primary")
+
+
+class Primary:
+    """Runs on the event loop; the dataplane is called in its own thread, commands are carried out in order."""
+
+    def __init__(
+        self, context: Context, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey
+    ) -> None:
+        self.context = context
+        self.plane = plane
+        self.members = members
+        self.survey = survey
+        self.settings = settings
+        self.ruleset = ""
+        self.upkeep = Upkeep(context, plane, settings.ports)
+        self.rival: tuple[str, float] | None = None
+        self.troubles: dict[str, str] = {}
+        self._tasks = TaskSet()
+        self._commands: asyncio.Queue[Command | Callable[[], None]] = asyncio.Queue()
+        self._answers: OrderedDict[bytes, AnyMessage | None] = OrderedDict()
+        self._table_due = 0.0
+
+    def start(self) -> None:
+        self.context.link.is_primary = True
+        self._tasks.start(self._carry_out(), "commands")
+        self._tasks.start(self._beat(), "heartbeat")
+        self._tasks.start(self._read_ruleset(), "ruleset")
+        self.upkeep.start()
+
+    async def stop(self) -> None:
+        """End the tasks; the dataplane stays as it is."""
+        self.context.link.is_primary = False
+        await self.upkeep.stop()
+        await self._tasks.cancel()
+
+    def feed(self, event: Event) -> None:
+        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``."""
+        self.members, commands = membership.step(self.members, event)
+        for command in commands:
+            self._commands.put_nowait(command)
+
+    def begin(self) -> None:
+        """Give a new dataplane its members and its schedule."""
+        for command in membership.first(self.members):
+            self._commands.put_nowait(command)
+
+    async def settled(self) -> None:
+        """Until everything queued so far has reached the dataplane."""
+        done = asyncio.Event()
+        self._commands.put_nowait(done.set)
+        await done.wait()
+
+    def table(self) -> tuple[NodeEntry, ...]:
+        """The nodes as the heartbeat carries them."""
+        now = self.context.clock()
+        return tuple(self._entry(node, now) for _, node in sorted(self.members.nodes.items()))
+
+    def on_message(self, message: AnyMessage, peer: Peer) -> None:
+        if isinstance(message, control.AuxiliaryBeat):
+            now = self.context.clock()
+            if self._is(message.node_id, message.name):
+                self.feed(membership.Heard(message.node_id, message.generation, message.ready, now))
+        elif isinstance(message, control.Probe):
+            self._send_beat(peer.address)
+        elif isinstance(message, control.PrimaryBeat):
+            self._meet_rival(message, peer)
+        elif isinstance(message, control.Request):
+            self._answer_once(message, peer)
+
+    async def set_weight(self, name: str, weight: int) -> None:
+        self.feed(membership.SetWeight(name, weight))
+        await self.settled()
+
+    def _is(self, node_id: int, name: str) -> bool:
+        node = self.members.nodes.get(node_id)
+        return node is not None and node.facts.name == name
+
+    def _entry(self, node: membership.Node, now: float) -> NodeEntry:
+        own = node.id == self.members.self_id
+        return NodeEntry(
+            id=node.id,
+            name=node.facts.name,
+            role="primary" if own else "auxiliary",
+            state=node.state,
+            weight=node.weight,
+            sessions=self.upkeep.sessions.get(node.id, 0),
+            silent_ms=0 if own else max(0, min(0xFFFF_FFFF, int((now - node.heard) * 1000))),
+            ha_mac=node.facts.ha_mac,
+            ha_address=node.facts.ha_address,
+            macs=node.facts.macs,
+            kernel=node.facts.kernel,
+        )
+
+    # Requests: each is worked on once; a repetition gets the same answer.
+
+    def _answer_once(self, request: control.Request, peer: Peer) -> None:
+        if request.nonce in self._answers:
+            answer = self._answers[request.nonce]
+            if answer is not None:
+                self.context.link.send(answer, peer.address)
+            return
+        self._answers[request.nonce] = None
+        if len(self._answers) > ANSWERS_KEPT:
+            self._answers.popitem(last=False)
+        self._tasks.start(self._answer(request, peer), type(request).__name__)
+
+    async def _answer(self, request: control.Request, peer: Peer) -> None:
+        try:
+            answer = await self._work(request, peer)
+        except AaError as error:
+            answer = control.Refused(request.nonce, error.exit_code, error.message[:1024], error.hint[:1024])
+        self._answers[request.nonce] = answer
+        self.context.link.send(answer, peer.address)
+
+    async def _work(self, request: control.Request, peer: Peer) -> AnyMessage:
+        now = self.context.clock()
+        match request:
+            case control.JoinAsk():
+                return await self._admit(request, peer)
+            case control.Ready():
+                self.feed(membership.Ready(request.node_id, now))
+                await self.settled()
+                return control.ReadyAck(request.nonce, self.members.epoch)
+            case control.LeaveAsk():
+                self.feed(membership.Drain(request.node_id))
+                await self.settled()
+                left = await self.upkeep.count_sessions(TABLE_SECONDS)
+                return control.LeaveStatus(request.nonce, left.get(request.node_id, 0))
+            case control.LeaveDone():
+                self.feed(membership.Leave(request.node_id))
+                await self.settled()
+                return control.LeaveAck(request.nonce)
+            case control.WeightAsk():
+                await self.set_weight(request.node, request.weight)
+                return control.WeightAck(request.nonce, self.table())
+            case control.RulesetAsk():
+                await self._read_ruleset()
+                return control.RulesetAnswer(request.nonce, self.ruleset)
+            case _:
+                return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
+
+    async def _admit(self, ask: control.JoinAsk, peer: Peer) -> AnyMessage:
+        self.survey = await self.context.survey()
+        await self._read_ruleset()
+        virtual_macs = tuple(port.virtual_mac for port in self.settings.ports)
+        own = admission.Own(self.context.wire_version, self.ruleset, self.survey.interfaces(), virtual_macs)
+        findings = admission.examine(ask, own, self.members)
+        if findings:
+            _log.warning("join refused", node=ask.name, address=peer.address, findings=[str(one) for one in findings])
+            return control.JoinRefusal(ask.nonce, findings)
+        facts = membership.Facts(
+            ask.name, ask.ha_mac, peer.address, tuple(one.mac for one in ask.interfaces), ask.kernel
+        )
+        self.feed(membership.Join(facts, ask.weight, self.context.clock()))
+        await self.settled()
+        return control.JoinGranted(
+            nonce=ask.nonce,
+            node_id=self.members.ids[ask.name],
+            generation=self.members.generation,
+            epoch=self.members.epoch,
+            primary_id=self.members.self_id,
+            primary_name=self.context.name,
+            primary_ha_mac=self.survey.ha.mac,
+            virtual_macs=virtual_macs,
+            primary_macs=self.survey.physical,
+            ids=dict(self.members.ids),
+            nodes=self.table(),
+        )
+
+    async def _read_ruleset(self) -> None:
+        try:
+            self.ruleset = await self.context.ruleset()
+        except NetlinkError as error:
+            self.troubles["ruleset"] = f"the ruleset cannot be read: {error.message}"
+            raise
+        self.troubles.pop("ruleset", None)
+
+    def _meet_rival(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        if self.rival is None:
+            _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
+        self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
+
+    # Heartbeats.
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self.feed(membership.Tick(self.context.clock()))
+            self._send_beat()
+            due = max(due + self.context.beat, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _send_beat(self, address: str | None = None, whole: bool = False) -> None:
+        now = self.context.clock()
+        whole = whole or address is not None or now >= self._table_due
+        if whole and address is None:
+            self._table_due = now + TABLE_SECONDS
+        beat = control.PrimaryBeat(
+            node_id=self.members.self_id,
+            name=self.context.name,
+            generation=self.members.generation,
+            epoch=self.members.epoch,
+            schedule=self.members.kind,
+            ruleset=self.ruleset,
+            ha_mac=self.survey.ha.mac,
+            nodes=self.table() if whole else (),
+        )
+        self.context.link.send(beat, address)
+
+    # Commands.
+
+    async def _carry_out(self) -> None:
+        while True:
+            command = await self._commands.get()
+            if callable(command):
+                command()
+                continue
+            kind = type(command).__name__
+            try:
+                await self._do(command)
+                self.troubles.pop(kind, None)
+            except AaError as error:
+                self.troubles[kind] = error.message
+                _log.error("command failed", command=kind, why=str(error))
+
+    async def _do(self, command: Command) -> None:
+        match command:
+            case membership.Persist():
+                self.persist()
+            case membership.SetEpoch():
+                self.settings = dataclasses.replace(self.settings, epoch=command.epoch)
+                await self.plane.call(self.plane.plane.update, self.settings)
+            case membership.SetMembers():
+                await self._set_members(command.nodes)
+            case membership.SetSequence():
+                await self.plane.call(self.plane.plane.set_sequence, command.sequence)
+                self.context.remember(applied=self.members.working())
+            case membership.Announce():
+                self._send_beat(whole=True)
+            case membership.ProbeNode():
+                self._probe(command.node_id)
+            case membership.Note():
+                self._note(command)
+
+    async def _set_members(self, nodes: tuple[membership.Node, ...]) -> None:
+        from aa_cluster.dataplane.plane import Member
+
+        members = [Member(node.id, node.facts.ha_mac, node.facts.macs) for node in nodes]
+        await self.plane.call(self.plane.plane.set_members, members)
+
+    def persist(self) -> None:
+        self.context.remember(
+            epoch=self.members.epoch,
+            ids=dict(self.members.ids),
+            weights=dict(self.members.weights),
+            members=members_state(self.members),
+        )
+
+    def _probe(self, node_id: int) -> None:
+        node = self.members.nodes.get(node_id)
+        if node is not None:
+            self.context.link.send(control.Probe(self.context.name, False), node.facts.ha_address)
+
+    def _note(self, note: membership.Note) -> None:
+        node = self.members.nodes.get(note.node_id)
+        name = node.facts.name if node else next((k for k, v in self.members.ids.items() if v == note.node_id), "?")
+        write = _log.warning if note.event in ("silent", "gone while joining") else _log.info
+        write("node", name=name, id=note.node_id, change=note.event, epoch=self.members.epoch)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The primary's regular work on its dataplane: sweep old flows, count sessions, take in what the programs tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aa_cluster import log
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.errors import AaError
+
+if TYPE_CHECKING:
+    from aa_cluster.dataplane.plane import Event, Port
+
+SWEEP_SECONDS = 1.0
+QUIET_AFTER = 300.0
+"""s without a new flow and without one swept, after which every 30th sweep is enough."""
+QUIET_SWEEPS = 30
+NEW_FLOW = ("HANDOFF_SENT", "HANDOFF_LOCAL")
+"""The reasons that go with a new flow."""
+COUNT_SECONDS = 5.0
+
+_log = log.get("upkeep")
+
+
+class Upkeep:
+    """``sessions``: live flows by owner as last counted (see ``count_sessions``)."""
+
+    def __init__(self, context: Context, plane: PlaneThread, ports: Sequence[Port]) -> None:
+        self.sessions: dict[int, int] = {}
+        self.trouble = ""
+        self._context = context
+        self._plane = plane
+        self._ifindex = {port.slot: port.ifindex for port in ports}
+        self._tasks = TaskSet()
+        self._counting = asyncio.Lock()
+        self._counted = float("-inf")
+        self._descriptor = -1
+
+    def start(self) -> None:
+        self._tasks.start(self._sweep(), "sweep")
+        self._descriptor = self._plane.plane.event_fd()
+        self._listen()
+
+    async def stop(self) -> None:
+        self._ignore()
+        self._descriptor = -1
+        await self._tasks.cancel()
+
+    async def count_sessions(self, age: float) -> dict[int, int]:
+        """Live flows by owner, at most ``age`` s old; the table is read once however many ask."""
+        async with self._counting:
+            if self._context.clock() - self._counted > age:
+                self.sessions = await self._plane.call(self._plane.plane.sessions_by_owner)
+                self._counted = self._context.clock()
+        return self.sessions
+
+    async def _sweep(self) -> None:
+        seen = -1
+        active = float("-inf")
+        turn = 0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            turn += 1
+            now = self._context.clock()
+            try:
+                made = _new_flows(await self._plane.call(self._plane.plane.counters))
+                if made != seen and seen >= 0:
+                    active = now
+                seen = made
+                if now - active > QUIET_AFTER and turn % QUIET_SWEEPS:
+                    continue
+                if await self._plane.call(self._plane.plane.sweep):
+                    active = now
+                await self.count_sessions(COUNT_SECONDS)
+                self.trouble = ""
+            except AaError as error:
+                if not self.trouble:
+                    _log.error("sweep failed", why=str(error))
+                self.trouble = f"old flows cannot be removed: {error.message}"
+
+    # Events: one batch at a time; nothing is read while a batch is worked on.
+
+    def _listen(self) -> None:
+        if self._descriptor >= 0:
+            asyncio.get_running_loop().add_reader(self._descriptor, self._on_events)
+
+    def _ignore(self) -> None:
+        if self._descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+
+    def _on_events(self) -> None:
+        self._ignore()
+        self._tasks.start(self._take_events(), "events")
+
+    async def _take_events(self) -> None:
+        try:
+            events = await self._plane.call(self._plane.plane.read_events)
+            await asyncio.to_thread(self._work_on, events)
+        except AaError as error:
+            _log.error("events cannot be read any more", why=str(error))
+            return
+        self._listen()
+
+    def _work_on(self, events: Sequence[Event]) -> None:
+        """In a worker thread."""
+        others = Counter(event.kind for event in events if event.kind != "neighbour")
+        for kind, count in others.items():
+            _log.warning("dataplane event", what=kind, times=count)
+        neighbours = {(event.slot, event.address): event.mac for event in events if event.kind == "neighbour"}
+        for (slot, address), mac in neighbours.items():
+            ifindex = self._ifindex.get(slot)
+            if ifindex is None:
+                continue
+            try:
+                self._context.host.put_neighbour(ifindex, address, mac)
+            except AaError as error:
+                _log.warning("neighbour not entered", address=address, why=error.message)
+
+
+def _new_flows(counters: dict[str, int]) -> int:
+    """Flows ever recorded: it does not rise on an idle node."""
+    return sum(counters.get(name, 0) for name in NEW_FLOW)
