@@ -93,8 +93,10 @@ def peer(name: str, mode: Mode) -> Check:
 
 
 def judge_peer(name: str, its_name: str, namespace: Path | None, delivers: bool) -> Check:
-    """``namespace``: the file of the peer's, ``None`` for our own; ``delivers``: GRO is on, or XDP is attached there."""
-    place = its_name if namespace is None else f"{its_name} in namespace {namespace.name}"
+    """``namespace``: the file of the peer's, ``None`` for our own; ``delivers``: GRO is on there, or XDP attached."""
+    place = its_name
+    if namespace is not None:
+        place += " in the initial namespace" if namespace == namespaces.INITIAL else f" in namespace {namespace.name}"
     if delivers:
         return passed(f"veth peer {name}", f"{place} takes what XDP sends back")
     enter = "" if namespace is None else f"nsenter --net={namespace} "

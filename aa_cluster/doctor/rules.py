@@ -25,7 +25,7 @@ NAT_CHAIN = re.compile(r'"type":"nat"')
 
 def checks(config: Config, primary_digest: str | None) -> Iterator[Check]:
     found = ruleset.read()
-    legacy = (text_of(PROC / "net/ip_tables_names") or "").split()
+    legacy = (text_of(PROC / "thread-self/net/ip_tables_names") or "").split()
     yield nat_hooks(found.text, legacy)
     yield conntrack_hooks(found.text)
     yield conntrack_size(number_of(Path(PROC / "sys/net/netfilter/nf_conntrack_max")), config.data.flow_table_size)

@@ -49,7 +49,7 @@ class Ruleset:
 
 def read() -> Ruleset:
     """The rules of this network namespace; ``NetlinkError`` when the tools are missing or fail."""
-    return gather(run_command, Path("/proc/net"))
+    return gather(run_command, Path("/proc/thread-self/net"))
 
 
 def gather(run: Run, proc_net: Path) -> Ruleset:

@@ -70,7 +70,7 @@ def test_facts(here):
 
 
 def test_a_missing_interface_names_those_that_exist(here):
-    with pytest.raises(NetlinkError, match="no interface eth7 .* there are: lo, v0"):
+    with pytest.raises(NetlinkError, match=r"no interface eth7 .* there are: lo, v0"):
         here(lambda: links.read("eth7"))
 
 
@@ -118,7 +118,7 @@ def test_announcement_arrives(here):
 
 
 def test_announcement_on_a_missing_interface_is_our_error(here):
-    with pytest.raises(NetlinkError, match="cannot announce .* on eth7"):
+    with pytest.raises(NetlinkError, match=r"cannot announce .* on eth7"):
         here(lambda: announce.gratuitous_arp("eth7", MAC, ["10.9.0.1"]))
 
 
