@@ -27,6 +27,6 @@ def agent(ctx: click.Context, config_path: Path | None) -> None:
     if config_path is not None:
         invocation = Invocation(config_path, invocation.json)
     config = invocation.config()
-    from aa_cluster.agent import service
+    from aa_cluster.agent.service import run
 
-    ctx.exit(service.run(config, invocation.config_path))
+    ctx.exit(run(config, invocation.config_path))
