@@ -24,6 +24,11 @@ def _letters(number: int) -> str:
     return ("" if number <= 26 else _letters((number - 1) // 26)) + chr(ord("a") + (number - 1) % 26)
 
 
+@pytest.fixture
+def new_lab_name() -> str:
+    return lab_name()
+
+
 @pytest.fixture(scope="session")
 def root() -> None:
     if os.geteuid() != 0:

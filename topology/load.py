@@ -97,7 +97,7 @@ def held_sessions(
 
 
 @contextmanager
-def serving(hosts: Hosts, host: str, tool: Literal["stream", "bulk"], port: int) -> Iterator[None]:
+def serving(hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen"], port: int) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
     with _running(hosts, host, program(tool, "serve", port)) as process:
         ready = process.stdout.readline() if process.stdout else ""
@@ -129,6 +129,21 @@ def stream(
         if opened != "open\n":
             raise LabError(f"the stream to {address}:{port} did not open: {process.communicate()[1].strip()[-800:]}")
         yield Stream(process)
+
+
+class FastOpenReport(msgspec.Struct, frozen=True):
+    """``data``: what went with the SYN, in hex; ``echoed``: it came back the same; ``port``: the client's."""
+
+    data: str
+    echoed: bool
+    port: int
+    retransmits: int
+
+
+def fast_open(hosts: Hosts, host: str, address: str, port: int, size: int) -> FastOpenReport:
+    """One connection whose SYN carries ``size`` bytes, against ``serving(…, "fastopen", …)``."""
+    with _running(hosts, host, program("fastopen", "send", address, port, "--size", size)) as process:
+        return _line(process, FastOpenReport)
 
 
 def bulk(

@@ -23,7 +23,7 @@ ADDRESS = {"client": "10.77.1.100", "server": "10.77.2.100", "dmz": "10.77.3.100
 
 @dataclass(frozen=True)
 class Case:
-    """Sessions from ``host`` to ``target``; ``answers``: who answers; ``seen_as``: the network it sees them come from."""
+    """Sessions from ``host`` to ``target``; ``answers``: who does; ``seen_as``: the network it sees them come from."""
 
     ruleset: str
     host: str

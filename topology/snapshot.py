@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everything about a node that joining and leaving could change: to compare before with after."""
+
+from __future__ import annotations
+
+import json
+
+from aa_cluster.topology.lab import Lab
+
+VOLATILE = ("net.netfilter.nf_conntrack_count", "net.ipv4.tcp_mem", "net.ipv4.udp_mem")
+WAYS = ("ingress", "egress")
+
+
+def of_node(lab: Lab, node: str) -> dict[str, object]:
+    """By aspect: links (with MACs and XDP), addresses, qdiscs, filters, ruleset, sysctls, pins."""
+    links = [net.name for net in lab.plan.all_networks]
+    return {
+        "links": json.loads(_said(lab, node, "ip", "-j", "-d", "link", "show")),
+        "addresses": json.loads(_said(lab, node, "ip", "-j", "addr", "show")),
+        "qdiscs": _said(lab, node, "tc", "qdisc", "show"),
+        "filters": [_said(lab, node, "tc", "filter", "show", "dev", link, way) for link in links for way in WAYS],
+        "ruleset": _said(lab, node, "nft", "--stateless", "list", "ruleset"),
+        "sysctls": [line for line in _said(lab, node, "sysctl", "-e", "-a").splitlines() if _stays(line)],
+        "pins": sorted(str(path) for path in lab.site(node).pins.rglob("*")),
+    }
+
+
+def _said(lab: Lab, node: str, *argv: str) -> str:
+    return lab.exec(node, argv).stdout
+
+
+def _stays(line: str) -> bool:
+    return line.startswith("net.") and not line.startswith(VOLATILE)
