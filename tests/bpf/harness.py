@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One network namespace, every program loaded into it unpinned, and BPF_PROG_TEST_RUN to feed them.
+
+A test-run packet arrives on the loopback device (ifindex 1), so that is the data interface of slot 0 here.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import numpy as np
+from pyroute2 import netns
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
+
+from aa_cluster.dataplane import kfuncs, programs, reasons, source, syscall
+from aa_cluster.dataplane import object as objects
+from aa_cluster.dataplane.events import Event, Ring
+from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
+from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode
+
+XDP_PASS, XDP_TX = 2, 3
+TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
+
+KEY = bytes(range(16))
+CLUSTER, GENERATION, EPOCH = 7, 3, 5
+SELF, OTHER, THIRD = 1, 2, 3
+LOOPBACK = 1
+HA_IFINDEX = 77
+
+VIRTUAL = "02:aa:00:07:00:00"
+PHYSICAL = "02:00:00:01:00:01"
+HA_MAC = "02:00:00:00:00:01"
+CLIENT_MAC = "02:00:00:00:0c:01"
+CLIENT, SERVER, PUBLIC = "10.77.1.100", "10.77.2.100", "10.77.2.1"
+
+ALL = source.programs()
+
+
+def raw_mac(text: str) -> list[int]:
+    return list(bytes.fromhex(text.replace(":", "")))
+
+
+def node_mac(node: int, slot: int = 0) -> str:
+    return f"02:00:00:{slot + 1:02x}:00:{node:02x}"
+
+
+def node_ha_mac(node: int) -> str:
+    return f"02:00:00:00:00:{node:02x}"
+
+
+def mapped(address: str) -> bytes:
+    return b"\0" * 10 + b"\xff\xff" + IPv4Address(address).packed
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a program did: verdict, the packet it left, the reasons it counted."""
+
+    verdict: int
+    raw: bytes
+    why: dict[str, int]
+    context: bytes
+
+    @property
+    def packet(self) -> Packet:
+        return Ether(self.raw)
+
+    @property
+    def mark(self) -> int:
+        return int(struct.unpack_from("=I", self.context, 8)[0])
+
+
+@dataclass
+class Plane:
+    """The loaded programs and their maps."""
+
+    maps: dict[str, Map]
+    fds: dict[str, int]
+    ring: Ring
+    before: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def run(self, program: str, packet: Packet | bytes, ingress: int = LOOPBACK, mark: int = 0, cb: int = 0) -> Ran:
+        before = self.maps["reasons"].per_cpu_sums()
+        raw = bytes(packet)
+        if program == "steer":
+            result = syscall.run_program(self.fds[program], raw)
+        else:
+            context = skb_context(ingress, mark, cb)
+            result = syscall.run_program(self.fds[program], raw, context=context)
+        delta = self.maps["reasons"].per_cpu_sums() - before
+        why = {reason.name: int(delta[reason.number]) for reason in reasons.all_reasons() if delta[reason.number]}
+        return Ran(result.verdict, result.packet, why, result.context)
+
+    def configure(self, **changes: int) -> None:
+        record = self.maps["config"].record()
+        record["key"] = np.frombuffer(KEY, "<u8")
+        values = {
+            "generation": GENERATION,
+            "epoch": EPOCH,
+            "cluster_id": CLUSTER,
+            "self": SELF,
+            "primary": SELF,
+            "ha_ifindex": HA_IFINDEX,
+            "established_ms": 432_000_000,
+            "closing_ms": 120_000,
+        } | changes
+        for name, value in values.items():
+            record[name] = value
+        record["ha_mac"] = record["primary_ha_mac"] = raw_mac(HA_MAC)
+        self.maps["config"].put(0, record)
+
+    def port(self, ifindex: int = LOOPBACK, slot: int = 0, mtu: int = 1500) -> None:
+        record = self.maps["ports"].record()
+        record["ifindex"], record["mtu"], record["slot"] = ifindex, mtu, slot
+        record["physical_mac"], record["virtual_mac"] = raw_mac(PHYSICAL), raw_mac(VIRTUAL)
+        self.maps["ports"].put(ifindex, record)
+        self.maps["slots"].put(slot, record)
+
+    def nodes(self, **hops: int) -> None:
+        """``nodes(n1=1, n2=2)``: hop kinds by node id (0 none, 1 local, 2 steer)."""
+        for identifier in range(1, 64):
+            record = self.maps["nodes"].record()
+            record["hop"] = hops.get(f"n{identifier}", 0)
+            record["ha_mac"] = raw_mac(node_ha_mac(identifier))
+            flat = [byte for slot in range(16) for byte in raw_mac(node_mac(identifier, slot))]
+            record["macs"] = flat
+            self.maps["nodes"].put(identifier, record)
+
+    def schedule(self, *turns: int) -> None:
+        record = self.maps["sequences"].record()
+        record["length"] = len(turns)
+        record["node"][: len(turns)] = turns
+        self.maps["sequences"].put(0, record)
+        self.maps["bank"].put(0, np.array(0, "<u4"))
+        self.maps["turns"].put(0, np.array(0, "<u8"))
+
+    def add_flow(self, flow: FlowTuple, reply: FlowTuple, owner: int, state: int, seen_ns: int | None = None) -> None:
+        """Both halves, as ``handoff`` records them."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if seen_ns is None else seen_ns
+        for direction, (own, peer) in enumerate(((flow, reply), (reply, flow))):
+            record = self.maps["flows"].record()
+            for name, value in tuple_fields(peer).items():
+                record[f"peer_{name}"] = value
+            record["owner"], record["state"], record["direction"] = owner, state, direction
+            record["created_ns"] = record["seen_ns"] = now
+            self.maps["flows"].put(tuple_bytes(own), record)
+
+    def flow(self, which: FlowTuple) -> np.ndarray | None:
+        return self.maps["flows"].get(tuple_bytes(which))
+
+    def flow_count(self) -> int:
+        return len(self.maps["flows"].read()[0])
+
+    def reset(self) -> None:
+        keys, _ = self.maps["flows"].read()
+        self.maps["flows"].delete_all(keys)
+        for key in self.maps["questions"].read()[0]:
+            self.maps["questions"].delete(key.tobytes())
+        self.ring.read()
+        self.configure()
+        self.port()
+        self.nodes(n1=1, n2=2, n3=2)
+        self.schedule(OTHER)
+        subprocess.run(["conntrack", "-F"], capture_output=True, check=True)
+
+    def events(self) -> list[Event]:
+        return self.ring.read()
+
+
+def skb_context(ingress: int, mark: int, cb: int) -> bytes:
+    """struct __sk_buff with the fields a test-run may set: mark, ingress_ifindex, cb[0]."""
+    raw = bytearray(192)
+    struct.pack_into("=I", raw, 8, mark)
+    struct.pack_into("=I", raw, 36, ingress)
+    struct.pack_into("=I", raw, 48, cb)
+    return bytes(raw)
+
+
+def tuple_fields(which: FlowTuple) -> dict[str, object]:
+    return {
+        "saddr": list(mapped(str(which.source))),
+        "daddr": list(mapped(str(which.destination))),
+        "sport": struct.unpack("<H", struct.pack(">H", which.source_port))[0],
+        "dport": struct.unpack("<H", struct.pack(">H", which.destination_port))[0],
+        "protocol": which.protocol,
+        "family": 4,
+    }
+
+
+def tuple_bytes(which: FlowTuple) -> bytes:
+    ports = struct.pack("!HHBBxx", which.source_port, which.destination_port, which.protocol, 4)
+    return mapped(str(which.source)) + mapped(str(which.destination)) + ports
+
+
+def tuple_of(source_: str, sport: int, destination: str, dport: int) -> FlowTuple:
+    return FlowTuple(IPv4Address(source_), IPv4Address(destination), sport, dport)
+
+
+def reversed_tuple(which: FlowTuple) -> FlowTuple:
+    return FlowTuple(which.destination, which.source, which.destination_port, which.source_port, which.protocol)
+
+
+def segment(which: FlowTuple, flags: str, payload: bytes = b"", **fields: object) -> Packet:
+    """A whole frame for the virtual MAC, checksums right, as scapy builds it."""
+    ttl = int(str(fields.pop("ttl", 64)))
+    return Ether(
+        bytes(
+            Ether(src=CLIENT_MAC, dst=VIRTUAL)
+            / IP(src=str(which.source), dst=str(which.destination), ttl=ttl, flags="DF")
+            / TCP(sport=which.source_port, dport=which.destination_port, flags=flags, seq=1000, **fields)
+            / payload
+        )
+    )
+
+
+def block_for(which: FlowTuple, translated: FlowTuple | None = None, **changes: int) -> HandoffBlock:
+    """A block that verifies at node ``SELF``; ``translated`` is the tuple after NAT."""
+    after = translated or which
+    values: dict[str, int] = {
+        "cluster_id": CLUSTER,
+        "owner": SELF,
+        "ingress_slot": 0,
+        "family": 4,
+        "protocol": 6,
+        "generation": GENERATION,
+        "epoch": EPOCH,
+        "connmark": 0x1234,
+        "mark": 0x42,
+        "ct_status": 0x18A,
+    } | changes
+    return HandoffBlock(
+        **values,
+        source=after.source,
+        destination=after.destination,
+        source_port=after.source_port,
+        destination_port=after.destination_port,
+    )
+
+
+def handed(which: FlowTuple, block: bytes, payload: bytes = b"", flags: str = "S") -> Packet:
+    """The frame an auxiliary gets: from the virtual MAC, block behind the payload, checksums over all of it."""
+    frame = segment(which, flags, payload + block, options=[("MSS", 1460)])
+    frame[Ether].src, frame[Ether].dst = VIRTUAL, PHYSICAL
+    return frame
+
+
+def sealed(which: FlowTuple, translated: FlowTuple | None = None, **changes: int) -> bytes:
+    return encode(block_for(which, translated, **changes), KEY, which, 1000)
+
+
+def checksums_right(raw: bytes) -> bool:
+    """Scapy computes both checksums anew; they must equal the ones the program left."""
+    packet = Ether(raw)
+    again = packet.copy()
+    del again[IP].chksum
+    del again[TCP].chksum
+    again = Ether(bytes(again))
+    return bool(packet[IP].chksum == again[IP].chksum and packet[TCP].chksum == again[TCP].chksum)
+
+
+def arp(operation: int, sender: tuple[str, str], target: tuple[str, str], ether: tuple[str, str]) -> Packet:
+    """``sender``/``target``: (MAC, IP); ``ether``: (destination, source)."""
+    return Ether(dst=ether[0], src=ether[1], type=0x0806) / ARP(
+        op=operation, hwsrc=sender[0], psrc=sender[1], hwdst=target[0], pdst=target[1]
+    )
+
+
+def entry(original: FlowTuple, reply: FlowTuple, mark: int = 0, state: str = "SYN_SENT") -> None:
+    """A conntrack entry in this namespace, as the primary's netfilter would have made it. ``reply`` as on the wire."""
+    command = ["conntrack", "-I", "-p", "tcp", "--timeout", "120", "--state", state, "--mark", str(mark)]
+    command += ["-s", str(original.source), "-d", str(original.destination)]
+    command += ["--sport", str(original.source_port), "--dport", str(original.destination_port)]
+    command += ["-r", str(reply.source), "-q", str(reply.destination)]
+    command += ["--reply-port-src", str(reply.source_port), "--reply-port-dst", str(reply.destination_port)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[None]:
+    """This process moves into a namespace of its own, with NAT and conntrack hooks, and back."""
+    netns.create(name)
+    try:
+        netns.pushns(name)
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            rules = (
+                "table ip t {\nchain n { type nat hook prerouting priority 0; }\n"
+                "chain p { type nat hook postrouting priority 0; }\n"
+                "chain f { type filter hook forward priority 0; ct state new accept; }\n}\n"
+            )
+            subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+            yield
+        finally:
+            netns.popns()
+    finally:
+        netns.remove(name)
+
+
+@contextmanager
+def loaded(cache: Path, flow_entries: int = 1024, names: tuple[str, ...] = ALL) -> Iterator[Plane]:
+    """All programs on one set of maps, in the namespace the caller is in."""
+    compiled = objects.load(names, kfuncs.offsets(), cache)
+    declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
+    maps = open_all(declarations, None, flow_entries)
+    fds = programs.load(compiled, maps)
+    ring = Ring(maps["events"].fd, EVENT_BYTES)
+    try:
+        yield Plane(maps, fds, ring)
+    finally:
+        ring.close()
+        for fd in fds.values():
+            os.close(fd)
+        for item in maps.values():
+            item.close()
