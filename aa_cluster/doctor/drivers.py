@@ -30,27 +30,31 @@ GRO = "rx-gro"
 def checks(facts: LinkFacts, mode: Mode) -> Iterator[Check]:
     name = facts.name
     driver = ethtool.driver(name) or facts.kind or ""
-    yield xdp_mode(name, driver, mode)
+    yield xdp_mode(name, driver, mode, links.xdp_attached(name))
     yield receive_offloads(name, ethtool.features(name))
     if facts.kind == "veth":
         yield peer(name, mode)
         yield transmit_errors(name, ethtool.statistics(name))
 
 
-def xdp_mode(name: str, driver: str, mode: Mode) -> Check:
-    shown = driver or "no driver name"
-    if driver in NATIVE and mode != "generic":
-        return passed(f"xdp {name}", f"{shown}: native")
+def xdp_mode(name: str, driver: str, mode: Mode, attached: str | None) -> Check:
+    """``attached``: how a program is attached now; when none is, the driver's name tells what to expect."""
+    label, shown = f"xdp {name}", driver or "no driver name"
+    if attached not in (None, "generic"):
+        return passed(label, f"{shown}: attached {attached}")
+    if attached is None and driver in NATIVE and mode != "generic":
+        return passed(label, f"{shown}: will be native")
     if mode == "native":
         return warned(
-            f"xdp {name}",
+            label,
             f"{shown} is not known for native XDP, and data.xdp asks for it",
             fix='data.xdp = "auto" falls back to generic',
         )
-    reason = "data.xdp asks for it" if mode == "generic" else "the driver is not known for native XDP"
+    state = "attached generic" if attached else "will be generic"
+    reason = ", as data.xdp asks" if mode == "generic" else ""
     return warned(
-        f"xdp {name}",
-        f"{shown}: generic, because {reason}; steering costs several times as much",
+        label,
+        f"{shown}: {state}{reason}; steering costs several times as much",
         fix="use a network card whose driver has native XDP" if mode == "auto" else 'data.xdp = "auto"',
     )
 
@@ -86,7 +90,7 @@ def peer(name: str, mode: Mode) -> Check:
 
     def look() -> tuple[str, bool]:
         its_name = links.name_of(other.ifindex)
-        return its_name, ethtool.features(its_name).get(GRO, False) or links.has_xdp(its_name)
+        return its_name, ethtool.features(its_name).get(GRO, False) or links.xdp_attached(its_name) == "native"
 
     its_name, delivers = look() if namespace is None else namespaces.inside(namespace, look)
     return judge_peer(name, its_name, namespace, delivers)

@@ -18,6 +18,7 @@ from aa_cluster.netlink.rtnl import attribute, converse
 IFF_UP = 0x1
 IFA_F_PERMANENT = 0x80
 SCOPE_LINK = 253
+XDP_ATTACHED = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "native"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ def name_of(ifindex: int) -> str:
     return converse(f"read interface {ifindex}", lambda socket: str(_by_index(socket, ifindex)))
 
 
-def has_xdp(name: str) -> bool:
-    """True when an XDP program is attached to interface ``name``."""
-    return converse(f"read interface {name}", lambda socket: _has_xdp(_link(socket, name)))
+def xdp_attached(name: str) -> str | None:
+    """How XDP is attached to interface ``name``: ``native``, ``generic``, ``offloaded``; ``None`` when it is not."""
+    return converse(f"read interface {name}", lambda socket: _xdp_attached(_link(socket, name)))
 
 
 def set_mac(name: str, mac: bytes) -> None:
@@ -98,9 +99,10 @@ def _link(socket: IPRoute, name: str) -> Any:
     )
 
 
-def _has_xdp(link: Any) -> bool:
+def _xdp_attached(link: Any) -> str | None:
+    """IFLA_XDP_ATTACHED (enum in linux/if_link.h) under the names that pyroute2 and ip-link give it."""
     nested = attribute(link, "IFLA_XDP")
-    return bool(nested and attribute(nested, "IFLA_XDP_ATTACHED"))
+    return XDP_ATTACHED.get(attribute(nested, "IFLA_XDP_ATTACHED")) if nested else None
 
 
 def _facts(socket: IPRoute, name: str) -> LinkFacts:

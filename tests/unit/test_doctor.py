@@ -187,7 +187,13 @@ def test_rp_filter_unknown(tmp_path):
     ],
 )
 def test_xdp_mode(driver, mode, result):
-    assert drivers.xdp_mode("eth0", driver, mode).result == result
+    assert drivers.xdp_mode("eth0", driver, mode, None).result == result
+
+
+@pytest.mark.parametrize(("attached", "result"), [("native", "pass"), ("offloaded", "pass"), ("generic", "warn")])
+def test_how_it_is_attached_has_the_last_word(attached, result):
+    assert drivers.xdp_mode("eth0", "unheard-of", "auto", attached).result == result
+    assert drivers.xdp_mode("eth0", "ixgbe", "auto", attached).result == result
 
 
 @pytest.mark.parametrize(
