@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from aa_cluster import log
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.errors import AaError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
     from aa_cluster.netlink.links import LinkFacts
+
+_log = log.get("attachment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,24 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
     )
 
 
-async def attach(context: Context, what: Settings) -> PlaneThread:
-    """A started dataplane; ``DataplaneError`` leaves nothing behind but what was there."""
+async def attach(context: Context, what: Settings, fresh: bool) -> PlaneThread:
+    """A started dataplane. When that fails a ``fresh`` one is taken off again, one that is resumed stays."""
     plane = PlaneThread(context.host.dataplane(what))
     try:
         await plane.call(plane.plane.start)
     except AaError:
+        await (clear(plane) if fresh else plane.call(plane.plane.close))
         plane.close()
         raise
     return plane
+
+
+async def clear(plane: PlaneThread) -> None:
+    """Take the dataplane off; a failure is logged, because another error is on its way already."""
+    try:
+        await plane.call(plane.plane.stop)
+    except AaError as error:
+        _log.error("the dataplane cannot be taken off", why=str(error))
 
 
 async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:

@@ -26,6 +26,7 @@ ASK_SECONDS = 5.0
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
 DRAIN_STEP = 0.5
+REJOIN_PAUSE = 2.0
 
 _log = log.get("auxiliary")
 
@@ -182,9 +183,18 @@ class Auxiliary:
 
     async def _call_rejoin(self) -> None:
         try:
-            await self._rejoin()
+            while not await self._try_rejoin():
+                await asyncio.sleep(REJOIN_PAUSE)
         finally:
             self._rejoining = False
+
+    async def _try_rejoin(self) -> bool:
+        try:
+            await self._rejoin()
+        except AaError as error:
+            _log.error("cannot join again", why=str(error))
+            return False
+        return True
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()

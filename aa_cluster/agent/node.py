@@ -16,7 +16,7 @@ from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.context import Context, mac_bytes, mac_text
 from aa_cluster.agent.discovery import Discovery
 from aa_cluster.agent.primary import Primary
-from aa_cluster.agent.state import PrimaryState
+from aa_cluster.agent.state import NodeState, PrimaryState
 from aa_cluster.agent.survey import Survey, refusal
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.core.membership import Facts, assign_id
@@ -95,7 +95,7 @@ class Node:
         virtual = context.virtual_macs()
         seat = Seat("primary", ids[context.name], before.generation + 1, 1)
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
-        plane = await attachment.attach(context, settings)
+        plane = await attachment.attach(context, settings, fresh=True)
         try:
             context.remember(
                 role="primary",
@@ -114,6 +114,7 @@ class Node:
             role.start()
             role.begin()
             await role.settled()
+            role.must_be_well()
             await attachment.wear(context, survey, virtual)
         except AaError:
             await self._undo(plane, survey)
@@ -125,7 +126,7 @@ class Node:
     async def _enter(self, timeout: float) -> None:
         """Ask the primary in, attach, and report ready."""
         granted, address, survey = await self._ask_in(timeout)
-        context = self.context
+        context, before = self.context, self.context.state
         seat = Seat("auxiliary", granted.node_id, granted.generation, granted.epoch, granted.primary_id)
         settings = attachment.settings(context, seat, survey, granted.virtual_macs, granted.primary_ha_mac)
         primary = PrimaryState(
@@ -152,7 +153,12 @@ class Node:
             primary=primary,
         )
         role.heard = context.clock()
-        await role.report_ready()
+        try:
+            await role.report_ready()
+        except AaError:
+            if running is None:
+                await self._withdraw(role, before)
+            raise
         self.on_change()
         _log.info("auxiliary", id=settings.node_id, primary=primary.name, generation=settings.generation)
 
@@ -165,10 +171,15 @@ class Node:
         try:
             await plane.call(plane.plane.start)
         except AaError:
-            await role.say_goodbye()
-            await self._undo(plane, None)
+            await self._withdraw(role, self.context.state)
             raise
         return role
+
+    async def _withdraw(self, role: Auxiliary, before: NodeState) -> None:
+        """The join broke off after the primary had agreed: nobody is to count on this node."""
+        await role.say_goodbye()
+        await self._undo(role.plane, None)
+        self.context.remember(role=before.role, primary=before.primary)
 
     async def _ask_in(self, timeout: float) -> tuple[control.JoinGranted, str, Survey]:
         context = self.context
@@ -240,7 +251,7 @@ class Node:
         virtual = context.virtual_macs()
         seat = Seat("primary", state.node_id, state.generation, state.epoch)
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
-        plane = await attachment.attach(context, settings)
+        plane = await attachment.attach(context, settings, fresh=False)
         members = memory.recalled(context.config, state, self._own(survey, virtual), context.clock())
         role = Primary(context, plane, settings, members, survey)
         self.role = role
@@ -258,7 +269,7 @@ class Node:
         virtual = tuple(map(mac_bytes, state.primary.virtual_macs))
         seat = Seat("auxiliary", state.node_id, state.generation, state.epoch, state.primary.id)
         settings = attachment.settings(context, seat, survey, virtual, mac_bytes(state.primary.ha_mac))
-        plane = await attachment.attach(context, settings)
+        plane = await attachment.attach(context, settings, fresh=False)
         role = Auxiliary(context, plane, settings, state.primary, survey, self._rejoin)
         role.ready = True
         self.role = role
@@ -328,10 +339,10 @@ class Node:
         role, self.role = self.role, None
         if role is not None:
             await role.stop()
+        await attachment.clear(plane)
+        plane.close()
         try:
-            await plane.call(plane.plane.stop)
             if survey is not None:
                 await attachment.restore(self.context, survey)
         except AaError as error:
-            _log.error("cannot undo", why=str(error))
-        plane.close()
+            _log.error("the physical MACs cannot be restored", why=str(error))

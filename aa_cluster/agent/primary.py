@@ -17,7 +17,7 @@ from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
 from aa_cluster.core import admission, membership
 from aa_cluster.core.membership import Command, Event, Membership
-from aa_cluster.errors import AaError, NetlinkError
+from aa_cluster.errors import AaError, DataplaneError, NetlinkError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, NodeEntry
 
@@ -76,6 +76,11 @@ class Primary:
         """Give a new dataplane its members and its schedule."""
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
+
+    def must_be_well(self) -> None:
+        """``DataplaneError`` when a command has failed and nothing has made it good since."""
+        if self.troubles:
+            raise DataplaneError("; ".join(self.troubles.values()), "see the agent's log")
 
     async def settled(self) -> None:
         """Until everything queued so far has reached the dataplane."""

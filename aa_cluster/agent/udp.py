@@ -14,6 +14,7 @@ from aa_cluster.errors import NetlinkError
 BROADCAST = "255.255.255.255"
 RECEIVE_BUFFER = 1 << 20
 DEVICE_GONE = (errno.ENODEV, errno.ENXIO)
+REOPEN_PAUSE = 1.0
 
 _log = log.get("link")
 
@@ -39,6 +40,11 @@ class UdpTransport(asyncio.DatagramProtocol):
             self._transport.sendto(datagram, (address or BROADCAST, self._port))
 
     def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        self._drop()
+
+    def _drop(self) -> None:
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
@@ -56,14 +62,13 @@ class UdpTransport(asyncio.DatagramProtocol):
             self._opening = asyncio.get_running_loop().create_task(self._reopen())
 
     async def _reopen(self) -> None:
-        self.close()
-        try:
-            await self.open()
-        except NetlinkError:
-            await asyncio.sleep(1.0)  # pacing: the next datagram tries again
-            self._transport = None
-        finally:
-            self._opening = None
+        self._drop()
+        while self._transport is None:
+            try:
+                await self.open()
+            except NetlinkError:
+                await asyncio.sleep(REOPEN_PAUSE)
+        self._opening = None
 
     def _socket(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Event, Port
 
 SWEEP_SECONDS = 1.0
+SWEEP_REST = 10
+"""A sweep of a large table takes long: rest so many times as long after it."""
 QUIET_AFTER = 300.0
 """s without a new flow and without one swept, after which every 30th sweep is enough."""
 QUIET_SWEEPS = 30
@@ -64,8 +66,9 @@ class Upkeep:
         seen = -1
         active = float("-inf")
         turn = 0
+        pause = SWEEP_SECONDS
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(pause)
             turn += 1
             now = self._context.clock()
             try:
@@ -77,6 +80,7 @@ class Upkeep:
                     continue
                 if await self._plane.call(self._plane.plane.sweep):
                     active = now
+                pause = max(SWEEP_SECONDS, SWEEP_REST * (self._context.clock() - now))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:

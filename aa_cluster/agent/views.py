@@ -33,7 +33,7 @@ async def status(node: Node) -> api.Status:
     modes = await _xdp_modes(node)
     rows = await nodes(node)
     flows = sum(role.upkeep.sessions.values()) if isinstance(role, Primary) else 0
-    problems = tuple(_problems(node, links, modes, rows, flows))
+    problems = tuple(_problems(node, links, await _detached(node), rows, flows))
     return api.Status(
         health=_health(node, problems),
         problems=problems,
@@ -136,6 +136,19 @@ async def _xdp_modes(node: Node) -> XdpModes:
         return {}
 
 
+async def _detached(node: Node) -> tuple[str, ...]:
+    """Hooks that lost their program, in words."""
+    role = node.role
+    if role is None or node.joining or node.leaving:
+        return ()
+    names = {port.ifindex: port.name for port in role.settings.ports}
+    try:
+        points = await role.plane.call(role.plane.plane.detached_hooks)
+    except AaError as error:
+        return (f"some interface: {error.message}",)
+    return tuple(f"{names.get(one.ifindex, 'the HA link')} ({one.hook}, {one.program})" for one in points)
+
+
 def _interface(node: Node, slot: int, link: LinkFacts, modes: XdpModes) -> api.Interface:
     role = node.role
     physical = role.survey.physical[slot] if role is not None else link.mac
@@ -213,7 +226,11 @@ def _primary_silence(node: Node, role: Auxiliary) -> float | None:
 
 
 def _problems(
-    node: Node, links: tuple[LinkFacts | None, ...], modes: XdpModes, rows: tuple[api.NodeRow, ...], flows: int
+    node: Node,
+    links: tuple[LinkFacts | None, ...],
+    detached: tuple[str, ...],
+    rows: tuple[api.NodeRow, ...],
+    flows: int,
 ) -> list[str]:
     """One sentence each."""
     problems = [node.trouble] if node.trouble else []
@@ -223,8 +240,7 @@ def _problems(
             problems.append(f"interface {name} is missing")
         elif not link.up:
             problems.append(f"interface {name} is down")
-        elif isinstance(node.role, Primary) and modes and modes.get(name, "none") == "none":
-            problems.append(f"the dataplane is detached from {name}")
+    problems += [f"the dataplane is detached from {hook}" for hook in detached]
     for row in rows:
         if row.state == "silent":
             problems.append(f"node {row.name} has been silent for {row.last_heard:.1f} s: it gets no new sessions")

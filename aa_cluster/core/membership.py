@@ -267,10 +267,12 @@ def _heard(state: Membership, event: Heard) -> Step:
     node = state.nodes.get(event.node_id)
     if node is None or event.node_id == state.self_id:
         return state, ()
-    heard = replace(node, heard=event.now)
-    if event.generation == state.generation and event.ready:
-        heard = replace(heard, ready=True, silent=False)
-    return _change(state, heard, "heard again" if node.silent else "ready")
+    works = event.generation == state.generation and event.ready
+    if works and (node.silent or not node.ready):
+        heard = replace(node, heard=event.now, ready=True, silent=False)
+        return _change(state, heard, "heard again" if node.ready else "ready")
+    # Nearly every heartbeat ends here: nothing but the time is new.
+    return replace(state, nodes={**state.nodes, node.id: replace(node, heard=event.now)}), ()
 
 
 def _tick(state: Membership, now: float) -> Step:
