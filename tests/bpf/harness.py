@@ -101,7 +101,7 @@ class Plane:
         why = {reason.name: int(delta[reason.number]) for reason in reasons.all_reasons() if delta[reason.number]}
         return Ran(result.verdict, result.packet, why, result.context)
 
-    def configure(self, **changes: int) -> None:
+    def configure(self, /, **changes: int) -> None:
         record = self.maps["config"].record()
         record["key"] = np.frombuffer(KEY, "<u8")
         values = {

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""handoff: what leaves, to whom, with which block; and when the session stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from aa_cluster.core.schedule import sequence
+from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.wire.block import LENGTH, FlowTuple, decode
+from tests.bpf.harness import (
+    CLIENT,
+    CLUSTER,
+    EPOCH,
+    GENERATION,
+    KEY,
+    LOOPBACK,
+    OTHER,
+    PUBLIC,
+    SELF,
+    SERVER,
+    TC_OK,
+    TC_REDIRECT,
+    THIRD,
+    VIRTUAL,
+    Plane,
+    Ran,
+    checksums_right,
+    entry,
+    node_mac,
+    reversed_tuple,
+    segment,
+    tuple_of,
+)
+
+pytestmark = pytest.mark.bpf
+
+SEQUENCE = 1000
+
+
+def nat(kind: str, port: int = 40000) -> tuple[FlowTuple, FlowTuple]:
+    """(original, reply) of a session under each kind of NAT, as on the wire."""
+    kinds = {
+        "none": (tuple_of(CLIENT, port, SERVER, 80), tuple_of(SERVER, 80, CLIENT, port)),
+        "masquerade": (tuple_of(CLIENT, port, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, port + 9)),
+        "dnat": (tuple_of(SERVER, port, PUBLIC, 8080), tuple_of(CLIENT, 80, SERVER, port)),
+        "dnat and snat": (tuple_of(CLIENT, port, "10.77.1.1", 8080), tuple_of(SERVER, 80, PUBLIC, port + 9)),
+        "hairpin": (tuple_of(CLIENT, port, "10.77.1.1", 8080), tuple_of("10.77.1.101", 80, "10.77.1.1", port + 9)),
+    }
+    return kinds[kind]
+
+
+def leaving(reply: FlowTuple, flags: str = "S", payload: bytes = b"", **fields: object) -> Packet:
+    """The packet as it stands at egress: translated, TTL one less, source MAC ours."""
+    return segment(reversed_tuple(reply), flags, payload, ttl=63, **fields)
+
+
+def hand_off(plane: Plane, kind: str = "masquerade", port: int = 40000, payload: bytes = b"", **fields: object) -> Ran:
+    original, reply = nat(kind, port)
+    entry(original, reply, mark=0x77)
+    return plane.run("handoff", leaving(reply, payload=payload, **fields))
+
+
+@pytest.mark.parametrize("kind", ["none", "masquerade", "dnat", "dnat and snat", "hairpin"])
+@pytest.mark.parametrize("payload", [b"", b"odd", b"even", b"z" * 1299], ids=["empty", "odd", "even", "long"])
+def test_an_auxiliarys_syn_is_as_it_arrived_plus_the_block(plane: Plane, kind: str, payload: bytes) -> None:
+    original, reply = nat(kind)
+    options = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1, 0)), ("NOP", None), ("WScale", 7)]
+    entry(original, reply, mark=0x77)
+    ran = plane.run("handoff", leaving(reply, payload=payload, options=options), mark=0x4711)
+
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"HANDOFF_SENT": 1})
+    assert (ran.packet.dst, ran.packet.src) == (node_mac(OTHER), VIRTUAL)
+    block = decode(ran.raw[-LENGTH:], KEY, original, SEQUENCE)
+    assert (block.cluster_id, block.generation, block.epoch) == (CLUSTER, GENERATION, EPOCH)
+    assert (block.owner, block.ingress_slot, block.family, block.protocol) == (OTHER, 0, 4, 6)
+    assert (block.connmark, block.mark) == (0x77, 0x4711)
+    assert (block.source, block.source_port) == (reply.destination, reply.destination_port)
+    assert (block.destination, block.destination_port) == (reply.source, reply.source_port)
+    assert checksums_right(ran.raw)
+
+    expected = segment(original, "S", payload, options=options)
+    expected[IP].len += LENGTH
+    stripped = Ether(ran.raw[:-LENGTH])
+    for packet in (expected, stripped):
+        packet.src = packet.dst = VIRTUAL
+        packet[IP].chksum = packet[TCP].chksum = 0
+    assert bytes(stripped) == bytes(expected)
+
+
+def test_the_flow_is_recorded_under_both_tuples(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    hand_off(plane)
+    own, peer = plane.flow(original), plane.flow(reply)
+    assert own is not None
+    assert peer is not None
+    assert (int(own["owner"]), int(own["state"]), int(own["direction"])) == (OTHER, SYN_SENT, 0)
+    assert (int(peer["owner"]), int(peer["state"]), int(peer["direction"])) == (OTHER, SYN_SENT, 1)
+    assert int(own["mark"]) == 0x77
+
+
+def test_a_repeated_syn_is_the_same_decision(plane: Plane) -> None:
+    plane.schedule(OTHER, THIRD)
+    first = hand_off(plane)
+    again = plane.run("handoff", leaving(nat("masquerade")[1]))
+    assert again.why == {"HANDOFF_AGAIN": 1}
+    assert again.raw == first.raw
+    assert plane.flow_count() == 2
+    assert int(plane.maps["turns"].get(0)) == 1
+
+
+def test_a_stray_syn_on_an_established_flow_keeps_owner_and_holds_again(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    plane.schedule(THIRD)
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, ESTABLISHED)
+    ran = plane.run("handoff", leaving(reply))
+    assert (ran.packet.dst, ran.why) == (node_mac(OTHER), {"HANDOFF_AGAIN": 1})
+    flow = plane.flow(original)
+    assert flow is not None
+    assert int(flow["state"]) == SYN_RECV
+
+
+def test_a_new_syn_on_a_closed_flow_is_a_new_decision(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    plane.schedule(THIRD)
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, CLOSED)
+    ran = plane.run("handoff", leaving(reply))
+    assert (ran.packet.dst, ran.why) == (node_mac(THIRD), {"HANDOFF_SENT": 1})
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{1: 1, 2: 1, 3: 1}, {1: 1, 2: 2, 3: 3}, {1: 0, 2: 1, 3: 1}, {1: 1}, {1: 5, 2: 3, 3: 7}],
+    ids=str,
+)
+def test_the_schedule_is_followed_to_the_letter(plane: Plane, weights: dict[int, int]) -> None:
+    turns = sequence(weights)
+    plane.schedule(*turns)
+    by_mac = {node_mac(OTHER): OTHER, node_mac(THIRD): THIRD, VIRTUAL: SELF}
+    count = 30 * sum(weights.values())
+    got = []
+    for port in range(20000, 20000 + count):
+        ran = hand_off(plane, port=port)
+        got.append(by_mac[ran.packet.dst])
+    assert got == [turns[index % len(turns)] for index in range(count)]
+    assert Counter(got) == {node: 30 * weight for node, weight in weights.items() if weight}
+
+
+def test_the_primarys_own_turn(plane: Plane) -> None:
+    plane.schedule(SELF)
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    packet = leaving(reply)
+    ran = plane.run("handoff", packet)
+    assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_LOCAL": 1}, bytes(packet))
+    flow = plane.flow(original)
+    assert flow is not None
+    assert int(flow["owner"]) == SELF
+
+
+def test_an_owner_that_left_since_the_schedule_was_made(plane: Plane) -> None:
+    plane.schedule(9)
+    ran = hand_off(plane)
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_LOCAL": 1})
+
+
+def test_a_repeated_syn_whose_owner_left(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, 9, SYN_SENT)
+    ran = plane.run("handoff", leaving(reply))
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_NO_OWNER": 1})
+    for half in (original, reply):
+        flow = plane.flow(half)
+        assert flow is not None
+        assert int(flow["owner"]) == SELF
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1380, True), (1381, False), (1460, False)])
+def test_no_room_under_the_mtu(plane: Plane, size: int, fits: bool) -> None:
+    original, reply = nat("none")
+    entry(original, reply)
+    packet = leaving(reply, payload=b"d" * size)
+    ran = plane.run("handoff", packet)
+    assert (20 + 20 + size + LENGTH <= 1500) is fits
+    if fits:
+        assert ran.why == {"HANDOFF_SENT": 1}
+    else:
+        assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_NO_ROOM": 1}, bytes(packet))
+
+
+def test_untracked_sessions_stay(plane: Plane) -> None:
+    packet = leaving(nat("masquerade")[1])
+    ran = plane.run("handoff", packet)
+    assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_NO_ENTRY": 1}, bytes(packet))
+
+
+def test_an_entry_of_the_opposite_direction_is_not_this_session(plane: Plane) -> None:
+    """Simultaneous sessions between the same ports: the packet's own tuple as somebody's original is not asked for."""
+    original, reply = nat("none")
+    entry(reversed_tuple(reply), reversed_tuple(original))
+    ran = plane.run("handoff", leaving(original))
+    assert ran.why == {"HANDOFF_NO_ENTRY": 1}
+
+
+def test_made_by_this_node(plane: Plane) -> None:
+    assert plane.run("handoff", leaving(nat("none")[1]), ingress=0).why == {"HANDOFF_OWN": 1}
+
+
+def test_not_from_a_data_interface(plane: Plane) -> None:
+    plane.maps["ports"].delete(LOOPBACK)
+    assert plane.run("handoff", leaving(nat("none")[1])).why == {"HANDOFF_NOT_DATA": 1}
+
+
+def test_the_handed_off_syn_is_let_out(plane: Plane) -> None:
+    ran = hand_off(plane)
+    again = plane.run("handoff", ran.raw, cb=0x41415357)
+    assert (again.verdict, again.why, again.raw) == (TC_OK, {"HANDOFF_ON_ITS_WAY": 1}, ran.raw)
+
+
+@pytest.mark.parametrize("flags", ["A", "SA", "FA", "R", "SF", "SR"])
+def test_only_a_syn_opens(plane: Plane, flags: str) -> None:
+    original, reply = nat("none")
+    entry(original, reply)
+    assert plane.run("handoff", leaving(reply, flags)).why == {"HANDOFF_OTHER": 1}
+
+
+def test_other_protocols_pass(plane: Plane) -> None:
+    packet = Ether(dst=VIRTUAL) / IP(src=CLIENT, dst=SERVER) / UDP()
+    assert plane.run("handoff", packet).why == {"HANDOFF_OTHER": 1}
+
+
+def test_ip_options_stay(plane: Plane) -> None:
+    packet = Ether(dst=VIRTUAL) / IP(src=CLIENT, dst=SERVER, options=b"\x94\x04\0\0") / TCP(flags="S")
+    assert plane.run("handoff", packet).why == {"HANDOFF_UNSUPPORTED": 1}
+
+
+def test_not_ready_without_an_identity(plane: Plane) -> None:
+    plane.configure(self=0)
+    assert plane.run("handoff", leaving(nat("none")[1])).why == {"HANDOFF_NOT_READY": 1}
+
+
+def test_full_table_keeps_sessions_on_the_primary_and_tells(plane: Plane) -> None:
+    table = plane.maps["flows"]
+    keys = np.zeros(table.info.entries, table.key)
+    keys["sport"] = np.arange(len(keys)) & 0xFFFF
+    keys["dport"] = np.arange(len(keys)) >> 16
+    for key in keys:
+        table.put(key.tobytes(), table.record())
+    ran = hand_off(plane)
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_TABLE_FULL": 1})
+    (event,) = plane.events()
+    assert (event.kind, event.address) == ("table_full", str(IPv4Address(CLIENT)))
+    assert plane.flow(nat("masquerade")[0]) is None
+    assert plane.flow(nat("masquerade")[1]) is None
+
+
+def test_a_repeated_syn_while_the_table_is_full_keeps_its_owner(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, SYN_SENT)
+    table = plane.maps["flows"]
+    for index in range(table.info.entries - 2):
+        key = np.zeros((), table.key)
+        key["sport"], key["dport"] = index & 0xFFFF, 1
+        table.put(key.tobytes(), table.record())
+    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_AGAIN": 1}
