@@ -108,7 +108,9 @@ def parse(text: bytes, path: Path = Path("<text>")) -> Config:
     try:
         config = msgspec.toml.decode(text, type=Config, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}", "correct that key; `aa-cluster config show` prints a valid file") from None
+        raise ConfigError(
+            f"{path}: {error}", "correct that key; `aa-cluster config show` prints a valid file"
+        ) from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}", "correct the syntax at that place") from None
     _cross_check(config, path)
