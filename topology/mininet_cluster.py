@@ -28,7 +28,7 @@ from aa_cluster.topology import leftovers, processes, rulesets, services
 from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
-from aa_cluster.topology.wiring import FORWARD, QUIET
+from aa_cluster.topology.wiring import FORWARD, QUIET, poll
 
 READY = 30.0
 
@@ -122,8 +122,7 @@ class MininetCluster:
         """Settings by ``ip`` and sysctl in the host, and the offloads of its switch ports (see wiring.py)."""
         write_sysctls(self.path(host), sysctls)
         checked([*enter(self.path(host)), "ip", "-batch", "-"], "\n".join(lines) + "\n")
-        for link in self._net[host].intfList():
-            checked(["ethtool", "-K", _far(link), "gro", "on", "tx", "off"])
+        poll(Path("/proc/self/ns/net"), [_far(link) for link in self._net[host].intfList()], self.pins / "pass")
 
     def _links(self, node: str, state: str) -> None:
         """Raise or cut the switch ports of the node's data links."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Namespaces, bridges and veth pairs of a plan.
 
-Offloads, and why (FACTS of veth): hosts' ports and the switch's ports towards nodes finish checksums themselves
-(``tx off``), as a real NIC would, for XDP sees the bytes as they lie there; switch ports receive with GRO on, since
-XDP_TX out of a veth needs a peer that polls.
+A switch port towards a node behaves like a real NIC: it finishes checksums before it sends (``tx off``; XDP on the
+node sees the bytes as they lie there, and so hosts have ``tx off`` too), and it polls its receive ring: it carries an
+XDP program that passes everything. GRO alone does not do: veth then takes what the node's XDP sends back with XDP_TX,
+but wakes the poller only for a port that has a program (``veth_xdp_flush``), so packets lie in the ring.
 
 The switch ports of a node's data links start down. They are raised once the node's guard is attached (or for the
 primary, before it joins): every node carries the cluster's address, and until then it would answer ARP for it.
@@ -12,12 +13,17 @@ primary, before it joins): every node carries the cluster's address, and until t
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
+from aa_cluster.dataplane import syscall
 from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
+PASS_EVERYTHING = bytes.fromhex("b700000002000000" "9500000000000000")
+"""``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1"}
 
 
@@ -63,6 +69,7 @@ def build_node(plan: Plan, index: int) -> None:
         last = HOST + index if net is HA else CLUSTER_HOST
         lines += [f"addr add {net.address(last)}/24 dev {net.name}", f"link set {net.name} up"]
     batch(lines, plan.namespace(node))
+    poll(plan.path("switch"), [plan.port(node, net) for net in plan.all_networks], plan.pins / "pass")
     _plug(plan, node, plan.all_networks, up=(HA,))
 
 
@@ -113,6 +120,17 @@ def _plug(plan: Plan, member: str, nets: tuple[Network, ...], up: tuple[Network,
         lines.append(f"link set {port} master {net.bridge}")
         if net in up:
             lines.append(f"link set {port} up")
-    offloads = "; ".join(f"ethtool -K {plan.port(member, net)} gro on tx off" for net in nets)
-    checked([*enter(plan.path("switch")), "sh", "-ec", offloads])
     batch(lines, plan.namespace("switch"))
+
+
+def poll(namespace: Path, ports: list[str], pin: Path) -> None:
+    """Make switch ports what a node's XDP needs at the other end (see above). ``pin``: where the program is kept."""
+    if not pin.exists():
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        handle = syscall.prog_load(syscall.PROG_XDP, PASS_EVERYTHING, "switch_port")
+        syscall.obj_pin(handle, str(pin))
+        os.close(handle)
+    offloads = "; ".join(f"ethtool -K {port} gro off tx off" for port in ports)
+    checked([*enter(namespace), "sh", "-ec", offloads])
+    attach = "\n".join(f"link set {port} xdp pinned {pin}" for port in ports)
+    checked([*enter(namespace), "ip", "-batch", "-"], attach + "\n")
