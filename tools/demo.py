@@ -26,7 +26,7 @@ from aa_cluster.topology.capture import ArpFrame, Capture, by_kind
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import SessionReport, held_sessions
 from aa_cluster.topology.plan import Plan
-from aa_cluster.topology.view import owners, reasons, set_weights
+from aa_cluster.topology.view import flows_of, owners, reasons, set_weights
 
 NODES = 3
 EACH_WAY = 150
@@ -83,9 +83,10 @@ def run_round(lab: Lab, each_way: int) -> Round:
     with ExitStack() as stack:
         outward = stack.enter_context(held_sessions(lab, "client", SERVER, 80, each_way))
         inward = stack.enter_context(held_sessions(lab, "server", PUBLISHED, 8080, each_way))
-        shares = owners(lab, CLIENT, outward.ports), owners(lab, SERVER, inward.ports)
+        out = flows_of(lab, CLIENT, outward.ports, (SERVER, 80))
+        into = flows_of(lab, SERVER, inward.ports, (PUBLISHED, 8080))
         entries = {node: len(table) for node, table in tables(lab).items()}
-        return Round(outward, inward, shares, compare(lab), entries)
+        return Round(outward, inward, (owners(out), owners(into)), compare(lab, out + into), entries)
 
 
 def judge_sessions(account: Account, done: Round, expected: list[int]) -> None:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aa_cluster.api import FlowRow
 from aa_cluster.netlink.conntrack import ConntrackEntry, Tuple, dump
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
-from aa_cluster.topology.view import flows
 
 TCP = 6
 
@@ -41,9 +41,9 @@ def original(flow: FlowRow) -> Tuple:
     return Tuple(4, TCP, flow.source, flow.source_port, flow.destination, flow.destination_port)
 
 
-def compare(lab: Lab, primary: str = "node1") -> Agreement:
-    """Every flow an auxiliary owns: tuples, NAT and mark of its entry against the primary's."""
-    known, owned = tables(lab), [flow for flow in flows(lab) if flow.owner_name != primary]
+def compare(lab: Lab, flows: Iterable[FlowRow], primary: str = "node1") -> Agreement:
+    """Those of the flows that an auxiliary owns: tuples, NAT and mark of its entry against the primary's."""
+    known, owned = tables(lab), [flow for flow in flows if flow.owner_name != primary]
     verdicts = [_difference(flow, known[flow.owner_name], known[primary]) for flow in owned]
     differences = tuple(verdict for verdict in verdicts if verdict)
     return Agreement(len(owned), len(owned) - len(differences), differences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from aa_cluster.api import Answer, Arp, FlowRow, Flows, Nodes, ReasonRow, Stats, WeightRequest
@@ -29,10 +29,16 @@ def flows(lab: Lab, **filters: str) -> tuple[FlowRow, ...]:
     return ask(lab, 1, "flows", Flows, limit=ALL, **filters).flows
 
 
-def owners(lab: Lab, source: str, ports: Collection[int]) -> Counter[str]:
-    """Owner's name → how many of the flows from ``source`` and one of these source ports it has."""
-    wanted = set(ports)
-    return Counter(flow.owner_name for flow in flows(lab, address=source) if flow.source_port in wanted)
+def flows_of(lab: Lab, source: str, ports: Collection[int], destination: tuple[str, int]) -> list[FlowRow]:
+    """The primary's flows from ``source`` and one of these ports to ``destination``."""
+    wanted = {(source, port, *destination) for port in ports}
+    found = flows(lab, address=source)
+    return [row for row in found if (row.source, row.source_port, row.destination, row.destination_port) in wanted]
+
+
+def owners(rows: Iterable[FlowRow]) -> Counter[str]:
+    """Owner's name → how many of these flows it has."""
+    return Counter(row.owner_name for row in rows)
 
 
 def reasons(lab: Lab, node: int | str) -> tuple[ReasonRow, ...]:

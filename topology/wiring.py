@@ -22,7 +22,7 @@ from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
-PASS_EVERYTHING = bytes.fromhex("b700000002000000" "9500000000000000")
+PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1"}
 

@@ -11,10 +11,11 @@ import pytest
 
 from aa_cluster.api import LeaveRequest, Leaving
 from aa_cluster.errors import AaError
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import held_sessions, run_sessions
 from aa_cluster.topology.snapshot import of_node
-from aa_cluster.topology.view import owners, sessions
+from aa_cluster.topology.view import flows_of, owners, sessions
 
 pytestmark = pytest.mark.lab
 
@@ -76,14 +77,14 @@ def joined(make_lab: Callable[..., Lab]) -> Lab:
 
 def test_new_sessions_go_elsewhere_and_old_ones_run_out(joined: Lab) -> None:
     with held_sessions(joined, "client", "10.77.2.100", 80, 20):
-        assert sessions(joined)["node2"] == 10
+        until("node2 to have its ten", lambda: sessions(joined)["node2"] == 10, 5)
         leave = Leave(joined, 2, timeout=30)
         first = leave.lines.get(timeout=5)
         assert first is not None
         assert (first.sessions, first.done) == (10, False)
         with held_sessions(joined, "client", "10.77.2.100", 80, 20) as report:
             assert report.completed == 20
-            assert owners(joined, "10.77.1.100", report.ports) == {"node1": 20}
+            assert owners(flows_of(joined, "10.77.1.100", report.ports, ("10.77.2.100", 80))) == {"node1": 20}
     lines = leave.rest()
     assert leave.error is None
     assert lines[-1].done
