@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
 
-ASK_SECONDS = 5.0
+ASK_BEATS = 25
+"""Heartbeats that the primary may take to answer (5 s by default)."""
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
 DRAIN_STEP = 0.5
@@ -72,9 +73,10 @@ class Auxiliary:
         await self.ask(control.Ready(_nonce(), self.settings.node_id, self.settings.generation))
         self.ready = True
 
-    async def ask(self, request: control.Request, timeout: float = ASK_SECONDS) -> AnyMessage:
-        """The primary's answer; a refusal is raised as the error it stands for."""
-        answer = await self.context.link.ask(request, self.primary.ha_address, timeout)
+    async def ask(self, request: control.Request, timeout: float | None = None) -> AnyMessage:
+        """The primary's answer; a refusal is raised as the error it stands for. ``timeout`` in s."""
+        patience = ASK_BEATS * self.context.beat if timeout is None else timeout
+        answer = await self.context.link.ask(request, self.primary.ha_address, patience)
         if isinstance(answer, control.Refused):
             raise BY_EXIT_CODE.get(answer.code, AaError)(answer.message, answer.hint)
         return answer
@@ -123,7 +125,7 @@ class Auxiliary:
     async def say_goodbye(self) -> None:
         """Let the primary forget this node. Best effort: a primary that is gone needs no goodbye."""
         try:
-            await self.ask(control.LeaveDone(_nonce(), self.settings.node_id), 2.0)
+            await self.ask(control.LeaveDone(_nonce(), self.settings.node_id))
         except AaError as error:
             _log.warning("the primary does not know that this node has left", why=error.message)
 

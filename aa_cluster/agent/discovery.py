@@ -14,9 +14,8 @@ from aa_cluster.errors import JoinRefused
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, Finding
 
-PROBE_SECONDS = 0.2
-PATIENCE = 1.2
-"""s that a primary with our key may take to answer before a stranger's word counts."""
+PATIENCE_BEATS = 6
+"""Heartbeats that a primary with our key may take to answer before a stranger's word counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,7 @@ class Discovery:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._patience = PATIENCE_BEATS * context.beat
         self._seen: Sighting | None = None
         self._rival: str = ""
         self._news = asyncio.Event()
@@ -48,11 +48,11 @@ class Discovery:
         started = self._context.clock()
         while True:
             self._context.link.send(control.Probe(self._context.name, candidate=False))
-            await self._wait(PROBE_SECONDS)
+            await self._wait(self._context.beat)
             waited = self._context.clock() - started
             if self._seen is not None:
                 return self._seen
-            strangers = self._strange_primaries() if waited > PATIENCE else ()
+            strangers = self._strange_primaries() if waited > self._patience else ()
             if strangers:
                 raise refusal("the primary cannot be understood", [self._explain(one) for one in strangers])
             if waited >= timeout:
@@ -60,10 +60,10 @@ class Discovery:
 
     async def find_none(self) -> None:
         """Return when nobody else is primary or about to be; else ``JoinRefused``."""
-        deadline = self._context.clock() + PATIENCE
+        deadline = self._context.clock() + self._patience
         while self._context.clock() < deadline:
             self._context.link.send(control.Probe(self._context.name, candidate=True))
-            await self._wait(PROBE_SECONDS)
+            await self._wait(self._context.beat)
             if self._seen is not None:
                 raise self._second(f"{self._seen.beat.name} at {self._seen.peer.address} is primary already")
             if self._rival:

@@ -72,6 +72,7 @@ class Link:
         cluster_id: int,
         clock: Callable[[], float],
         wire_version: int = control.VERSION,
+        ask_interval: float = ASK_INTERVAL,
     ) -> None:
         self.instance = os.urandom(control.INSTANCE_BYTES)
         self.is_primary = False
@@ -82,6 +83,7 @@ class Link:
         self._keys = keys
         self._cluster_id = cluster_id
         self._clock = clock
+        self._ask_interval = ask_interval
         self._sequence = 0
         self._transport: Transport | None = None
         self._instances: OrderedDict[bytes, _Instance] = OrderedDict()
@@ -118,7 +120,7 @@ class Link:
             async with asyncio.timeout(timeout):
                 while True:
                     self.send(request, address)  # type: ignore[arg-type]  # each request is one of AnyMessage
-                    done, _ = await asyncio.wait((answer,), timeout=ASK_INTERVAL)
+                    done, _ = await asyncio.wait((answer,), timeout=self._ask_interval)
                     if done:
                         return answer.result()
         except TimeoutError:

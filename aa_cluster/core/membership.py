@@ -15,6 +15,8 @@ from aa_cluster.core import schedule
 from aa_cluster.errors import StateError
 
 MAX_NODE = 63
+JOINING_PATIENCE = 5
+"""Times ``dead`` that a joining node may be silent before it is forgotten: it has no work that could suffer."""
 State = Literal["joining", "active", "draining", "silent"]
 
 
@@ -284,7 +286,7 @@ def _tick(state: Membership, now: float) -> Step:
         if node.id == state.self_id or node.silent:
             continue
         quiet = now - node.heard
-        if quiet > state.dead:
+        if quiet > (state.dead if node.ready else JOINING_PATIENCE * state.dead):
             state, more = _fall_silent(state, node)
             commands += more
         elif quiet > state.dead / 2:

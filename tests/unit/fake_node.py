@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whole agents in one process: real roles, link and state files; links, rules and dataplane made up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aa_cluster import config as configuration
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.host import Host
+from aa_cluster.agent.link import Link
+from aa_cluster.agent.node import Node
+from aa_cluster.agent.state import StateFile
+from aa_cluster.dataplane.plane import Member, Settings
+from aa_cluster.errors import DataplaneError, NetlinkError
+from aa_cluster.netlink.links import LinkFacts
+from aa_cluster.wire import control
+from aa_cluster.wire.keys import KeyRing
+
+KEY = bytes(range(32))
+BEAT_MS, DEAD_MS = 20, 200
+
+
+class Hub:
+    """The HA segment. ``lost(sender, datagram)`` true: that one does not arrive. ``sent`` keeps everything."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, Callable[[bytes, str], None]] = {}
+        self.lost: Callable[[str, bytes], bool] = lambda sender, datagram: False
+        self.sent: list[tuple[str, bytes]] = []
+
+    def port(self, address: str, receive: Callable[[bytes, str], None]) -> Port:
+        self.ports[address] = receive
+        return Port(self, address)
+
+    def carry(self, sender: str, datagram: bytes, to: Iterable[str]) -> None:
+        self.sent.append((sender, datagram))
+        if self.lost(sender, datagram):
+            return
+        loop = asyncio.get_running_loop()
+        for address in to:
+            receive = self.ports.get(address)
+            if receive is not None:
+                loop.call_soon(receive, datagram, sender)
+
+
+@dataclass
+class Port:
+    hub: Hub
+    address: str
+
+    def send(self, datagram: bytes, address: str | None) -> None:
+        if self.address in self.hub.ports:
+            self.hub.carry(self.address, datagram, [address] if address else list(self.hub.ports))
+
+    def close(self) -> None:
+        self.hub.ports.pop(self.address, None)
+
+
+@dataclass
+class FakePlane:
+    """Remembers what it was told. ``pins`` on the machine outlive it, as they do in bpffs."""
+
+    machine: Machine
+    settings: Settings
+    calls: list[str] = field(default_factory=list)
+    members: dict[int, Member] = field(default_factory=dict)
+    sequence: tuple[int, ...] = ()
+    sessions: dict[int, int] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self.calls.append("start")
+        if self.machine.broken:
+            raise DataplaneError("the verifier says no", "use a newer kernel")
+        self.machine.pinned = True
+        self.machine.log.append("attached")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        self.machine.pinned = False
+        self.machine.log.append("detached")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def update(self, settings: Settings) -> None:
+        self.calls.append("update")
+        self.settings = settings
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        self.calls.append("set_members")
+        self.members = {member.id: member for member in members}
+
+    def set_sequence(self, sequence: Sequence[int]) -> None:
+        self.calls.append("set_sequence")
+        assert set(sequence) <= set(self.members)
+        self.sequence = tuple(sequence)
+
+    def counters(self) -> dict[str, int]:
+        return {"ARP_FROM_CACHE": 3, "STEER_TX": 5}
+
+    def flows(self) -> np.ndarray:
+        from aa_cluster.dataplane.flows import FLOW_ROW
+
+        return np.zeros(0, FLOW_ROW)
+
+    def sessions_by_owner(self) -> dict[int, int]:
+        return dict(self.sessions)
+
+    def sweep(self) -> int:
+        return 0
+
+    def questions(self) -> list[Any]:
+        return []
+
+    def detached_hooks(self) -> list[Any]:
+        return []
+
+    def event_fd(self) -> int:
+        return self.machine.pipe[0]
+
+    def read_events(self) -> list[Any]:
+        os.read(self.machine.pipe[0], 100)
+        events, self.machine.events = self.machine.events, []
+        return events
+
+    def xdp_modes(self) -> dict[str, str]:
+        return {port.name: "native" for port in self.settings.ports}
+
+
+class Machine:
+    """One made-up node: interfaces, rules, a disk directory; ``boot`` starts an agent on it."""
+
+    def __init__(self, hub: Hub, number: int, directory: Path, **changes: Any) -> None:
+        self.hub = hub
+        self.number = number
+        self.address = f"10.77.0.{100 + number}"
+        self.directory = directory
+        self.name = changes.get("name", f"node{number}")
+        self.key = changes.get("key", KEY)
+        self.weight = changes.get("weight", 1)
+        self.wire_version = changes.get("wire_version", control.VERSION)
+        self.interfaces = changes.get("interfaces", ("int", "ext"))
+        self.ruleset = "ab" * 32
+        self.broken = False
+        self.pinned = False
+        self.log: list[str] = []
+        self.events: list[Any] = []
+        self.neighbours: list[tuple[int, str, bytes]] = []
+        self.pipe = os.pipe()
+        self.planes: list[FakePlane] = []
+        self.links = {
+            "int": self._link("int", 0, ("10.77.1.1/24",)),
+            "ext": self._link("ext", 1, ("10.77.2.1/24",)),
+            "ha": self._link("ha", 9, (f"{self.address}/24",)),
+        }
+
+    def _link(self, name: str, slot: int, addresses: tuple[str, ...]) -> LinkFacts:
+        mac = bytes((0x52, 0, 0, 0, self.number, slot))
+        return LinkFacts(name, slot + 2, mac, 1500, addresses, "veth", True)
+
+    @property
+    def plane(self) -> FakePlane:
+        return self.planes[-1]
+
+    @property
+    def macs(self) -> dict[str, bytes]:
+        return {name: link.mac for name, link in self.links.items()}
+
+    def boot(self) -> Node:
+        keys = KeyRing.derive(self.key)
+        config = self.config()
+        link = Link(keys, config.cluster.id, time.monotonic, self.wire_version, BEAT_MS / 1000)
+        file = StateFile(config.paths.state)
+        context = Context(config, keys, self.host(), link, file, time.monotonic, file.load())
+        link.attach(self.hub.port(self.address, link.receive))
+        return Node(context)
+
+    def config(self) -> configuration.Config:
+        names = ", ".join(f'"{name}"' for name in self.interfaces)
+        return configuration.parse(
+            f"""
+            cluster.id = 1
+            node = {{ name = "{self.name}", weight = {self.weight} }}
+            ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, dead_ms = {DEAD_MS} }}
+            data.interfaces = [{names}]
+            paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
+            """.encode()
+        )
+
+    def host(self) -> Host:
+        return Host(
+            read_link=self._read_link,
+            link_names=lambda: ("lo", *self.links),
+            set_mac=self._set_mac,
+            announce=lambda name, mac, addresses: self.log.append(f"announce {name}"),
+            put_neighbour=lambda ifindex, address, mac: self.neighbours.append((ifindex, address, mac)),
+            ruleset_digest=lambda: self.ruleset,
+            dataplane=self._dataplane,  # type: ignore[arg-type]
+            pinned=lambda pins: self.pinned,
+            kernel="6.18-test",
+        )
+
+    def _read_link(self, name: str) -> LinkFacts:
+        if name not in self.links:
+            raise NetlinkError(f"no interface {name}")
+        return self.links[name]
+
+    def _set_mac(self, name: str, mac: bytes) -> None:
+        import dataclasses
+
+        self.log.append(f"mac {name}")
+        self.links[name] = dataclasses.replace(self.links[name], mac=mac)
+
+    def _dataplane(self, settings: Settings) -> FakePlane:
+        self.planes.append(FakePlane(self, settings))
+        return self.plane
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Turn the loop until ``condition`` holds; fails after ``seconds``."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def kill(node: Node) -> None:
+    """As SIGKILL: nothing is said, the pins stay."""
+    node.context.link.close()
+    await node.close()
