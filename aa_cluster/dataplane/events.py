@@ -12,7 +12,7 @@ from typing import Literal
 EventKind = Literal["neighbour", "refused_block", "table_full"]
 
 _KINDS: dict[int, EventKind] = {1: "neighbour", 2: "refused_block", 3: "table_full"}
-_EVENT = struct.Struct("<Q16s6sBB")  # struct event of bpf/include/types.h
+EVENT = struct.Struct("<Q16s6sBB")  # struct event of bpf/include/types.h
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
 
 
@@ -45,7 +45,7 @@ class Ring:
             if length & _BUSY:
                 break
             if not length & _DISCARDED:
-                out.append(_decode(self._producer[place + _HEADER : place + _HEADER + _EVENT.size]))
+                out.append(_decode(self._producer[place + _HEADER : place + _HEADER + EVENT.size]))
             at += (_HEADER + (length & ~(_BUSY | _DISCARDED)) + 7) & ~7
             struct.pack_into("=Q", self._consumer, 0, at)
         return out
@@ -56,7 +56,7 @@ class Ring:
 
 
 def _decode(raw: bytes) -> Event:
-    time_ns, address, mac, kind, slot = _EVENT.unpack(raw)
+    time_ns, address, mac, kind, slot = EVENT.unpack(raw)
     return Event(time_ns, _KINDS[kind], slot, address_text(address), mac)
 
 

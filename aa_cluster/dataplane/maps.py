@@ -36,7 +36,10 @@ class Map:
     def get(self, key: int | bytes) -> np.ndarray | None:
         """A 0-d record, or None."""
         raw = syscall.map_lookup(self.fd, self._key(key), self.info.value_size)
-        return None if raw is None else np.frombuffer(raw, self.value, 1).reshape(())
+        if raw is None:
+            return None
+        value: np.ndarray = np.frombuffer(raw, self.value, 1).reshape(())
+        return value
 
     def put(self, key: int | bytes, value: np.ndarray | bytes) -> None:
         syscall.map_update(self.fd, self._key(key), bytes(value) if isinstance(value, bytes) else value.tobytes())
@@ -56,7 +59,8 @@ class Map:
         """A per-CPU array of u64: each entry summed over the CPUs, one system call for all (5.6)."""
         cpus = possible_cpus()
         _, values = syscall.Batch(self.fd, 4, 8 * cpus, bite=self.info.entries).read()
-        return np.frombuffer(values, "<u8").reshape(-1, cpus).sum(axis=1)
+        sums: np.ndarray = np.frombuffer(values, "<u8").reshape(-1, cpus).sum(axis=1)
+        return sums
 
     def record(self) -> np.ndarray:
         """A zeroed value to fill in and ``put``."""

@@ -194,7 +194,7 @@ def prog_load(kind: int, instructions: bytes, name: str, btf_fds: tuple[int, ...
         raise VerifierRefused(error.errno or 0, name, text) from None
 
 
-class VerifierRefused(OSError):  # noqa: N818 - it names an event, as errors.py does
+class VerifierRefused(OSError):
     """The kernel did not load ``program``; ``log`` is the verifier's, whole."""
 
     def __init__(self, code: int, program: str, log: str) -> None:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loader: refusals that say why, pins that outlive the process, replacement without a gap, a clean end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns
+
+from aa_cluster.dataplane import kfuncs, syscall
+from aa_cluster.dataplane import object as objects
+from aa_cluster.dataplane import programs as loader
+from aa_cluster.dataplane.btf import Btf
+from aa_cluster.dataplane.maps import open_all
+from aa_cluster.dataplane.object import MapDeclaration, Object, Program
+from aa_cluster.dataplane.plane import Dataplane, Member, Port, Settings, mount_bpffs
+from aa_cluster.errors import DataplaneError, KernelTooOld
+
+pytestmark = pytest.mark.bpf
+
+PHYSICAL, VIRTUAL = b"\2\0\0\0\0\1", b"\2\xaa\0\7\0\0"
+MOV_R0_2 = struct.pack("<BBhi", 0xB7, 0, 0, 2)
+EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
+
+
+@pytest.fixture
+def settings(root: None, object_cache: Path, tmp_path: Path) -> Iterator[Settings]:
+    """One data interface and an HA link in a namespace that is this process's for the test."""
+    name = f"ld{os.getpid()}"
+    mount_bpffs()
+    pins = Path("/sys/fs/bpf/aa-cluster") / name
+    netns.create(name)
+    netns.pushns(name)
+    try:
+        for pair in ("d", "h"):
+            subprocess.run(["ip", "link", "add", f"{pair}0", "type", "veth", "peer", "name", f"{pair}1"], check=True)
+            subprocess.run(["ip", "link", "set", f"{pair}0", "up"], check=True)
+        port = Port(0, "d0", socket.if_nametoindex("d0"), PHYSICAL, VIRTUAL, 1500)
+        yield Settings(
+            role="primary",
+            cluster_id=7,
+            node_id=1,
+            primary_id=1,
+            generation=1,
+            epoch=1,
+            block_key=bytes(16),
+            ports=(port,),
+            ha_ifindex=socket.if_nametoindex("h0"),
+            ha_mac=PHYSICAL,
+            primary_ha_mac=PHYSICAL,
+            xdp="auto",
+            flow_entries=1024,
+            pins=pins,
+            cache=object_cache,
+        )
+    finally:
+        netns.popns()
+        netns.remove(name)
+        loader.remove(pins)
+
+
+def shown(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def hooks() -> str:
+    filters = [shown("tc", "filter", "show", "dev", "d0", way) for way in ("ingress", "egress")]
+    return shown("ip", "-d", "link", "show", "d0") + "".join(filters) + shown("tc", "qdisc", "show")
+
+
+@pytest.mark.parametrize("role", ["primary", "auxiliary"])
+def test_start_and_stop_leave_no_trace(settings: Settings, role: str) -> None:
+    before = hooks()
+    plane = Dataplane(dataclasses.replace(settings, role=role))  # type: ignore[arg-type]
+    plane.start()
+    assert plane.detached_hooks() == []
+    assert Dataplane.pinned(settings.pins)
+    assert hooks() != before
+    plane.stop()
+    plane.stop()
+    assert hooks() == before
+    assert not settings.pins.exists()
+
+
+def test_a_qdisc_and_a_filter_of_somebody_elses_stay(settings: Settings) -> None:
+    subprocess.run(["tc", "qdisc", "add", "dev", "d0", "clsact"], check=True)
+    other = ["tc", "filter", "add", "dev", "d0", "ingress", "prio", "7", "protocol", "all", "bpf"]
+    subprocess.run([*other, "bytecode", "1,6 0 0 0,"], check=True)
+    before = hooks()
+    plane = Dataplane(settings)
+    plane.start()
+    plane.stop()
+    assert hooks() == before
+
+
+def test_a_second_process_picks_up_where_the_first_left(settings: Settings) -> None:
+    first = Dataplane(settings)
+    first.start()
+    first.set_members([Member(1, PHYSICAL, (PHYSICAL,)), Member(2, PHYSICAL, (PHYSICAL,))])
+    first.set_sequence([1, 2])
+    ids = program_ids()
+    first.close()
+
+    second = Dataplane(settings)
+    second.start()
+    assert program_ids() == ids, "nothing was loaded anew"
+    assert second.sessions_by_owner() == {}
+    second.stop()
+
+
+def program_ids() -> list[str]:
+    return [word for word in hooks().split() if word.isdigit() and len(word) > 1]
+
+
+def test_another_version_replaces_hook_by_hook_on_the_same_maps(settings: Settings) -> None:
+    first = Dataplane(settings)
+    first.start()
+    first.set_sequence([1])
+    (old,) = settings.pins.glob("programs-*")
+    first.close()
+
+    class Newer(Dataplane):
+        def _defines(self) -> dict[str, int]:
+            return kfuncs.offsets() | {"AA_SEEN_STEP_NS": 1000}
+
+    second = Newer(settings)
+    second.start()
+    (new,) = settings.pins.glob("programs-*")
+    assert new != old
+    assert second.detached_hooks() == []
+    second.stop()
+
+
+def test_a_hook_that_lost_its_program_is_named(settings: Settings) -> None:
+    plane = Dataplane(settings)
+    plane.start()
+    subprocess.run(["ip", "link", "set", "d0", "xdp", "off"], check=True)
+    assert [(point.hook, point.program) for point in plane.detached_hooks()] == [("xdp", "steer")]
+    plane.stop()
+
+
+def test_pinned_maps_of_another_layout_are_refused(settings: Settings) -> None:
+    maps_dir = settings.pins / "maps"
+    maps_dir.mkdir(parents=True)
+    fd = syscall.map_create(syscall.MAP_ARRAY, 4, 24, 1, 0, "config")
+    syscall.obj_pin(fd, str(maps_dir / "config"))
+    os.close(fd)
+    with pytest.raises(DataplaneError, match=r"pinned map .*config has .* expects") as caught:
+        Dataplane(settings).start()
+    assert "leave" in caught.value.hint
+
+
+def test_generic_where_native_is_asked_away(settings: Settings) -> None:
+    plane = Dataplane(dataclasses.replace(settings, xdp="generic"))
+    plane.start()
+    assert plane.xdp_modes() == {"d0": "generic"}
+    plane.stop()
+
+
+def test_from_cold_to_attached_in_five_seconds(settings: Settings, tmp_path: Path) -> None:
+    plane = Dataplane(dataclasses.replace(settings, cache=tmp_path / "cold"))
+    start = time.monotonic()
+    plane.start()
+    took = time.monotonic() - start
+    plane.stop()
+    print(f"compiled from cold and attached in {took:.2f} s")
+    assert took < 5
+
+
+def test_the_verifiers_last_lines_are_shown(root: None) -> None:
+    read_of_nothing = struct.pack("<BBhi", 0x61, 0x10, 0, 0)  # r0 = *(u32 *)(r1 + 0), then a read beyond the packet
+    code = read_of_nothing + struct.pack("<BBhi", 0x79, 0x00, 0, 0) + EXIT
+    broken = {"steer": Object("steer", {"steer": Program(code, [])}, {})}
+    with pytest.raises(KernelTooOld) as caught:
+        loader.load(broken, {})
+    assert "verifier refused steer" in caught.value.message
+    assert "invalid access to packet" in caught.value.message
+    assert "doctor" in caught.value.hint
+
+
+def test_a_missing_kernel_function_is_named(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kfuncs, "FUNCTIONS", ("bpf_no_such_function",))
+    call = struct.pack("<BBhI", 0x85, 0, 0, kfuncs.FIRST)
+    broken = {"steer": Object("steer", {"steer": Program(call + MOV_R0_2 + EXIT, [])}, {})}
+    with pytest.raises(KernelTooOld, match="no function bpf_no_such_function"):
+        loader.load(broken, {})
+
+
+def test_a_module_function_is_called_through_its_btf_fd() -> None:
+    code = bytearray(struct.pack("<BBhI", 0x85, 0, 0, kfuncs.FIRST + 4) + EXIT)
+    place = kfuncs.find("bpf_ct_release")
+    assert place is not None
+    kfuncs.link(code, ("nf_conntrack", "nf_nat"))
+    opcode, registers, offset, number = struct.unpack_from("<BBhi", code)
+    expected = 0 if place.module is None else 1 + ("nf_conntrack", "nf_nat").index(place.module)
+    assert (opcode, registers >> 4, offset, number) == (0x85, 2, expected, place.id)
+
+
+def test_source_that_does_not_compile_shows_the_compilers_words(root: None) -> None:
+    with pytest.raises(DataplaneError, match=r"steer\.bpf\.c.*error"):
+        objects.load(("steer",), {"XDP_TX": 5, "opens": "(("}, None)  # type: ignore[dict-item]
+
+
+def test_btf_offsets_are_those_of_the_headers() -> None:
+    """struct iphdr is the same everywhere: what RFC 791 says is what BTF must say."""
+    btf = Btf.kernel()
+    assert [btf.offset("iphdr", name) for name in ("ttl", "protocol", "check", "saddr", "daddr")] == [8, 9, 10, 12, 16]
+    assert btf.offset("nf_conn", "tuplehash[1].tuple") - btf.offset("nf_conn", "tuplehash[0].tuple") > 40
+    with pytest.raises(KernelTooOld, match="no field_of_dreams"):
+        btf.offset("iphdr", "field_of_dreams")
+    with pytest.raises(KernelTooOld, match="no struct"):
+        btf.offset("no_such_struct", "x")
+
+
+def test_a_cut_short_cache_entry_is_made_again(tmp_path: Path) -> None:
+    whole = objects.load(("steer",), kfuncs.offsets(), tmp_path)
+    (entry,) = tmp_path.glob("steer-*.msgpack")
+    entry.write_bytes(entry.read_bytes()[:100])
+    assert objects.load(("steer",), kfuncs.offsets(), tmp_path) == whole
+
+
+def test_map_that_cannot_be_made_says_so(root: None) -> None:
+    declaration = MapDeclaration(syscall.MAP_HASH, 0, 8, 1, [], [])
+    with pytest.raises(KernelTooOld, match="map odd"):
+        open_all({"odd": declaration}, None, 1024)
