@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the agent says on its Unix socket: HTTP, JSON bodies, these structs. The CLI's ``-j`` prints the same.
 
-Paths: ``GET /v1/{status,nodes,flows,stats,arp,doctor}``, ``POST /v1/{join,leave,weight}``. Every answer is an object with
-``"version": 1`` and ``"kind"``; a refusal is an ``Error`` with HTTP status 409 (or 400 for a bad request).
+Paths: ``GET /v1/{status,nodes,flows,stats,arp,doctor}``, ``POST /v1/{join,leave,weight}``. Every answer is an object
+with ``"version": 1`` and ``"kind"``; a refusal is an ``Error`` with HTTP status 409 (or 400 for a bad request).
 Times are seconds (float) unless the name says otherwise; counts are exact integers.
 """
 
@@ -60,7 +60,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Answer, frozen=True, kw_only=True, tag="status"):
-    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers from the primary's heartbeats."""
+    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers by the primary's heartbeats."""
 
     health: Health
     problems: tuple[str, ...]

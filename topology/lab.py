@@ -265,10 +265,15 @@ class Lab:
         return status if status.state == "active" else None
 
     def restart_agent(self, node: int | str) -> Status:
-        """Start the agent of a node whose agent has ended (the node itself stayed on)."""
+        """Start the agent of a node whose agent has ended (not the node); back when it has resumed what it was."""
         site = self.site(self.node_name(node))
         site.start()
-        return site.wait_ready(READY)
+        site.wait_ready(READY)
+        return until(f"{site.name} to resume", lambda: self._resumed(site.name), READY)
+
+    def _resumed(self, node: str) -> Status | None:
+        status = self.status(node)
+        return status if status.state != "joining" else None
 
     def pause(self, node: int | str) -> None:
         """Freeze the agent (SIGSTOP); its dataplane goes on. ``heal`` lets it go on."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -93,6 +94,31 @@ def test_another_key(pair: Lab) -> None:
     with other_config(pair, "cluster.key", "other.key"):
         said = refusal(pair)
     assert "key" in said
+
+
+OTHER_VERSION = """
+import asyncio, os, sys
+from pathlib import Path
+from aa_cluster import config
+from aa_cluster.agent import service
+from aa_cluster.agent.host import this_machine
+path = Path(sys.argv[1])
+asyncio.run(service.serve(config.load(path), path, this_machine(), os.environ, wire_version=99))
+"""
+
+
+def test_another_wire_version(pair: Lab) -> None:
+    site = pair.site("node2")
+    site.kill()
+    log = site.log.open("a")
+    with log, pair.popen("node2", [sys.executable, "-c", OTHER_VERSION, str(site.config)], stderr=log) as agent:
+        site.pid_file.write_text(str(agent.pid))
+        site.wait_ready(10)
+        said = refusal(pair)
+        site.kill()
+    pair.restart_agent(2)
+    assert "version" in said
+    assert "99" in said
 
 
 def test_a_second_primary(pair: Lab) -> None:

@@ -32,10 +32,10 @@ def pair(make_lab: Callable[..., Lab]) -> Lab:
 class Leave:
     """``leave`` on its way: its lines as they come, then ``None``."""
 
-    def __init__(self, lab: Lab, node: int, timeout: float, force: bool = False) -> None:
+    def __init__(self, lab: Lab, node: int, timeout: float) -> None:
         self.lines: queue.Queue[Leaving | None] = queue.Queue()
         self.error: AaError | None = None
-        self._request = LeaveRequest(timeout=timeout, force=force)
+        self._request = LeaveRequest(timeout=timeout)
         self._lab, self._node = lab, node
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -59,6 +59,13 @@ def test_everything_is_as_before(pair: Lab) -> None:
     before = {node: of_node(pair, f"node{node}") for node in (1, 2)}
     pair.join(1, primary=True)
     pair.join(2)
+    for node in (1, 2):
+        changed = of_node(pair, f"node{node}")
+        assert {aspect for aspect in changed if changed[aspect] != before[node][aspect]} >= {
+            "qdiscs",
+            "filters",
+            "pins",
+        }
     assert run_sessions(pair, "client", "10.77.2.100", 80, 20).completed == 20
     for node in (2, 1):
         leave = Leave(pair, node, timeout=10)
@@ -93,12 +100,11 @@ def test_new_sessions_go_elsewhere_and_old_ones_run_out(joined: Lab) -> None:
     joined.join(2)
 
 
-def test_sessions_that_do_not_end_keep_the_node_unless_forced(joined: Lab) -> None:
+def test_after_the_timeout_it_leaves_with_sessions_left(joined: Lab) -> None:
     with held_sessions(joined, "client", "10.77.2.100", 80, 4):
-        kept = Leave(joined, 2, timeout=0.5)
-        kept.rest()
-        assert kept.error is not None
-        assert joined.status(2).role == "auxiliary"
-        forced = Leave(joined, 2, timeout=0.5, force=True)
-        assert forced.rest()[-1].done
-        assert joined.status(2).role == "none"
+        until("node2 to have its two", lambda: sessions(joined)["node2"] == 2, 5)
+        leave = Leave(joined, 2, timeout=0.5)
+        lines = leave.rest()
+    assert leave.error is None
+    assert (lines[-1].sessions, lines[-1].done) == (2, True)
+    assert joined.status(2).role == "none"

@@ -18,6 +18,14 @@ from aa_cluster.topology.view import counters, flows, only
 pytestmark = pytest.mark.lab
 
 CLIENT, SERVER = "10.77.1.100", "10.77.2.100"
+QUIET = """
+table ip quiet {
+    chain incoming {
+        type filter hook input priority 0;
+        tcp dport 7777 drop
+    }
+}
+"""
 CONNECT = "import socket; s = socket.socket(); s.settimeout({timeout}); print(s.connect_ex(('10.77.2.100', {port})))"
 
 
@@ -37,8 +45,7 @@ def first_packets(capture: Capture, port: int, at: str) -> list[TcpFrame]:
 @pytest.fixture
 def silent_port(lab: Lab) -> Iterator[int]:
     """A port of the server where SYNs vanish, so that the client's kernel repeats them."""
-    rule = "table ip quiet { chain incoming { type filter hook input priority 0; tcp dport 7777 drop; } }\n"
-    assert lab.exec("server", ["nft", "-f", "-"], input=rule).returncode == 0
+    assert lab.exec("server", ["nft", "-f", "-"], input=QUIET).returncode == 0
     yield 7777
     lab.exec("server", ["nft", "delete", "table", "ip", "quiet"])
 
