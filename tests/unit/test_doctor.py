@@ -205,9 +205,9 @@ def test_offloads(features, result):
 
 def test_veth_peer():
     assert drivers.judge_peer("int", "port1", None, True).result == "pass"
-    assert drivers.judge_peer("int", "port1", None, False).fix == "ethtool -K port1 gro on"
+    assert drivers.judge_peer("int", "port1", None, False).fix.endswith(": ip link set port1 xdp pinned PROGRAM")
     elsewhere = drivers.judge_peer("int", "port1", Path("/run/netns/switch"), False)
-    assert elsewhere.fix == "nsenter --net=/run/netns/switch ethtool -K port1 gro on"
+    assert elsewhere.fix.endswith(": nsenter --net=/run/netns/switch ip link set port1 xdp pinned PROGRAM")
 
 
 def test_transmit_errors_are_summed_over_queues():
