@@ -162,7 +162,7 @@ class Auxiliary:
         """The primary has another address or MAC on the HA link: only the agent needs to know, until it joins again."""
         if address != self.primary.ha_address:
             self.primary = _moved(self.primary, address)
-            self.context.remember(primary=self.primary)
+            self._tasks.start(self.context.remember(primary=self.primary), "remember")
         if mac_text(ha_mac) != self.primary.ha_mac:
             self._come_back("the primary's HA MAC has changed")
 

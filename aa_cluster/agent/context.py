@@ -33,6 +33,7 @@ class Context:
     file: StateFile
     clock: Callable[[], float]
     state: NodeState = field(default_factory=NodeState)
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def name(self) -> str:
@@ -55,11 +56,12 @@ class Context:
         """As this node's configuration has them, by slot; what the primary says counts."""
         return tuple(configuration.virtual_mac(self.config, slot) for slot in range(len(self.config.data.interfaces)))
 
-    def remember(self, **changes: object) -> None:
-        """Replace fields of the state, on disk first."""
-        state = msgspec.structs.replace(self.state, **changes)
-        self.file.save(state)
-        self.state = state
+    async def remember(self, **changes: object) -> None:
+        """Replace fields of the state, on disk first; the disk may be slow, so it is not waited for on the loop."""
+        async with self._saving:
+            state = msgspec.structs.replace(self.state, **changes)
+            await asyncio.to_thread(self.file.save, state)
+            self.state = state
 
     async def survey(self) -> Survey:
         return await asyncio.to_thread(survey.take, self.host, self.config, self.state.physical_macs)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aa_cluster.agent.context import mac_bytes, mac_text
 from aa_cluster.agent.state import MemberState, NodeState
 from aa_cluster.config import Config
@@ -40,6 +42,7 @@ def recalled(config: Config, state: NodeState, own: Facts, now: float) -> Member
     nodes = {member.id: _from_state(member, now) for member in state.members}
     if state.node_id not in nodes:
         return founding(config, state, own, now)
+    nodes[state.node_id] = replace(nodes[state.node_id], facts=own, ready=True, silent=False, draining=False)
     return _membership(config, state, nodes, now)
 
 

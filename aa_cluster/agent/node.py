@@ -97,7 +97,7 @@ class Node:
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
         plane = await attachment.attach(context, settings, fresh=True)
         try:
-            context.remember(
+            await context.remember(
                 role="primary",
                 node_id=settings.node_id,
                 generation=settings.generation,
@@ -118,7 +118,7 @@ class Node:
             await attachment.wear(context, survey, virtual)
         except AaError:
             await self._undo(plane, survey)
-            context.remember(role=before.role, physical_macs=before.physical_macs)
+            await context.remember(role=before.role, physical_macs=before.physical_macs)
             raise
         self.on_change()
         _log.info("primary", id=settings.node_id, generation=settings.generation)
@@ -143,7 +143,7 @@ class Node:
             role = running
             await role.plane.call(role.plane.plane.update, settings)
             role.settings, role.primary, role.survey = settings, primary, survey
-        context.remember(
+        await context.remember(
             role="auxiliary",
             node_id=settings.node_id,
             generation=settings.generation,
@@ -179,7 +179,7 @@ class Node:
         """The join broke off after the primary had agreed: nobody is to count on this node."""
         await role.say_goodbye()
         await self._undo(role.plane, None)
-        self.context.remember(role=before.role, primary=before.primary)
+        await self.context.remember(role=before.role, primary=before.primary)
 
     async def _ask_in(self, timeout: float) -> tuple[control.JoinGranted, str, Survey]:
         context = self.context
@@ -239,7 +239,11 @@ class Node:
         attached = await asyncio.to_thread(context.host.pinned, context.config.paths.pins)
         if not attached:
             _log.info("no pinned dataplane: joining again", role=context.state.role)
-            await (self._found() if context.state.role == "primary" else self._enter(10.0))
+            self.joining = True
+            try:
+                await (self._found() if context.state.role == "primary" else self._enter(10.0))
+            finally:
+                self.joining = False
         elif context.state.role == "primary":
             await self._resume_primary()
         else:
@@ -319,7 +323,7 @@ class Node:
         await role.plane.call(role.plane.plane.stop)
         role.plane.close()
         await attachment.restore(self.context, survey)
-        self.context.remember(role="none", members=(), applied={}, primary=None, physical_macs={}, epoch=0)
+        await self.context.remember(role="none", members=(), applied={}, primary=None, physical_macs={}, epoch=0)
         self.on_change()
         _log.info("left", id=self.context.state.node_id)
         return self.context.config.data.interfaces

@@ -265,7 +265,7 @@ class Primary:
     async def _do(self, command: Command) -> None:
         match command:
             case membership.Persist():
-                self.persist()
+                await self._persist()
             case membership.SetEpoch():
                 self.settings = dataclasses.replace(self.settings, epoch=command.epoch)
                 await self.plane.call(self.plane.plane.update, self.settings)
@@ -273,7 +273,7 @@ class Primary:
                 await self._set_members(command.nodes)
             case membership.SetSequence():
                 await self.plane.call(self.plane.plane.set_sequence, command.sequence)
-                self.context.remember(applied=self.members.working())
+                await self.context.remember(applied=self.members.working())
             case membership.Announce():
                 self._send_beat(whole=True)
             case membership.ProbeNode():
@@ -287,8 +287,8 @@ class Primary:
         members = [Member(node.id, node.facts.ha_mac, node.facts.macs) for node in nodes]
         await self.plane.call(self.plane.plane.set_members, members)
 
-    def persist(self) -> None:
-        self.context.remember(
+    async def _persist(self) -> None:
+        await self.context.remember(
             epoch=self.members.epoch,
             ids=dict(self.members.ids),
             weights=dict(self.members.weights),

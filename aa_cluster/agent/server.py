@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aa_cluster.agent.node import Node
 
 T = TypeVar("T")
+SHUTDOWN_SECONDS = 0.5
+"""What a request under way gets when the agent ends."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = log.get("api")
@@ -53,7 +55,7 @@ class Server:
                 web.post("/v1/weight", self._weight),
             ]
         )
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
         before = os.umask(0o177)
         try:

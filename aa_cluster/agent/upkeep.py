@@ -65,7 +65,7 @@ class Upkeep:
     async def _sweep(self) -> None:
         seen = -1
         active = float("-inf")
-        turn = 0
+        turn = -1
         pause = SWEEP_SECONDS
         while True:
             await asyncio.sleep(pause)

@@ -32,7 +32,8 @@ async def status(node: Node) -> api.Status:
     links = await asyncio.to_thread(_links, node)
     modes = await _xdp_modes(node)
     rows = await nodes(node)
-    flows = sum(role.upkeep.sessions.values()) if isinstance(role, Primary) else 0
+    own_id = context.state.node_id
+    flows = sum(row.sessions for row in rows if isinstance(role, Primary) or row.id == own_id)
     problems = tuple(_problems(node, links, await _detached(node), rows, flows))
     return api.Status(
         health=_health(node, problems),
