@@ -55,7 +55,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interfaces: Annotated[tuple[Ifname, ...], Meta(min_length=1, max_length=MAX_PORTS)]
     virtual_macs: dict[Ifname, str] = {}
     xdp: Literal["auto", "native", "generic"] = "auto"
-    flow_table_size: Annotated[int, Meta(ge=1024, le=16_777_216)] = 262_144
+    flow_table_size: Annotated[int, Meta(ge=1024, le=4_194_303)] = 262_144
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

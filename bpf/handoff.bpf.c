@@ -3,7 +3,7 @@
  * handoff: TC egress on the primary's data interfaces. A forwarded SYN has been through the whole ruleset: its conntrack
  * entry holds every decision. The schedule picks the owner; the flow is recorded under both tuples; an auxiliary's SYN
  * gets its original headers back, the handoff block appended, and leaves by the interface it came in on.
- * Writes flows and turns; reads config, ports, nodes, bank, sequences.
+ * Writes records, buckets and turns; reads config, ports, nodes, bank, sequences.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -11,6 +11,7 @@
 #include "block.h"
 #include "checksum.h"
 #include "conntrack.h"
+#include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -93,22 +94,6 @@ static __always_inline void tell_table_full(const struct tuple *original, __u8 s
 	events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP);
 }
 
-/* Both tuples or none. */
-static __always_inline int record(struct decision *decision, struct flow *flow)
-{
-	flow->direction = FLOW_REPLY;
-	flow->peer = decision->original;
-	if (flows.update(&decision->reply, flow))
-		return -1;
-	flow->direction = FLOW_ORIGINAL;
-	flow->peer = decision->reply;
-	if (flows.update(&decision->original, flow)) {
-		flows.delete(&decision->reply);
-		return -1;
-	}
-	return 0;
-}
-
 static __always_inline int restore_headers(struct __sk_buff *skb, const struct egress *now, const struct tuple *original)
 {
 	__be32 old_source = unmap_ipv4(now->tuple.saddr), source = unmap_ipv4(original->saddr);
@@ -178,46 +163,97 @@ static __always_inline int append_block(struct __sk_buff *skb, const struct egre
 			   block_sum(block, true, payload_offset_odd));
 }
 
-/* Gives the flow's owner; `again` tells that the decision is an older one. 0 when it cannot be recorded. */
-static __always_inline __u8 decide(const struct config *conf, struct decision *decision, __u8 slot, bool *again)
-{
-	struct flow *known = flows.lookup(&decision->original);
-	struct flow flow = {};
-	const struct node *node;
-	struct flow *peer;
+/* What became of a SYN: whose it is and why. `owner` 0: nobody's, it stays without a record. */
+struct assignment {
+	__u8 owner;
+	enum reason why;
+};
 
-	if (known && known->direction == FLOW_ORIGINAL && known->state < FLOW_CLOSING) {
-		*again = true;
-		known->seen_ns = bpf_ktime_get_coarse_ns();
-		peer = flows.lookup(&known->peer);
-		/* The primary's entry fell back to the timeout of a SYN: the next ACK must raise it again. */
-		if (known->state == FLOW_ESTABLISHED && peer)
-			known->state = peer->state = FLOW_SYN_RECV;
-		return known->owner;
-	}
-	flow.owner = next_owner(conf->self);
-	node = node_of(flow.owner);
-	if (!node || node->hop == HOP_NONE)
-		flow.owner = conf->self;
-	flow.created_ns = flow.seen_ns = bpf_ktime_get_coarse_ns();
-	flow.mark = decision->connmark;
-	flow.state = FLOW_SYN_SENT;
-	flow.slot = slot;
-	if (record(decision, &flow)) {
-		tell_table_full(&decision->original, slot);
-		return 0;
-	}
-	return flow.owner;
+/* A SYN of a flow that is under way has the owner it had. */
+static __always_inline void repeat(struct record *record, const struct found *found)
+{
+	record->seen_ns = bpf_ktime_get_coarse_ns();
+	if (record->state != FLOW_ESTABLISHED)
+		return;
+	/* conntrack gave the primary's entry the timeout of a SYN again: the next ACK must raise it. */
+	record->state = FLOW_SYN_RECV;
+	change_flow(record, entry_record(found->word), ENTRY_SETTLED, 0);
 }
 
-static __always_inline int stay(struct decision *decision, __u8 self, enum reason why)
+static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision, __u8 slot)
 {
-	struct flow *flow = flows.lookup(&decision->original), *peer = flows.lookup(&decision->reply);
+	struct assignment failed = {0, HANDOFF_TABLE_FULL}, done = {0, HANDOFF_SENT};
+	__u32 index = take_record(conf);
+	const struct node *node;
+	struct record *record;
 
-	if (flow)
-		flow->owner = self;
-	if (peer)
-		peer->owner = self;
+	record = records.lookup(&index);
+	if (!index || !record) {
+		tell_table_full(&decision->original, slot);
+		return failed;
+	}
+	done.owner = next_owner(conf->self);
+	node = node_of(done.owner);
+	if (!node || node->hop == HOP_NONE)
+		done.owner = conf->self;
+	record->original = decision->original;
+	record->reply = decision->reply;
+	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
+	record->mark = decision->connmark;
+	record->owner = done.owner;
+	record->ended = 0;
+	record->slot = slot;
+	record->state = FLOW_SYN_SENT;
+	if (insert_flow(conf, record, index)) {
+		record->state = 0;
+		give_back(index);
+		failed.why = HANDOFF_UNPLACED;
+		return failed;
+	}
+	return done;
+}
+
+static __always_inline void end(struct record *record, __u32 index)
+{
+	remove_word(record->place[FLOW_ORIGINAL], index);
+	remove_word(record->place[FLOW_REPLY], index);
+	record->state = FLOW_DEAD; /* the sweep gives the number back */
+}
+
+static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision, __u8 slot)
+{
+	struct assignment known = {0, HANDOFF_AGAIN};
+	struct record *record;
+	struct found found = {};
+
+	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+		record = record_of(found.word);
+		if (record && !(found.word & ENTRY_REPLY) && is_exactly(found.word, record, &decision->original)) {
+			if (record->state < FLOW_CLOSING) {
+				known.owner = entry_owner(found.word);
+				repeat(record, &found);
+				return known;
+			}
+			end(record, entry_record(found.word));
+		}
+	}
+	return begin(conf, decision, slot);
+}
+
+/* The session stays on this node after all: if it has a record already, that says so from now on. */
+static __always_inline int stay(const struct config *conf, const struct decision *decision, enum reason why)
+{
+	struct record *record;
+	struct found found = {};
+
+	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+		record = record_of(found.word);
+		if (record && is_exactly(found.word, record, &decision->original)) {
+			record->owner = conf->self;
+			change_flow(record, entry_record(found.word), ENTRY_OWNER_MASK,
+				    (__u64)conf->self << ENTRY_OWNER_SHIFT);
+		}
+	}
 	return verdict(TC_ACT_OK, why);
 }
 
@@ -233,9 +269,8 @@ int handoff(struct __sk_buff *skb)
 	struct ethhdr *eth;
 	struct tcphdr *tcp;
 	struct iphdr *ip;
-	bool again = false;
+	struct assignment assigned;
 	__u32 room;
-	__u8 owner;
 	bool odd;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP ||
@@ -274,24 +309,24 @@ int handoff(struct __sk_buff *skb)
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	room = now.total_length + sizeof(sealed.block);
 	if (room > port->mtu)
-		return stay(&decision, conf->self, HANDOFF_NO_ROOM);
+		return stay(conf, &decision, HANDOFF_NO_ROOM);
 
-	owner = decide(conf, &decision, port->slot, &again);
-	if (!owner)
-		return verdict(TC_ACT_OK, HANDOFF_TABLE_FULL);
-	node = node_of(owner);
+	assigned = assign(conf, &decision, port->slot);
+	if (!assigned.owner)
+		return verdict(TC_ACT_OK, assigned.why);
+	node = node_of(assigned.owner);
 	if (!node || node->hop == HOP_NONE)
-		return stay(&decision, conf->self, HANDOFF_NO_OWNER);
+		return stay(conf, &decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
 
-	fill_block(&sealed, conf, &decision, &now, owner, port->slot, skb->mark);
+	fill_block(&sealed, conf, &decision, &now, assigned.owner, port->slot, skb->mark);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0))
-		return stay(&decision, conf->self, HANDOFF_NO_ROOM);
+		return stay(conf, &decision, HANDOFF_NO_ROOM);
 	if (restore_headers(skb, &now, &decision.original) || append_block(skb, &now, &sealed.block, odd) ||
 	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
 		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
 	skb->cb[0] = ON_ITS_WAY;
-	count(again ? HANDOFF_AGAIN : HANDOFF_SENT);
+	count(assigned.why);
 	return bpf_redirect(port->ifindex, 0);
 }

@@ -2,20 +2,17 @@
 /*
  * steer: XDP on the primary's data interfaces. A packet of a known flow goes to its owner by MAC rewrite, out of the
  * interface it came in on; everything else goes to the primary's own stack, which has an entry for every connection.
- * Reads flows, nodes, ports, config; follows each flow's handshake and end.
+ * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
  */
 #include <linux/bpf.h>
 
 #include "conntrack.h"
+#include "flow_table.h"
 #include "maps.h"
 #include "parse.h"
 
-#ifndef AA_SEEN_STEP_NS
-#define AA_SEEN_STEP_NS (AA_NSEC_PER_SEC / 4)
-#endif
-
 /* The primary's entry holds the NAT port and sees no packet after the SYN: it must live as long as the session. */
-static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *original, __u32 timeout_ms, bool assure)
+static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *original, __u32 timeout_s, bool assure)
 {
 	struct bpf_sock_tuple key;
 	struct ct_options options;
@@ -28,64 +25,82 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 		return;
 	if (assure)
 		ct_change_status(ct, ct_field(ct, __u32, AA_CT_STATUS) | IPS_SEEN_REPLY | IPS_ASSURED);
-	ct_change_timeout(ct, timeout_ms);
+	ct_change_timeout(ct, timeout_s * 1000);
 	ct_release(ct);
 }
 
-static __always_inline __u8 next_state(const struct flow *flow, const struct flow *peer, const struct tcphdr *tcp)
+static __always_inline __u8 next_state(const struct record *record, bool reply, const struct tcphdr *tcp)
 {
 	if (tcp->rst)
 		return FLOW_CLOSED;
 	if (tcp->fin)
-		return peer->ended ? FLOW_CLOSED : FLOW_CLOSING;
-	if (flow->state == FLOW_SYN_SENT && flow->direction == FLOW_REPLY && tcp->syn && tcp->ack)
+		return record->ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
+	if (record->state == FLOW_SYN_SENT && reply && tcp->syn && tcp->ack)
 		return FLOW_SYN_RECV;
-	if (flow->state == FLOW_SYN_RECV && flow->direction == FLOW_ORIGINAL && tcp->ack && !tcp->syn)
+	if (record->state == FLOW_SYN_RECV && !reply && tcp->ack && !tcp->syn)
 		return FLOW_ESTABLISHED;
-	return flow->state;
+	return record->state;
 }
 
-/* Off the hot path: called for flags that end a flow, and until the handshake is complete. */
-static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, struct tuple *tuple,
-				   struct flow *flow, const struct tcphdr *tcp, bool local)
+/* Called until the handshake is complete, and for flags that end a flow. */
+static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, __u64 word, struct record *record,
+				   const struct tcphdr *tcp)
 {
-	struct flow *peer = flows.lookup(&flow->peer);
-	__u8 state;
+	const struct node *owner = node_of(entry_owner(word));
+	bool reply = word & ENTRY_REPLY;
+	__u8 state = next_state(record, reply, tcp);
 
-	if (!peer)
-		return;
-	state = next_state(flow, peer, tcp);
 	if (tcp->rst || tcp->fin)
-		flow->ended = 1;
-	if (state <= flow->state)
+		record->ended |= 1 << reply;
+	if (state <= record->state)
 		return;
-	flow->state = state;
-	peer->state = state;
-	if (local)
+	record->state = state;
+	if (state == FLOW_ESTABLISHED)
+		change_flow(record, entry_record(word), 0, ENTRY_SETTLED);
+	if (owner && owner->hop == HOP_LOCAL)
 		return; /* the stack sees these packets itself */
 	if (state == FLOW_ESTABLISHED)
-		hold_entry(ctx, tuple, conf->established_ms, true);
+		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_ESTABLISHED], true);
 	else if (state == FLOW_CLOSED)
-		hold_entry(ctx, flow->direction == FLOW_ORIGINAL ? tuple : &flow->peer, conf->closing_ms, false);
+		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_CLOSED], false);
+}
+
+/*
+ * The packets that matter, with the whole tuple compared: false when the entry is another session's, which from then on
+ * has every packet compared.
+ */
+static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
+				    const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	struct record *record = record_of(found->word);
+	struct tuple tuple;
+
+	tuple_from_packet(&tuple, ip, tcp);
+	if (!record || !is_exactly(found->word, record, &tuple)) {
+		change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
+		return false;
+	}
+	if (!opens(tcp))
+		follow(ctx, conf, found->word, record, tcp);
+	return true;
 }
 
 int steer(struct xdp_md *ctx)
 {
 	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
 	const struct config *conf = configuration();
-	const struct port *port = port_of(ctx->ingress_ifindex);
+	const struct port *port;
 	const struct node *owner;
-	struct tuple tuple;
+	struct found found = {};
 	struct ethhdr *eth;
 	struct tcphdr *tcp;
 	struct iphdr *ip;
-	struct flow *flow;
-	__u64 now;
 	int type;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
 		return verdict(XDP_PASS, STEER_MALFORMED);
+	port = port_of(ctx->ingress_ifindex);
 	if (!port || !conf)
 		return verdict(XDP_PASS, STEER_NOT_READY);
 	if (!same_mac(eth->h_dest, port->virtual_mac))
@@ -103,22 +118,20 @@ int steer(struct xdp_md *ctx)
 		return verdict(XDP_PASS, STEER_OPTIONS);
 	if (parse_tcp(&cursor, &tcp) < 0)
 		return verdict(XDP_PASS, STEER_MALFORMED);
-	if (opens(tcp))
-		return verdict(XDP_PASS, STEER_SYN);
 
-	tuple_from_packet(&tuple, ip, tcp);
-	flow = flows.lookup(&tuple);
-	if (!flow)
-		return verdict(XDP_PASS, STEER_MISS);
-	owner = node_of(flow->owner);
+	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
+		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
+	if (tcp->syn || tcp->fin || tcp->rst || (found.word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED) {
+		if (!examine(ctx, conf, &found, ip, tcp))
+			return verdict(XDP_PASS, STEER_COLLISION);
+		if (opens(tcp))
+			return verdict(XDP_PASS, STEER_SYN);
+	}
+	owner = node_of(entry_owner(found.word));
 	if (!owner || owner->hop == HOP_NONE)
 		return verdict(XDP_PASS, STEER_NO_OWNER);
-
-	now = bpf_ktime_get_coarse_ns();
-	if (now - flow->seen_ns > AA_SEEN_STEP_NS)
-		flow->seen_ns = now;
-	if (flow->state < FLOW_ESTABLISHED || tcp->fin || tcp->rst)
-		follow(ctx, conf, &tuple, flow, tcp, owner->hop == HOP_LOCAL);
+	if (!(found.word & ENTRY_TOUCHED)) /* once between two looks of the sweep */
+		change_word(found.at, entry_record(found.word), 0, ENTRY_TOUCHED);
 	if (owner->hop == HOP_LOCAL)
 		return verdict(XDP_PASS, STEER_LOCAL);
 

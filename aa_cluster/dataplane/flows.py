@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The flow table, read in bulk and aged: numpy over batch reads, no Python object per flow."""
+"""The flow table as user space sees it: the kernel's own memory, read by column; no Python object per flow.
+
+How it is laid out and changed: docs/flow-table.md, bpf/include/flow_table.h. ``Hasher`` is the programs' hash again,
+independent of them, for whoever fills or checks a table from here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy as np
 
 from aa_cluster.dataplane.maps import Map
 
-SYN_SENT, SYN_RECV, ESTABLISHED, CLOSING, CLOSED = 1, 2, 3, 4, 5
+SYN_SENT, SYN_RECV, ESTABLISHED, CLOSING, CLOSED, DEAD = 1, 2, 3, 4, 5, 6
 STATE_NAMES = {
     SYN_SENT: "syn-sent",
     SYN_RECV: "syn-recv",
@@ -20,8 +24,14 @@ STATE_NAMES = {
     CLOSED: "closed",
 }
 
-ORIGINAL = 0
-TUPLE_BYTES = 40
+TOUCHED, EXACT, SETTLED, REPLY = 1, 2, 4, 8
+OWNER_SHIFT, RECORD_SHIFT, FINGERPRINT_SHIFT = 4, 10, 32
+RECORD_MASK = 0x3FFFFF
+
+HASH_KEYS = 11
+"""64-bit words for one sum; a key is two of these, fingerprint first: ``HASH_KEY_BYTES`` bytes."""
+
+HASH_KEY_BYTES = 2 * HASH_KEYS * 8
 
 FLOW_ROW = np.dtype(
     [
@@ -70,90 +80,67 @@ class Timeouts:
             }
         )
 
-    def nanoseconds(self, states: np.ndarray) -> np.ndarray:
-        table = np.zeros(256, "<u8")
-        for state, seconds in self.by_state.items():
-            table[state] = seconds * 1_000_000_000
-        chosen: np.ndarray = table[states]
-        return chosen
+
+class Hasher:
+    """The keyed hash of bpf/include/flow_table.h over columns of IPv4 tuples."""
+
+    def __init__(self, key: bytes) -> None:
+        words = np.frombuffer(key, "<u8")
+        self._sums = words[:HASH_KEYS], words[HASH_KEYS : 2 * HASH_KEYS]
+
+    def ipv4(
+        self, source: np.ndarray, destination: np.ndarray, ports: np.ndarray, kind: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(fingerprint, bucket before masking), u32 each.
+
+        ``source``, ``destination``, ``ports`` (source port first): u32 as they lie in memory, that is, network order read
+        by a little-endian machine. ``kind``: family × 256 + protocol.
+        """
+        s, d, p = (column.astype("<u8") for column in (source, destination, ports))
+        fingerprint, bucket = (self._sum(a, s, d, p, np.uint64(kind)) for a in self._sums)
+        return fingerprint, bucket
+
+    @staticmethod
+    def _sum(a: np.ndarray, s: np.ndarray, d: np.ndarray, p: np.ndarray, kind: np.uint64) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            total = (a[0] + d) * (a[1] + s) + (a[8] + kind) * (a[9] + p) + a[HASH_KEYS - 1]
+        upper: np.ndarray = (total >> np.uint64(32)).astype("<u4")
+        return upper
 
 
-def _as_tuples(fields: np.ndarray, prefix: str) -> np.ndarray:
-    """The 40 bytes of each record's tuple, as one comparable column."""
-    offset = fields.dtype.fields[f"{prefix}saddr"][1]  # type: ignore[index]
-    raw = fields.view("u1").reshape(len(fields), fields.dtype.itemsize)
-    packed = np.ascontiguousarray(raw[:, offset : offset + TUPLE_BYTES])
-    return packed.view(f"V{TUPLE_BYTES}").reshape(-1)
+def _in_use(records: Map, watermark: Map) -> np.ndarray:
+    """The records ever given out, uncopied; one that is changing under us may be half-way."""
+    highest = watermark.get(0)
+    count = min(0 if highest is None else int(highest), records.info.entries - 1)
+    return records.view()[1 : count + 1]
 
 
-def _partner(own: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each tuple of ``own`` its index in ``others``, or −1. Both are byte columns."""
-    if not len(others):
-        return np.full(len(own), -1)
-    wanted, offered = _mixed(own), _mixed(others)
-    order = np.argsort(offered, kind="stable")
-    ordered = offered[order]
-    at = np.searchsorted(ordered, wanted)
-    at[at == len(ordered)] = 0
-    return np.where(ordered[at] == wanted, order[at], -1)
-
-
-def _mixed(tuples: np.ndarray) -> np.ndarray:
-    """A 64-bit mix of the 40 bytes; a collision only makes two flows share their idle time for one reading."""
-    words = tuples.view("<u8").reshape(-1, TUPLE_BYTES // 8)
-    mixed = np.zeros(len(words), "<u8")
-    for column in range(words.shape[1]):
-        mixed = (mixed ^ words[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    return mixed
-
-
-def rows(table: Map) -> np.ndarray:
-    """Every flow once, as ``FLOW_ROW``; ``seen_ns`` is the later of its two directions."""
-    keys, values = table.read()
-    original = values["direction"] == ORIGINAL
-    keys_o, values_o, values_r = keys[original], values[original], values[~original]
-    out = np.zeros(len(keys_o), FLOW_ROW)
+def rows(records: Map, watermark: Map) -> np.ndarray:
+    """Every flow once, as ``FLOW_ROW``. ``seen_ns`` lags behind a flow's last packet by ten seconds at most."""
+    used = _in_use(records, watermark)
+    live = used[(used["state"] != 0) & (used["state"] != DEAD)]
+    out = np.zeros(len(live), FLOW_ROW)
     for name in ("saddr", "daddr", "protocol", "family"):
-        out[name] = keys_o[name]
-    for name in ("sport", "dport"):
-        out[name] = keys_o[name].view(">u2")
-        out[f"reply_{name}"] = values_o[f"peer_{name}"].view(">u2")
+        out[name] = live[f"original_{name}"]
     for name in ("saddr", "daddr"):
-        out[f"reply_{name}"] = values_o[f"peer_{name}"]
-    for name in ("owner", "state", "slot", "mark", "created_ns"):
-        out[name] = values_o[name]
-    seen = values_o["seen_ns"].copy()
-    partner = _partner(_as_tuples(keys_o, ""), _as_tuples(values_r, "peer_"))
-    found = partner >= 0
-    seen[found] = np.maximum(seen[found], values_r["seen_ns"][partner[found]])
-    out["seen_ns"] = seen
+        out[f"reply_{name}"] = live[f"reply_{name}"]
+    for name in ("sport", "dport"):
+        out[name] = live[f"original_{name}"].view(">u2")
+        out[f"reply_{name}"] = live[f"reply_{name}"].view(">u2")
+    for name in ("owner", "state", "slot", "mark", "created_ns", "seen_ns"):
+        out[name] = live[name]
     return out
 
 
-def sessions_by_owner(table: Map) -> dict[int, int]:
+def count(records: Map, watermark: Map) -> int:
+    """Flows in the table, whatever their state."""
+    state = _in_use(records, watermark)["state"]
+    return int(np.count_nonzero((state != 0) & (state != DEAD)))
+
+
+def sessions_by_owner(records: Map, watermark: Map) -> dict[int, int]:
     """Flows that are neither closing nor closed, by owner id."""
-    _, values = table.read()
-    live = values[(values["direction"] == ORIGINAL) & (values["state"] < CLOSING)]
-    counts = np.bincount(live["owner"], minlength=1)
-    return {owner: int(count) for owner, count in enumerate(counts) if count}
-
-
-def sweep(table: Map, now_ns: int, timeouts: Timeouts) -> int:
-    """Deletes flows idle in both directions past the timeout of their state; gives how many flows went.
-
-    A half without its other half (its twin was replaced by a newer session's) goes by its own idle time.
-    """
-    keys, values = table.read()
-    if not len(keys):
-        return 0
-    seen = values["seen_ns"].copy()
-    partner = _partner(_as_tuples(keys, ""), _as_tuples(values, "peer_"))
-    found = partner >= 0
-    seen[found] = np.maximum(seen[found], values["seen_ns"][partner[found]])
-    idle = np.where(seen < now_ns, now_ns - seen, 0)
-    old = idle > timeouts.nanoseconds(values["state"])
-    if not old.any():
-        return 0
-    table.delete_all(np.ascontiguousarray(keys[old]))
-    return int(np.count_nonzero(values["direction"][old] == ORIGINAL))
+    used = _in_use(records, watermark)
+    owners = used["owner"][(used["state"] != 0) & (used["state"] < CLOSING)]
+    counts = np.bincount(owners, minlength=1)
+    return {owner: int(number) for owner, number in enumerate(counts) if number}

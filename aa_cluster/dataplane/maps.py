@@ -6,6 +6,7 @@ Layouts come with the compiled object, so a field is never described twice.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ class Map:
         self.info = syscall.map_info(fd)
         self.key = declaration.key_dtype() if declaration.key_size else np.dtype("<u4")
         self.value = declaration.value_dtype() if declaration.value_size else np.dtype("<u8")
+        self._memory: mmap.mmap | None = None
 
     def get(self, key: int | bytes) -> np.ndarray | None:
         """A 0-d record, or None."""
@@ -55,12 +57,19 @@ class Map:
     def delete_all(self, keys: np.ndarray) -> int:
         return syscall.map_delete_batch(self.fd, keys.tobytes(), len(keys))
 
-    def per_cpu_sums(self) -> np.ndarray:
-        """A per-CPU array of u64: each entry summed over the CPUs, one system call for all (5.6)."""
+    def per_cpu_sum(self) -> np.ndarray:
+        """The one value of a per-CPU array, as u64 counters summed over the CPUs: one system call."""
         cpus = possible_cpus()
-        _, values = syscall.Batch(self.fd, 4, 8 * cpus, bite=self.info.entries).read()
-        sums: np.ndarray = np.frombuffer(values, "<u8").reshape(-1, cpus).sum(axis=1)
-        return sums
+        raw = syscall.map_lookup(self.fd, self._key(0), self.info.value_size * cpus)
+        counters: np.ndarray = np.frombuffer(raw or b"", "<u8").reshape(cpus, -1).sum(axis=0)
+        return counters
+
+    def view(self) -> np.ndarray:
+        """A memory-mapped array map, as it is at this moment and stays to be: the kernel's own bytes, not a copy."""
+        if self._memory is None:
+            size = -(-self.info.entries * self.info.value_size // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return np.frombuffer(self._memory, self.value, self.info.entries)
 
     def record(self) -> np.ndarray:
         """A zeroed value to fill in and ``put``."""
@@ -73,11 +82,26 @@ class Map:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
 
 
+MOST_FLOWS = 0x3FFFFF
+"""An entry names its record in 22 bits, and 0 is no record (bpf/include/flow_table.h)."""
+
+ENTRIES_PER_BUCKET = 8
+
+
+def buckets_for(flow_entries: int) -> int:
+    """A power of two; with two entries a flow, buckets are half full at most when the table is full."""
+    return 1 << max(0, (4 * flow_entries - 1) // ENTRIES_PER_BUCKET).bit_length()
+
+
 def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
-    """(kind, entries, flags) of the maps whose declaration does not say it; flows are held twice."""
+    """(kind, entries, flags) of the maps whose declaration does not say it.
+
+    Memory-mapped arrays begin on a page: that is also what puts each bucket into one cache line.
+    """
     return {
-        "flows": (syscall.MAP_HASH, 2 * flow_entries, 0),
-        "ports": (syscall.MAP_HASH, 32, 0),
+        "buckets": (syscall.MAP_ARRAY, buckets_for(flow_entries), syscall.MMAPABLE),
+        "records": (syscall.MAP_ARRAY, flow_entries + 1, syscall.MMAPABLE),
+        "released": (syscall.MAP_QUEUE, flow_entries, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
     }

@@ -33,7 +33,7 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class MapDeclaration(msgspec.Struct, frozen=True):
-    """As declared in C; ``key``/``value`` are the fields as (name, numpy format, offset), empty for plain integers."""
+    """As declared in C; ``key``/``value`` are the fields as (name, numpy format, offset), empty for plain integers and what bcc does not describe."""
 
     kind: int
     key_size: int
@@ -57,7 +57,7 @@ class Object(msgspec.Struct, frozen=True):
 
 def _dtype(fields: list[tuple[str, str, int]], size: int) -> np.dtype:
     if not fields:
-        return np.dtype(f"<u{size}")
+        return np.dtype(f"<u{size}" if size in (1, 2, 4, 8) else f"V{size}")
     names, formats, offsets = zip(*fields, strict=True)
     return np.dtype(
         {"names": list(names), "formats": list(formats), "offsets": list(offsets), "itemsize": size},

@@ -20,6 +20,7 @@ from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
+from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
 __all__ = ["Dataplane", "Event", "Member", "Port", "Question", "Settings"]
@@ -27,12 +28,18 @@ __all__ = ["Dataplane", "Event", "Member", "Port", "Question", "Settings"]
 MAX_NODES = 64
 MAX_PORTS = 16
 SEQUENCE_CAPACITY = 8192
+PORT_TABLE = 256
+"""AA_PORT_TABLE of bpf/include/types.h."""
+
+LONGEST_TIMEOUT_S = 0xFFFFFFFF // 1000
+"""conntrack takes milliseconds in 32 bits: 49 days."""
+
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
-SOURCES = {"primary": ("steer", "handoff", "arp_relay"), "auxiliary": ("adopt", "arp_relay")}
+SOURCES = {"primary": ("steer", "handoff", "arp_relay", "sweep"), "auxiliary": ("adopt", "arp_relay")}
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -60,7 +67,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the programs are told. ``block_key``: 16 bytes of SipHash key. ``primary_id`` is 0 when unknown."""
+    """What the programs are told. ``block_key``: 16 bytes of SipHash key. ``primary_id`` is 0 when unknown.
+
+    ``table_key``: ``flows.HASH_KEY_BYTES`` bytes, the same as long as the pinned table lives.
+    """
 
     role: Literal["primary", "auxiliary"]
     cluster_id: int
@@ -69,6 +79,7 @@ class Settings:
     generation: int
     epoch: int
     block_key: bytes
+    table_key: bytes
     ports: tuple[Port, ...]
     ha_ifindex: int
     ha_mac: bytes
@@ -100,6 +111,7 @@ class Dataplane:
         self._settings = settings
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
+        self._sweeper: Sweeper | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -140,6 +152,8 @@ class Dataplane:
                 attacher = Attacher(ipr, self._settings.pins / "qdiscs")
                 for point in self._points():
                     attacher.attach(point, fds[point.program], self._settings.xdp)
+            if "sweep" in fds:
+                self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -181,6 +195,9 @@ class Dataplane:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        if self._sweeper is not None:
+            self._sweeper.close()
+            self._sweeper = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
@@ -198,20 +215,23 @@ class Dataplane:
 
     def _write_configuration(self) -> None:
         settings = self._settings
+        check_ports(settings.ports)
         for port in settings.ports:
             record = self._maps["ports"].record()
             record["ifindex"], record["mtu"], record["slot"] = port.ifindex, port.mtu, port.slot
             record["physical_mac"] = list(port.physical_mac)
             record["virtual_mac"] = list(port.virtual_mac)
             self._maps["slots"].put(port.slot, record)
-            self._maps["ports"].put(port.ifindex, record)
+            self._maps["ports"].put(port.ifindex % PORT_TABLE, record)
         record = self._maps["config"].record()
         record["key"] = np.frombuffer(settings.block_key, "<u8")
         for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
             record[name] = getattr(settings, name)
-        timeouts = flows.Timeouts.of_this_namespace().by_state
-        record["established_ms"] = min(timeouts[flows.ESTABLISHED] * 1000, 0xFFFFFFFF)
-        record["closing_ms"] = timeouts[flows.CLOSED] * 1000
+        for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
+            record["timeout_s"][state] = min(seconds, LONGEST_TIMEOUT_S)
+        record["hash_key"] = np.frombuffer(settings.table_key, "<u8")
+        record["bucket_mask"] = self._maps["buckets"].info.entries - 1
+        record["flow_limit"] = self._maps["records"].info.entries - 1
         record["self"], record["primary"] = settings.node_id, settings.primary_id
         record["ha_mac"] = list(settings.ha_mac)
         record["primary_ha_mac"] = list(settings.primary_ha_mac)
@@ -249,7 +269,7 @@ class Dataplane:
 
     def counters(self) -> dict[str, int]:
         """Packets by reason name, summed over CPUs."""
-        sums = self._maps["reasons"].per_cpu_sums()
+        sums = self._maps["reasons"].per_cpu_sum()
         return {reason.name: int(sums[reason.number]) for reason in reasons.all_reasons()}
 
     def scheduled(self) -> int:
@@ -258,17 +278,22 @@ class Dataplane:
         return 0 if value is None else int(value)
 
     def flows(self) -> np.ndarray:
-        """One row per flow (original direction), structured dtype: see ``FLOW_ROW`` in dataplane/flows.py."""
-        return flows.rows(self._maps["flows"])
+        """One row per flow, structured dtype: see ``FLOW_ROW`` in dataplane/flows.py."""
+        return flows.rows(self._maps["records"], self._maps["watermark"])
+
+    def flow_count(self) -> int:
+        """Flows in the table, whatever their state."""
+        return flows.count(self._maps["records"], self._maps["watermark"])
 
     def sessions_by_owner(self) -> dict[int, int]:
         """Live (not closing or closed) flows per owner id."""
-        return flows.sessions_by_owner(self._maps["flows"])
+        return flows.sessions_by_owner(self._maps["records"], self._maps["watermark"])
 
     def sweep(self) -> int:
-        """Primary: remove flows idle past the timeout of their state; gives how many went."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        return flows.sweep(self._maps["flows"], now, flows.Timeouts.of_this_namespace())
+        """Primary: one look at every record; flows idle past the timeout of their state go. Gives how many went."""
+        if self._sweeper is None:
+            raise DataplaneError("the sweep was asked for before the dataplane was started as primary")
+        return self._sweeper.round()
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
@@ -293,6 +318,19 @@ class Dataplane:
         with IPRoute() as ipr:
             attacher = Attacher(ipr, self._settings.pins / "qdiscs")
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
+
+
+def check_ports(ports: Iterable[Port]) -> None:
+    """The programs find an interface by the low bits of its ifindex: two that share them are a ``DataplaneError``."""
+    seen: dict[int, Port] = {}
+    for port in ports:
+        other = seen.setdefault(port.ifindex % PORT_TABLE, port)
+        if other is not port:
+            raise DataplaneError(
+                f"interfaces {other.name} ({other.ifindex}) and {port.name} ({port.ifindex}) have numbers that differ "
+                f"by a multiple of {PORT_TABLE}",
+                f"recreate {port.name} to give it another number",
+            )
 
 
 def mapped(address: str) -> bytes:

@@ -18,10 +18,12 @@ _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT, PROG_LOAD, OBJ_PIN, OBJ_GET = range(8)
 PROG_TEST_RUN, PROG_BY_ID, OBJ_INFO = 10, 13, 15
+MAP_POP = 21
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
 PROG_SCHED_CLS, PROG_XDP = 3, 6
-MAP_HASH, MAP_ARRAY, MAP_PERCPU_ARRAY, MAP_LRU_HASH, MAP_RINGBUF = 1, 2, 6, 9, 27
+MAP_HASH, MAP_ARRAY, MAP_PERCPU_ARRAY, MAP_LRU_HASH, MAP_QUEUE, MAP_RINGBUF = 1, 2, 6, 9, 22, 27
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, 5.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
@@ -80,6 +82,18 @@ def map_delete(fd: int, key: bytes) -> bool:
             return False
         raise
     return True
+
+
+def map_pop(fd: int, value_size: int) -> bytes | None:
+    """Takes one value off a queue; None when it is empty (BPF_MAP_LOOKUP_AND_DELETE_ELEM)."""
+    value = ctypes.create_string_buffer(value_size)
+    try:
+        _bpf(MAP_POP, _attr("=I4xQQQ", fd, 0, _address(value), 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
 
 
 class Batch:

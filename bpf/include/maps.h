@@ -9,25 +9,29 @@
 #include "reasons.h"
 #include "types.h"
 
-BPF_ARRAY(config, struct config, 1);            /* written by the agent, read by every program */
-BPF_TABLE("hash", __u32, struct port, ports, 1);   /* by ifindex */
-BPF_ARRAY(slots, struct port, AA_MAX_PORTS);       /* the same by slot */
-BPF_ARRAY(nodes, struct node, AA_MAX_NODES);       /* by node id */
-BPF_TABLE("hash", struct tuple, struct flow, flows, 1); /* each flow under both its tuples */
-BPF_ARRAY(bank, __u32, 1);                         /* which of the two sequences is in force */
-BPF_ARRAY(sequences, struct sequence, 2);          /* node ids in turn; the one not in force is rewritten */
-BPF_ARRAY(turns, __u64, 1);                         /* sessions scheduled so far; only `handoff` writes it */
+BPF_ARRAY(config, struct config, 1);         /* written by the agent, read by every program */
+BPF_ARRAY(ports, struct port, AA_PORT_TABLE); /* by the low bits of the ifindex */
+BPF_ARRAY(slots, struct port, AA_MAX_PORTS);  /* the same by slot */
+BPF_ARRAY(nodes, struct node, AA_MAX_NODES);  /* by node id */
+BPF_TABLE("array", __u32, struct bucket, buckets, 1); /* the flow table, hot: see flow_table.h */
+BPF_TABLE("array", __u32, struct record, records, 1); /* … and cold */
+BPF_ARRAY(watermark, __u64, 1);               /* the highest record number given out so far */
+BPF_QUEUE(released, __u32, 1);                /* record numbers that can be given out again */
+BPF_ARRAY(swept, struct sweep, 1);            /* only the sweep writes it */
+BPF_ARRAY(bank, __u32, 1);                    /* which of the two sequences is in force */
+BPF_ARRAY(sequences, struct sequence, 2);     /* node ids in turn; the one not in force is rewritten */
+BPF_ARRAY(turns, __u64, 1);                   /* sessions scheduled so far; only `handoff` writes it */
 BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP questions */
-BPF_TABLE("percpu_array", __u32, __u64, reasons, AA_REASON_COUNT);
-BPF_RINGBUF_OUTPUT(events, 1);                     /* what the agent is told */
+BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */
+BPF_RINGBUF_OUTPUT(events, 1);                /* what the agent is told */
 
 static __always_inline void count(enum reason why)
 {
-	__u32 index = why;
-	__u64 *packets = reasons.lookup(&index);
+	__u32 zero = 0;
+	struct reasons *of_this_cpu = reasons.lookup(&zero);
 
-	if (packets)
-		(*packets)++;
+	if (of_this_cpu)
+		of_this_cpu->packets[why]++;
 }
 
 /* A verdict is always given with its reason. */
@@ -46,7 +50,13 @@ static __always_inline const struct config *configuration(void)
 
 static __always_inline const struct port *port_of(__u32 ifindex)
 {
-	return ports.lookup(&ifindex);
+	int index = ifindex & (AA_PORT_TABLE - 1);
+	const struct port *port = ports.lookup(&index);
+
+	if (port && port->ifindex != ifindex)
+		port = 0;
+	asm volatile("" : "+r"(port)); /* else clang tests the ifindex again, which tells the verifier nothing */
+	return port;
 }
 
 static __always_inline const struct node *node_of(__u8 id)

@@ -21,6 +21,7 @@
 	R(9, STEER_MALFORMED, steer, pass, "headers cut short or of impossible length") \
 	R(10, STEER_NO_OWNER, steer, pass, "the flow's owner is not in the node map") \
 	R(11, STEER_NOT_READY, steer, pass, "no configuration for this interface yet") \
+	R(12, STEER_COLLISION, steer, pass, "shares a flow's fingerprint, not its tuple") \
 	R(16, HANDOFF_SENT, handoff, handoff, "SYN handed off to an auxiliary with its block") \
 	R(17, HANDOFF_AGAIN, handoff, handoff, "repeated SYN handed off to the same owner") \
 	R(18, HANDOFF_LOCAL, handoff, pass, "SYN that the schedule gives to this node") \
@@ -35,6 +36,7 @@
 	R(27, HANDOFF_NO_OWNER, handoff, punt, "the owner is gone, the session stays here") \
 	R(28, HANDOFF_UNSUPPORTED, handoff, punt, "IPv4 options or a header that cannot be restored") \
 	R(29, HANDOFF_FAILED, handoff, drop, "the packet could not be rewritten") \
+	R(31, HANDOFF_UNPLACED, handoff, punt, "no free entry where the flow's hash points, or its fingerprint is taken") \
 	R(30, HANDOFF_NOT_READY, handoff, punt, "no configuration or schedule yet") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
@@ -73,6 +75,11 @@
 	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten")
 
 #define AA_REASON_COUNT 128
+
+/* The map's value: one line holds what `steer` counts most. */
+struct reasons {
+	__u64 packets[AA_REASON_COUNT];
+};
 
 enum reason {
 #define AA_REASON_ENUM(number, name, program, verdict, text) name = number,

@@ -9,6 +9,7 @@
 #define AA_MAX_NODES 64
 #define AA_MAX_PORTS 16
 #define AA_SEQUENCE_CAPACITY 8192 /* a power of two: the index is masked */
+#define AA_HASH_KEYS 11 /* 64-bit words for one sum over the largest tuple: five pairs and one */
 #define AA_NSEC_PER_SEC 1000000000ull
 
 /* One direction of a flow as its packets arrive on the wire. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2). */
@@ -30,6 +31,7 @@ enum flow_state {
 	FLOW_ESTABLISHED = 3,
 	FLOW_CLOSING = 4, /* a FIN in one direction */
 	FLOW_CLOSED = 5,  /* a FIN in both, or a RST */
+	FLOW_DEAD = 6,    /* swept: its entries are gone, its number rests until the next sweep */
 };
 
 enum flow_direction {
@@ -37,23 +39,30 @@ enum flow_direction {
 	FLOW_REPLY = 1,
 };
 
+/* One cache line of the hot table; what an entry's bits mean is in flow_table.h. */
+struct bucket {
+	__u64 word[8];
+};
+_Static_assert(sizeof(struct bucket) == 64, "a bucket is a cache line");
+
 /*
- * The flow table holds a flow twice, once under each tuple; `peer` is the other one. What both must know (owner,
- * state) is written to both; `seen_ns` and `ended` belong to one direction.
+ * The cold half of a flow: all there is to know about it, read when it begins, changes or ends, and by operators. Given
+ * out by number; a number is given out again one sweep after its flow went, when no program can still hold it.
  */
-struct flow {
-	struct tuple peer;
+struct record {
+	struct tuple original;
+	struct tuple reply;
 	__u64 created_ns; /* CLOCK_MONOTONIC, coarse */
-	__u64 seen_ns;    /* moved at most every AA_SEEN_STEP_NS */
+	__u64 seen_ns;    /* moved by the sweep, for a flow that was touched */
+	__u32 place[2];   /* by direction: bucket × 8 + index of the entry; entries never move */
 	__u32 mark;       /* connmark at the decision */
 	__u8 owner;       /* node id */
-	__u8 direction;   /* enum flow_direction */
-	__u8 state;       /* enum flow_state */
-	__u8 ended;       /* this direction has sent FIN or RST */
+	__u8 state;       /* enum flow_state; 0: not in use */
+	__u8 ended;       /* a bit for each direction that has sent FIN or RST */
 	__u8 slot;        /* data interface the first packet came in on */
-	__u8 pad[7];
+	__u8 pad[16];
 };
-_Static_assert(sizeof(struct flow) == 72, "flow has no hidden padding");
+_Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
 
 /* How a node is reached. */
 enum hop {
@@ -75,7 +84,9 @@ static __always_inline const __u8 *mac_of(const struct node *node, __u32 slot)
 	return node->macs + 6 * (slot & (AA_MAX_PORTS - 1));
 }
 
-/* A data interface. */
+/* A data interface. Found by the low bits of its ifindex: the loader sees to it that no two data interfaces share them. */
+#define AA_PORT_TABLE 256
+
 struct port {
 	__u32 ifindex;
 	__u16 mtu;
@@ -88,12 +99,14 @@ struct port {
 _Static_assert(sizeof(struct port) == 24, "port has no hidden padding");
 
 struct config {
-	__u64 key[2]; /* SipHash key of the handoff tag, little-endian halves */
+	__u64 hash_key[2 * AA_HASH_KEYS]; /* of the flow table: fingerprint, then bucket */
+	__u32 bucket_mask;                /* buckets − 1 */
+	__u32 flow_limit;                 /* the highest record number */
+	__u64 key[2];                     /* SipHash key of the handoff tag, little-endian halves */
 	__u32 generation;
 	__u32 epoch; /* on an auxiliary: the oldest acceptable */
 	__u32 ha_ifindex;
-	__u32 established_ms; /* the node's nf_conntrack_tcp_timeout_established */
-	__u32 closing_ms;     /* … and _time_wait */
+	__u32 timeout_s[8]; /* by enum flow_state, as the node's nf_conntrack_tcp_timeout_* have it */
 	__u16 cluster_id;
 	__u8 self; /* this node's id */
 	__u8 primary;
@@ -101,7 +114,14 @@ struct config {
 	__u8 primary_ha_mac[6];
 	__u8 pad[4];
 };
-_Static_assert(sizeof(struct config) == 56, "config has no hidden padding");
+_Static_assert(sizeof(struct config) == 264, "config has no hidden padding");
+
+/* Where the sweep stands, and what it did since user space last looked. */
+struct sweep {
+	__u64 at;       /* the record to look at next */
+	__u64 expired;  /* flows that went, ever */
+	__u64 released; /* record numbers given back, ever */
+};
 
 struct sequence {
 	__u32 length;

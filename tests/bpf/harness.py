@@ -7,6 +7,7 @@ A test-run packet arrives on the loopback device (ifindex 1), so that is the dat
 from __future__ import annotations
 
 import os
+import random
 import struct
 import subprocess
 import time
@@ -22,9 +23,20 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from aa_cluster.dataplane import kfuncs, programs, reasons, source, syscall
+from aa_cluster.dataplane import flows, kfuncs, programs, reasons, source, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.events import Event, Ring
+from aa_cluster.dataplane.flows import (
+    ESTABLISHED,
+    FINGERPRINT_SHIFT,
+    HASH_KEY_BYTES,
+    OWNER_SHIFT,
+    RECORD_MASK,
+    RECORD_SHIFT,
+    REPLY,
+    SETTLED,
+    Hasher,
+)
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
 from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode
 
@@ -32,6 +44,8 @@ XDP_PASS, XDP_TX = 2, 3
 TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 
 KEY = bytes(range(16))
+TABLE_KEY = random.Random(6).randbytes(HASH_KEY_BYTES)
+TIMEOUTS = {1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
 SELF, OTHER, THIRD = 1, 2, 3
 LOOPBACK = 1
@@ -90,14 +104,14 @@ class Plane:
     before: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def run(self, program: str, packet: Packet | bytes, ingress: int = LOOPBACK, mark: int = 0, cb: int = 0) -> Ran:
-        before = self.maps["reasons"].per_cpu_sums()
+        before = self.maps["reasons"].per_cpu_sum()
         raw = bytes(packet)
         if program == "steer":
             result = syscall.run_program(self.fds[program], raw)
         else:
             context = skb_context(ingress, mark, cb)
             result = syscall.run_program(self.fds[program], raw, context=context)
-        delta = self.maps["reasons"].per_cpu_sums() - before
+        delta = self.maps["reasons"].per_cpu_sum() - before
         why = {reason.name: int(delta[reason.number]) for reason in reasons.all_reasons() if delta[reason.number]}
         return Ran(result.verdict, result.packet, why, result.context)
 
@@ -111,11 +125,14 @@ class Plane:
             "self": SELF,
             "primary": SELF,
             "ha_ifindex": HA_IFINDEX,
-            "established_ms": 432_000_000,
-            "closing_ms": 120_000,
+            "bucket_mask": self.maps["buckets"].info.entries - 1,
+            "flow_limit": self.maps["records"].info.entries - 1,
         } | changes
         for name, value in values.items():
             record[name] = value
+        record["hash_key"] = np.frombuffer(TABLE_KEY, "<u8")
+        for state, seconds in TIMEOUTS.items():
+            record["timeout_s"][state] = seconds
         record["ha_mac"] = record["primary_ha_mac"] = raw_mac(HA_MAC)
         self.maps["config"].put(0, record)
 
@@ -123,7 +140,7 @@ class Plane:
         record = self.maps["ports"].record()
         record["ifindex"], record["mtu"], record["slot"] = ifindex, mtu, slot
         record["physical_mac"], record["virtual_mac"] = raw_mac(PHYSICAL), raw_mac(VIRTUAL)
-        self.maps["ports"].put(ifindex, record)
+        self.maps["ports"].put(ifindex % 256, record)
         self.maps["slots"].put(slot, record)
 
     def nodes(self, **hops: int) -> None:
@@ -144,26 +161,73 @@ class Plane:
         self.maps["bank"].put(0, np.array(0, "<u4"))
         self.maps["turns"].put(0, np.array(0, "<u8"))
 
-    def add_flow(self, flow: FlowTuple, reply: FlowTuple, owner: int, state: int, seen_ns: int | None = None) -> None:
-        """Both halves, as ``handoff`` records them."""
+    def add_flow(self, flow: FlowTuple, reply: FlowTuple, owner: int, state: int, seen_ns: int | None = None) -> int:
+        """As ``handoff`` leaves it; gives the record's number. Never used with a table near full."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if seen_ns is None else seen_ns
-        for direction, (own, peer) in enumerate(((flow, reply), (reply, flow))):
-            record = self.maps["flows"].record()
-            for name, value in tuple_fields(peer).items():
-                record[f"peer_{name}"] = value
-            record["owner"], record["state"], record["direction"] = owner, state, direction
-            record["created_ns"] = record["seen_ns"] = now
-            self.maps["flows"].put(tuple_bytes(own), record)
+        index = int(self.maps["watermark"].get(0)) + 1
+        self.maps["watermark"].put(0, np.array(index, "<u8"))
+        record = self.maps["records"].view()[index]
+        for which, end in ((flow, "original"), (reply, "reply")):
+            for name, value in tuple_fields(which).items():
+                record[f"{end}_{name}"] = value
+        record["owner"], record["state"], record["ended"] = owner, state, 0
+        record["created_ns"] = record["seen_ns"] = now
+        flags = SETTLED if state >= ESTABLISHED else 0
+        for direction, which in enumerate((flow, reply)):
+            record["place"][direction] = self.put_entry(which, index, owner, flags | (REPLY if direction else 0))
+        return index
+
+    def hashes(self, which: FlowTuple) -> tuple[int, int]:
+        """(fingerprint, bucket)."""
+        raw = tuple_bytes(which)
+        source, destination, ports = (np.frombuffer(raw, "<u4", 1, at) for at in (12, 28, 32))
+        fingerprint, bucket = Hasher(TABLE_KEY).ipv4(source, destination, ports, 4 << 8 | which.protocol)
+        return int(fingerprint[0]), int(bucket[0]) & (self.maps["buckets"].info.entries - 1)
+
+    def put_entry(self, which: FlowTuple, index: int, owner: int, flags: int) -> int:
+        fingerprint, bucket = self.hashes(which)
+        line = self.maps["buckets"].view()["word"][bucket]
+        free = int(np.flatnonzero(line == 0)[0])
+        line[free] = fingerprint << FINGERPRINT_SHIFT | index << RECORD_SHIFT | owner << OWNER_SHIFT | flags
+        return bucket * 8 + free
+
+    def word(self, which: FlowTuple) -> int:
+        """The entry of that tuple's fingerprint, in either bucket; 0 when there is none."""
+        fingerprint, bucket = self.hashes(which)
+        table = self.maps["buckets"].view()["word"]
+        for line in (table[bucket], table[(bucket ^ (fingerprint | 1)) & (len(table) - 1)]):
+            for word in line:
+                if int(word) >> FINGERPRINT_SHIFT == fingerprint and int(word):
+                    return int(word)
+        return 0
 
     def flow(self, which: FlowTuple) -> np.ndarray | None:
-        return self.maps["flows"].get(tuple_bytes(which))
+        """The record behind that tuple."""
+        word = self.word(which)
+        return self.maps["records"].view()[word >> RECORD_SHIFT & RECORD_MASK] if word else None
+
+    def owner(self, which: FlowTuple) -> int:
+        """As the hot entry has it."""
+        return self.word(which) >> OWNER_SHIFT & 63
+
+    def entry_count(self) -> int:
+        return int(np.count_nonzero(self.maps["buckets"].view()["word"]))
 
     def flow_count(self) -> int:
-        return len(self.maps["flows"].read()[0])
+        return flows.count(self.maps["records"], self.maps["watermark"])
+
+    def sweep(self) -> None:
+        """One look at every record."""
+        runs = int(self.maps["watermark"].get(0)) // 32 + 2
+        self.maps["swept"].put(0, self.maps["swept"].record())
+        syscall.run_program(self.fds["sweep"], bytes(64), repeat=runs)
 
     def reset(self) -> None:
-        keys, _ = self.maps["flows"].read()
-        self.maps["flows"].delete_all(keys)
+        self.maps["buckets"].view()["word"][:] = 0
+        self.maps["records"].view()["state"][:] = 0
+        self.maps["watermark"].put(0, np.array(0, "<u8"))
+        while syscall.map_pop(self.maps["released"].fd, 4) is not None:
+            pass
         for key in self.maps["questions"].read()[0]:
             self.maps["questions"].delete(key.tobytes())
         self.ring.read()

@@ -208,7 +208,7 @@ def test_a_refused_block_is_told(plane: Plane) -> None:
 
 
 def test_no_configuration_adopts_nothing(plane: Plane) -> None:
-    plane.maps["ports"].delete(1)
+    plane.maps["ports"].put(1, plane.maps["ports"].record())
     assert plane.run("adopt", valid()).why == {"GUARD_NOT_READY": 1}
 
 

@@ -13,7 +13,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from aa_cluster.core.schedule import sequence
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, EXACT, REPLY, SETTLED, SYN_RECV, SYN_SENT
 from aa_cluster.wire.block import LENGTH, FlowTuple, decode
 from tests.bpf.harness import (
     CLIENT,
@@ -98,12 +98,13 @@ def test_an_auxiliarys_syn_is_as_it_arrived_plus_the_block(plane: Plane, kind: s
 def test_the_flow_is_recorded_under_both_tuples(plane: Plane) -> None:
     original, reply = nat("masquerade")
     hand_off(plane)
-    own, peer = plane.flow(original), plane.flow(reply)
-    assert own is not None
-    assert peer is not None
-    assert (int(own["owner"]), int(own["state"]), int(own["direction"])) == (OTHER, SYN_SENT, 0)
-    assert (int(peer["owner"]), int(peer["state"]), int(peer["direction"])) == (OTHER, SYN_SENT, 1)
-    assert int(own["mark"]) == 0x77
+    record = plane.flow(original)
+    assert record is not None
+    assert (int(record["owner"]), int(record["state"]), int(record["mark"])) == (OTHER, SYN_SENT, 0x77)
+    assert (plane.owner(original), plane.owner(reply)) == (OTHER, OTHER)
+    assert plane.word(original) & REPLY == 0
+    assert plane.word(reply) & REPLY
+    assert plane.word(original) >> 10 & 0x3FFFFF == plane.word(reply) >> 10 & 0x3FFFFF == 1
 
 
 def test_a_repeated_syn_is_the_same_decision(plane: Plane) -> None:
@@ -112,7 +113,7 @@ def test_a_repeated_syn_is_the_same_decision(plane: Plane) -> None:
     again = plane.run("handoff", leaving(nat("masquerade")[1]))
     assert again.why == {"HANDOFF_AGAIN": 1}
     assert again.raw == first.raw
-    assert plane.flow_count() == 2
+    assert (plane.flow_count(), plane.entry_count()) == (1, 2)
     assert int(plane.maps["turns"].get(0)) == 1
 
 
@@ -126,6 +127,7 @@ def test_a_stray_syn_on_an_established_flow_keeps_owner_and_holds_again(plane: P
     flow = plane.flow(original)
     assert flow is not None
     assert int(flow["state"]) == SYN_RECV
+    assert not (plane.word(original) | plane.word(reply)) & SETTLED
 
 
 def test_a_new_syn_on_a_closed_flow_is_a_new_decision(plane: Plane) -> None:
@@ -135,6 +137,8 @@ def test_a_new_syn_on_a_closed_flow_is_a_new_decision(plane: Plane) -> None:
     plane.add_flow(original, reply, OTHER, CLOSED)
     ran = plane.run("handoff", leaving(reply))
     assert (ran.packet.dst, ran.why) == (node_mac(THIRD), {"HANDOFF_SENT": 1})
+    assert (plane.flow_count(), plane.entry_count()) == (1, 2)
+    assert plane.owner(reply) == THIRD
 
 
 @pytest.mark.parametrize(
@@ -162,9 +166,7 @@ def test_the_primarys_own_turn(plane: Plane) -> None:
     packet = leaving(reply)
     ran = plane.run("handoff", packet)
     assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_LOCAL": 1}, bytes(packet))
-    flow = plane.flow(original)
-    assert flow is not None
-    assert int(flow["owner"]) == SELF
+    assert plane.owner(original) == SELF
 
 
 def test_an_owner_that_left_since_the_schedule_was_made(plane: Plane) -> None:
@@ -179,10 +181,7 @@ def test_a_repeated_syn_whose_owner_left(plane: Plane) -> None:
     plane.add_flow(original, reply, 9, SYN_SENT)
     ran = plane.run("handoff", leaving(reply))
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_NO_OWNER": 1})
-    for half in (original, reply):
-        flow = plane.flow(half)
-        assert flow is not None
-        assert int(flow["owner"]) == SELF
+    assert (plane.owner(original), plane.owner(reply)) == (SELF, SELF)
 
 
 @pytest.mark.parametrize(("size", "fits"), [(1380, True), (1381, False), (1460, False)])
@@ -217,7 +216,7 @@ def test_made_by_this_node(plane: Plane) -> None:
 
 
 def test_not_from_a_data_interface(plane: Plane) -> None:
-    plane.maps["ports"].delete(LOOPBACK)
+    plane.maps["ports"].put(LOOPBACK, plane.maps["ports"].record())
     assert plane.run("handoff", leaving(nat("none")[1])).why == {"HANDOFF_NOT_DATA": 1}
 
 
@@ -250,27 +249,62 @@ def test_not_ready_without_an_identity(plane: Plane) -> None:
 
 
 def test_full_table_keeps_sessions_on_the_primary_and_tells(plane: Plane) -> None:
-    table = plane.maps["flows"]
-    keys = np.zeros(table.info.entries, table.key)
-    keys["sport"] = np.arange(len(keys)) & 0xFFFF
-    keys["dport"] = np.arange(len(keys)) >> 16
-    for key in keys:
-        table.put(key.tobytes(), table.record())
+    limit = plane.maps["records"].info.entries - 1
+    plane.maps["watermark"].put(0, np.array(limit, "<u8"))
     ran = hand_off(plane)
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_TABLE_FULL": 1})
     (event,) = plane.events()
     assert (event.kind, event.address) == ("table_full", str(IPv4Address(CLIENT)))
-    assert plane.flow(nat("masquerade")[0]) is None
-    assert plane.flow(nat("masquerade")[1]) is None
+    assert plane.entry_count() == 0
+    assert int(plane.maps["turns"].get(0)) == 0, "no turn was spent"
+    assert int(plane.maps["watermark"].get(0)) == limit
+
+
+def test_the_last_record_is_given_out(plane: Plane) -> None:
+    limit = plane.maps["records"].info.entries - 1
+    plane.maps["watermark"].put(0, np.array(limit - 1, "<u8"))
+    assert hand_off(plane, port=1).why == {"HANDOFF_SENT": 1}
+    assert hand_off(plane, port=2).why == {"HANDOFF_TABLE_FULL": 1}
 
 
 def test_a_repeated_syn_while_the_table_is_full_keeps_its_owner(plane: Plane) -> None:
     original, reply = nat("masquerade")
     entry(original, reply)
     plane.add_flow(original, reply, OTHER, SYN_SENT)
-    table = plane.maps["flows"]
-    for index in range(table.info.entries - 2):
-        key = np.zeros((), table.key)
-        key["sport"], key["dport"] = index & 0xFFFF, 1
-        table.put(key.tobytes(), table.record())
+    plane.maps["watermark"].put(0, np.array(plane.maps["records"].info.entries - 1, "<u8"))
     assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_AGAIN": 1}
+
+
+@pytest.mark.parametrize("half", ["original", "reply"])
+def test_no_free_place_in_either_bucket(plane: Plane, half: str) -> None:
+    """Nothing of the flow stays behind: no entry, and its record is given out again."""
+    original, reply = nat("masquerade")
+    fingerprint, bucket = plane.hashes(original if half == "original" else reply)
+    table = plane.maps["buckets"].view()["word"]
+    for line in (bucket, (bucket ^ (fingerprint | 1)) & (len(table) - 1)):
+        table[line] = [(number + 1) << 32 | 1 << 10 for number in range(8)]
+    ran = hand_off(plane)
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNPLACED": 1})
+    assert plane.entry_count() == 16
+    assert plane.flow_count() == 0
+    table[:] = 0
+    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
+    assert int(plane.maps["watermark"].get(0)) == 1
+
+
+def test_a_full_first_bucket_leaves_the_other(plane: Plane) -> None:
+    original, _ = nat("masquerade")
+    _, bucket = plane.hashes(original)
+    table = plane.maps["buckets"].view()["word"]
+    table[bucket] = [(number + 1) << 32 | 1 << 10 for number in range(8)]
+    assert hand_off(plane).why == {"HANDOFF_SENT": 1}
+    assert plane.owner(original) == OTHER
+
+
+def test_a_taken_fingerprint_keeps_the_later_session_here(plane: Plane) -> None:
+    original, _ = nat("masquerade")
+    index = plane.add_flow(tuple_of("10.77.1.7", 7, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 7), THIRD, ESTABLISHED)
+    plane.put_entry(original, index, THIRD, SETTLED)
+    ran = hand_off(plane)
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNPLACED": 1})
+    assert plane.word(original) & EXACT

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -22,11 +23,13 @@ STRUCT_OF_MAP = {
     "ports": "port",
     "slots": "port",
     "nodes": "node",
-    "flows": "flow",
+    "buckets": "bucket",
+    "records": "record",
+    "swept": "sweep",
     "sequences": "sequence",
     "questions": "question",
 }
-KEY_OF_MAP = {"flows": "tuple", "questions": "question_key"}
+KEY_OF_MAP = {"questions": "question_key"}
 
 BLOCK_FIELDS = [
     "cluster_id",
@@ -78,14 +81,14 @@ def asserts(name: str, size: int, fields: dict[str, int]) -> list[str]:
 
 
 def of_dtype(dtype: np.dtype) -> dict[str, int]:
-    """Field offsets; the fields of a nested struct are ``peer_saddr`` here, ``peer.saddr`` in C."""
+    """Field offsets; the fields of a nested struct are ``reply_saddr`` here, ``reply.saddr`` in C."""
     fields = dtype.fields or {}
-    return {label.replace("peer_", "peer."): offset for label, (_, offset, *_) in fields.items()}
+    return {re.sub(r"^(original|reply)_", r"\1.", label): offset for label, (_, offset, *_) in fields.items()}
 
 
 def compiles(lines: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "layout.c"
-    file.write_text('#include "block.h"\n#include "types.h"\n' + "\n".join(lines) + "\n")
+    file.write_text('#include "block.h"\n#include "types.h"\n#include "reasons.h"\n' + "\n".join(lines) + "\n")
     root = source.directory()
     multiarch = sysconfig.get_config_var("MULTIARCH")
     command = ["clang", "-target", "bpf", "-fsyntax-only", "-include", str(root / "compat/check/bcc.h")]

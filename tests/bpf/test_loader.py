@@ -19,6 +19,7 @@ from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane import programs as loader
 from aa_cluster.dataplane.btf import Btf
+from aa_cluster.dataplane.flows import HASH_KEY_BYTES
 from aa_cluster.dataplane.maps import open_all
 from aa_cluster.dataplane.object import MapDeclaration, Object, Program
 from aa_cluster.dataplane.plane import Dataplane, Member, Port, Settings, mount_bpffs
@@ -52,6 +53,7 @@ def settings(root: None, object_cache: Path, tmp_path: Path) -> Iterator[Setting
             generation=1,
             epoch=1,
             block_key=bytes(16),
+            table_key=bytes(range(HASH_KEY_BYTES)),
             ports=(port,),
             ha_ifindex=socket.if_nametoindex("h0"),
             ha_mac=PHYSICAL,
@@ -129,7 +131,7 @@ def test_another_version_replaces_hook_by_hook_on_the_same_maps(settings: Settin
 
     class Newer(Dataplane):
         def _defines(self) -> dict[str, int]:
-            return kfuncs.offsets() | {"AA_SEEN_STEP_NS": 1000}
+            return kfuncs.offsets() | {"AA_SWEEP_BITE": 16}
 
     second = Newer(settings)
     second.start()
@@ -150,7 +152,7 @@ def test_a_hook_that_lost_its_program_is_named(settings: Settings) -> None:
 def test_pinned_maps_of_another_layout_are_refused(settings: Settings) -> None:
     maps_dir = settings.pins / "maps"
     maps_dir.mkdir(parents=True)
-    fd = syscall.map_create(syscall.MAP_ARRAY, 4, 24, 1, 0, "config")
+    fd = syscall.map_create(syscall.MAP_ARRAY, 4, 48, 1, 0, "config")
     syscall.obj_pin(fd, str(maps_dir / "config"))
     os.close(fd)
     with pytest.raises(DataplaneError, match=r"pinned map .*config has .* expects") as caught:

@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, EXACT, SETTLED, SYN_RECV, SYN_SENT, TOUCHED
 from aa_cluster.netlink import conntrack
 from tests.bpf.harness import (
     CLIENT,
@@ -114,15 +114,19 @@ def test_owner_not_in_the_node_map(plane: Plane) -> None:
 
 
 def test_no_configuration_for_the_interface(plane: Plane) -> None:
-    plane.maps["ports"].delete(1)
+    plane.maps["ports"].put(1, plane.maps["ports"].record())
     assert plane.run("steer", segment(REPLY, "A")).why == {"STEER_NOT_READY": 1}
 
 
-def state(plane: Plane) -> tuple[int, int]:
-    both = plane.flow(ORIGINAL), plane.flow(REPLY)
-    assert both[0] is not None
-    assert both[1] is not None
-    return int(both[0]["state"]), int(both[1]["state"])
+def state(plane: Plane) -> int:
+    record = plane.flow(ORIGINAL)
+    assert record is not None
+    return int(record["state"])
+
+
+def flags(plane: Plane) -> tuple[int, int]:
+    """(settled, exact and touched bits) of the two entries."""
+    return plane.word(ORIGINAL) & 7, plane.word(REPLY) & 7
 
 
 def test_handshake_raises_the_primarys_entry_once_it_is_complete(plane: Plane) -> None:
@@ -130,12 +134,13 @@ def test_handshake_raises_the_primarys_entry_once_it_is_complete(plane: Plane) -
     plane.add_flow(ORIGINAL, REPLY, OTHER, SYN_SENT)
 
     plane.run("steer", segment(REPLY, "SA"))
-    assert state(plane) == (SYN_RECV, SYN_RECV)
+    assert state(plane) == SYN_RECV
     assert held(ORIGINAL) == (False, True)
 
     plane.run("steer", segment(ORIGINAL, "A"))
-    assert state(plane) == (ESTABLISHED, ESTABLISHED)
+    assert state(plane) == ESTABLISHED
     assert held(ORIGINAL) == (True, False)
+    assert flags(plane) == (SETTLED | TOUCHED, SETTLED | TOUCHED)
 
 
 def held(which: object) -> tuple[bool, bool]:
@@ -151,7 +156,7 @@ def test_a_lone_syn_is_never_held(plane: Plane, flags: str) -> None:
     entry(ORIGINAL, REPLY)
     plane.add_flow(ORIGINAL, REPLY, OTHER, SYN_SENT)
     plane.run("steer", segment(ORIGINAL, flags))
-    assert state(plane) == (SYN_SENT, SYN_SENT)
+    assert state(plane) == SYN_SENT
     assert held(ORIGINAL) == (False, True)
 
 
@@ -162,11 +167,11 @@ def test_fin_both_ways_closes_and_lets_the_entry_go(plane: Plane) -> None:
     assert held(ORIGINAL) == (True, False)
 
     assert plane.run("steer", segment(REPLY, "FA")).verdict == XDP_TX
-    assert state(plane) == (CLOSING, CLOSING)
+    assert state(plane) == CLOSING
     plane.run("steer", segment(REPLY, "FA"))
-    assert state(plane) == (CLOSING, CLOSING)
+    assert state(plane) == CLOSING
     plane.run("steer", segment(ORIGINAL, "FA"))
-    assert state(plane) == (CLOSED, CLOSED)
+    assert state(plane) == CLOSED
     (found,) = conntrack.dump()
     assert found.timeout <= 120
 
@@ -174,14 +179,57 @@ def test_fin_both_ways_closes_and_lets_the_entry_go(plane: Plane) -> None:
 def test_rst_closes_at_once(plane: Plane) -> None:
     plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
     assert plane.run("steer", segment(REPLY, "R")).verdict == XDP_TX
-    assert state(plane) == (CLOSED, CLOSED)
+    assert state(plane) == CLOSED
 
 
-def test_seen_moves_with_traffic(plane: Plane) -> None:
-    plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED, seen_ns=1)
+def test_a_packet_touches_its_own_entry(plane: Plane) -> None:
+    plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
     plane.run("steer", segment(ORIGINAL, "A"))
-    own, peer = plane.flow(ORIGINAL), plane.flow(REPLY)
-    assert own is not None
-    assert peer is not None
-    assert own["seen_ns"] > 1
-    assert peer["seen_ns"] == 1
+    assert flags(plane) == (SETTLED | TOUCHED, SETTLED)
+
+
+def impostor(plane: Plane, flow_state: int) -> None:
+    """Another session's entry where ORIGINAL's would be: same fingerprint, same bucket, another tuple."""
+    stranger = tuple_of("10.77.1.7", 7, SERVER, 80)
+    index = plane.add_flow(stranger, tuple_of(SERVER, 80, PUBLIC, 7), OTHER, flow_state)
+    settled = SETTLED if flow_state >= ESTABLISHED else 0
+    plane.put_entry(ORIGINAL, index, OTHER, settled)
+
+
+@pytest.mark.parametrize("kind", ["S", "SA", "F", "R", "FA"])
+def test_a_shared_fingerprint_is_found_out_by_the_first_packet_that_matters(plane: Plane, kind: str) -> None:
+    impostor(plane, ESTABLISHED)
+    packet = segment(ORIGINAL, kind)
+    ran = plane.run("steer", packet)
+    assert (ran.verdict, ran.why, ran.raw) == (XDP_PASS, {"STEER_COLLISION": 1}, bytes(packet))
+    assert plane.word(ORIGINAL) & EXACT
+
+
+def test_from_then_on_every_packet_is_compared(plane: Plane) -> None:
+    impostor(plane, ESTABLISHED)
+    plane.run("steer", segment(ORIGINAL, "S"))
+    ran = plane.run("steer", segment(ORIGINAL, "A"))
+    assert (ran.verdict, ran.why) == (XDP_PASS, {"STEER_COLLISION": 1})
+
+
+def test_before_the_handshake_is_complete_every_packet_is_compared(plane: Plane) -> None:
+    impostor(plane, SYN_SENT)
+    assert plane.run("steer", segment(ORIGINAL, "A")).why == {"STEER_COLLISION": 1}
+
+
+def test_an_exact_entry_still_steers_its_own(plane: Plane) -> None:
+    index = plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
+    view = plane.maps["buckets"].view()["word"]
+    place = int(plane.maps["records"].view()[index]["place"][0])
+    view[place // 8, place % 8] |= EXACT
+    assert plane.run("steer", segment(ORIGINAL, "A")).why == {"STEER_TX": 1}
+
+
+def test_an_entry_in_the_other_bucket_is_found(plane: Plane) -> None:
+    fingerprint, bucket = plane.hashes(ORIGINAL)
+    table = plane.maps["buckets"].view()["word"]
+    plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
+    moved = int(table[bucket][0])
+    table[bucket] = [(number + 1) << 32 | 1 << 10 for number in range(8)]
+    table[(bucket ^ (fingerprint | 1)) & (len(table) - 1)][5] = moved
+    assert plane.run("steer", segment(ORIGINAL, "A")).why == {"STEER_TX": 1}

@@ -168,7 +168,7 @@ def mutants() -> list[bytes]:
 def test_nothing_but_pass_or_a_counted_drop(plane: Plane, mutants: list[bytes], program: str) -> None:
     plane.reset()
     verdicts: Counter[int] = Counter()
-    before = plane.maps["reasons"].per_cpu_sums()
+    before = plane.maps["reasons"].per_cpu_sum()
     context = b"" if program == "steer" else skb_context(1, 0, 0)
     tried = 0
     for raw in mutants:
@@ -176,7 +176,7 @@ def test_nothing_but_pass_or_a_counted_drop(plane: Plane, mutants: list[bytes], 
             continue
         verdicts[syscall.run_program(plane.fds[program], raw, context=context).verdict] += 1
         tried += 1
-    counted = plane.maps["reasons"].per_cpu_sums() - before
+    counted = plane.maps["reasons"].per_cpu_sum() - before
     why = {reason.name: int(counted[reason.number]) for reason in reasons.all_reasons() if counted[reason.number]}
     print(f"{program}: {tried} frames, verdicts {dict(verdicts)}, reasons {why}")
 

@@ -20,6 +20,11 @@
 		int (*delete)(const key_type *); \
 	} __attribute__((unused)) name
 #define BPF_ARRAY(name, value_type, size) BPF_TABLE("array", int, value_type, name, size)
+#define BPF_QUEUE(name, value_type, size) \
+	struct name##_queue { \
+		int (*pop)(value_type *); \
+		int (*push)(const value_type *, __u64); \
+	} __attribute__((unused)) name
 #define BPF_RINGBUF_OUTPUT(name, pages) \
 	struct name##_ring { \
 		int (*ringbuf_output)(const void *, __u64, __u64); \

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ageing: runs the ``sweep`` program over the whole table, in bites, in the kernel."""
+
+from __future__ import annotations
+
+import os
+
+from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.maps import Map
+
+BITE = 32
+"""Records a run; AA_SWEEP_BITE of bpf/sweep.bpf.c."""
+
+RUNS_PER_CALL = 2048
+"""Runs a system call: some milliseconds, so that the thread can be stopped and the CPU shared."""
+
+_FRAME = bytes(64)  # a test-run wants a packet; the program does not read it
+
+
+class Sweeper:
+    """``fd`` is the loaded program, owned by this object; ``swept`` and ``watermark`` its maps."""
+
+    def __init__(self, fd: int, swept: Map, watermark: Map) -> None:
+        self._fd = fd
+        self._swept = swept
+        self._watermark = watermark
+
+    def round(self) -> int:
+        """Looks at every record once; gives how many flows went."""
+        highest = self._watermark.get(0)
+        runs = -(-int(highest) // BITE) + 1 if highest is not None and int(highest) else 0
+        before = self.expired()
+        while runs > 0:
+            syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
+            runs -= RUNS_PER_CALL
+        return self.expired() - before
+
+    def expired(self) -> int:
+        """Flows that went by age since the maps were made."""
+        progress = self._swept.get(0)
+        return 0 if progress is None else int(progress["expired"])
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A new flow: a record, then an entry under each tuple. Only `handoff` does this; the sweep gives records back. */
+#ifndef AA_FLOW_INSERT_H
+#define AA_FLOW_INSERT_H
+
+#include "flow_table.h"
+
+/* A record that was given back, or the next one never used; 0 when there is none. */
+static __always_inline __u32 take_record(const struct config *conf)
+{
+	__u32 index = 0;
+	__u64 *used, next;
+	int zero = 0;
+
+	if (released.pop(&index) == 0)
+		return index;
+	used = watermark.lookup(&zero);
+	if (!used || *used >= conf->flow_limit)
+		return 0;
+	next = __sync_fetch_and_add(used, 1) + 1;
+	return next <= conf->flow_limit ? next : 0;
+}
+
+static __always_inline void give_back(__u32 index)
+{
+	released.push(&index, 0);
+}
+
+/* The first free place of a bucket, or −1. */
+static __always_inline int claim(__u32 bucket, __u64 word, __u32 *place)
+{
+	struct bucket *line = buckets.lookup(&bucket);
+	int i;
+
+	if (!line)
+		return -1;
+#pragma unroll
+	for (i = 0; i < BUCKET_ENTRIES; i++) {
+		if (line->word[i] == 0 && __sync_val_compare_and_swap(&line->word[i], 0, word) == 0) {
+			*place = bucket * BUCKET_ENTRIES + i;
+			return 0;
+		}
+	}
+	return -1;
+}
+
+/* 0, or −1: no room, or the fingerprint is another session's (whose entry is then compared whole from now on). */
+static __always_inline int insert_entry(const struct config *conf, struct hash hash, __u64 flags, __u32 index, __u32 *place)
+{
+	__u64 word = (__u64)hash.fingerprint << ENTRY_FINGERPRINT_SHIFT | (__u64)index << ENTRY_RECORD_SHIFT | flags;
+	__u32 bucket = hash.bucket & conf->bucket_mask;
+	struct found other = {};
+
+	if (find(conf, hash, &other)) {
+		change_word(other.at, entry_record(other.word), 0, ENTRY_EXACT);
+		return -1;
+	}
+	if (claim(bucket, word, place) && claim(other_bucket(conf, bucket, hash.fingerprint), word, place))
+		return -1;
+	/* Another CPU may have put the same fingerprint in meanwhile. The one that a look-up finds stays. */
+	if (find(conf, hash, &other) && other.place != *place) {
+		remove_word(*place, index);
+		return -1;
+	}
+	return 0;
+}
+
+/* Both entries or none. The record is filled in but for its places. */
+static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index)
+{
+	__u64 owner = (__u64)record->owner << ENTRY_OWNER_SHIFT;
+
+	if (insert_entry(conf, hash_tuple(conf, &record->reply), owner | ENTRY_REPLY, index, &record->place[FLOW_REPLY]))
+		return -1;
+	if (insert_entry(conf, hash_tuple(conf, &record->original), owner, index, &record->place[FLOW_ORIGINAL])) {
+		remove_word(record->place[FLOW_REPLY], index);
+		return -1;
+	}
+	return 0;
+}
+
+#endif

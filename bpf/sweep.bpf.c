@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * sweep: ages the flow table of the primary. Attached nowhere: the agent runs it with BPF_PROG_TEST_RUN, each run looks at
+ * AA_SWEEP_BITE records and goes on where the last one stopped. So ageing needs no lock, no copy of the table and no
+ * object per flow in user space, and its changes are as atomic as the other programs'.
+ * Writes records, buckets, released, swept; reads config, watermark. Counts nothing: no packet passes here.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "flow_insert.h"
+#include "maps.h"
+
+#ifndef AA_SWEEP_BITE
+#define AA_SWEEP_BITE 32
+#endif
+
+/* How stale `seen_ns` of a live flow may be: a tenth of its timeout, ten seconds at most. */
+#define STALE_SHARE 10
+#define STALE_MOST_NS (10 * AA_NSEC_PER_SEC)
+
+static __always_inline bool untouch(__u32 place, __u32 index)
+{
+	__u64 *at = word_at(place);
+
+	if (!at || entry_record(*at) != index || !(*at & ENTRY_TOUCHED))
+		return false;
+	change_word(at, index, ENTRY_TOUCHED, 0);
+	return true;
+}
+
+static __always_inline void age(const struct config *conf, struct record *record, __u32 index, struct sweep *progress,
+				__u64 now)
+{
+	__u64 timeout = (__u64)conf->timeout_s[record->state & 7] * AA_NSEC_PER_SEC;
+	__u64 stale = timeout / STALE_SHARE < STALE_MOST_NS ? timeout / STALE_SHARE : STALE_MOST_NS;
+	__u64 idle = now > record->seen_ns ? now - record->seen_ns : 0;
+	bool original, reply;
+
+	if (idle < stale)
+		return;
+	original = untouch(record->place[FLOW_ORIGINAL], index);
+	reply = untouch(record->place[FLOW_REPLY], index);
+	if (original || reply) {
+		record->seen_ns = now;
+		return;
+	}
+	if (idle < timeout)
+		return;
+	remove_word(record->place[FLOW_ORIGINAL], index);
+	remove_word(record->place[FLOW_REPLY], index);
+	record->state = FLOW_DEAD;
+	progress->expired++;
+}
+
+int sweep(struct __sk_buff *skb)
+{
+	const struct config *conf = configuration();
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct sweep *progress;
+	struct record *record;
+	int zero = 0, i;
+	__u64 *highest;
+	__u32 index;
+
+	progress = swept.lookup(&zero);
+	highest = watermark.lookup(&zero);
+	if (!skb || !conf || !progress || !highest)
+		return TC_ACT_OK;
+	for (i = 0; i < AA_SWEEP_BITE; i++) {
+		index = progress->at + 1;
+		if (index > *highest || index > conf->flow_limit) {
+			progress->at = 0;
+			return TC_ACT_OK;
+		}
+		progress->at = index;
+		record = records.lookup(&index);
+		if (!record || record->state == 0)
+			continue;
+		if (record->state == FLOW_DEAD) {
+			record->state = 0;
+			give_back(index);
+			progress->released++;
+			continue;
+		}
+		age(conf, record, index, progress, now);
+	}
+	return TC_ACT_OK;
+}
