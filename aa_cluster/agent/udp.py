@@ -56,19 +56,19 @@ class UdpTransport:
             self._timer.cancel()
             self._timer = None
         if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
 
     def _listen(self) -> None:
         if self._socket is not None:
-            asyncio.get_running_loop().add_reader(self._socket, self._gather)
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._gather)
 
     def _gather(self) -> None:
         """The first of a batch is there: take it together with those that follow at once."""
         loop = asyncio.get_running_loop()
         if self._socket is not None:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(self._socket.fileno())
             self._timer = loop.call_later(GATHER_SECONDS, self._take)
 
     def _take(self) -> None:
