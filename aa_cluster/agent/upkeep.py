@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Event, Port
 
 SWEEP_SECONDS = 1.0
-SWEEP_REST = 10
-"""A sweep of a large table takes long: rest so many times as long after it."""
+SWEEP_REST = 200
+SWEEP_MOST = 10.0
+"""A sweep of a large table takes long: rest so many times as long after it (0.5 % of a core), but no more s than this.
+The shortest timeout of a flow is a minute."""
 QUIET_AFTER = 300.0
 """s without a new flow and without one swept, after which there is little to look after."""
 QUIET_SECONDS = 3.0
@@ -84,7 +86,7 @@ class Upkeep:
                     continue
                 if await self._plane.call(self._plane.plane.sweep):
                     active = now
-                pause = max(pause, SWEEP_REST * (self._context.clock() - now))
+                pause = max(pause, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - now)))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:
