@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Templates for the generator and the feeder (bpf/bench/traffic.h): frames, and checksums of all that stays the same."""
+"""Templates for the generator and the feeder (bpf/bench/traffic.h): frames, and sums of what stays the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Template:
 def words_sum(data: bytes) -> int:
     """The 16-bit words as this machine reads them, added up (RFC 1071: byte order does not matter); odd data padded."""
     padded = data + b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"<{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"<{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

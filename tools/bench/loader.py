@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aa_cluster.dataplane import kfuncs, programs, reasons, source, syscall
+from aa_cluster.dataplane import kfuncs, programs, source, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.maps import Map, open_all
 from tools.bench.frames import Template
@@ -20,7 +20,10 @@ from tools.bench.frames import Template
 FEEDER = "bench/feeder"
 LIVE = "bench/live"
 XDP = frozenset(
-    "feed_xdp empty_xdp generate generate_session sink hub drop_all pass_all send_back plain_xdp".split(),
+    (
+        *("feed_xdp", "empty_xdp", "generate", "generate_session", "sink", "hub"),
+        *("drop_all", "pass_all", "send_back", "plain_xdp"),
+    )
 )
 """The bench's programs that hook XDP; all others are classifiers."""
 

@@ -41,7 +41,7 @@ def describe() -> Machine:
         cores=os.cpu_count() or 1,
         caches=_caches(),
         virtual="hypervisor" in info,
-        kernel=re.match(r"[\d.]+", platform.release())[0],  # type: ignore[index]
+        kernel=platform.release().split("-")[0],
         jit=_read(Path("/proc/sys/net/core/bpf_jit_enable")),
         mitigations=_mitigations(),
         bcc=_version(["dpkg-query", "-W", "-f", "${Version}", "python3-bpfcc"]),
@@ -52,7 +52,7 @@ def describe() -> Machine:
 
 def cpu_model(info: str) -> str:
     """From the text of /proc/cpuinfo; family and model stand in where a hypervisor gives a bare name."""
-    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", info, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", info, re.MULTILINE))
     name = fields.get("model name", platform.machine()).strip()
     if "cpu family" in fields:
         name += f" (family {fields['cpu family']}, model {fields['model']}, stepping {fields.get('stepping', '?')})"

@@ -7,8 +7,10 @@ named after has no figure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from aa_cluster.dataplane import reasons
 from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT
 from aa_cluster.topology.namespaces import inside
 from tools.bench import flowtable, place, world
-from tools.bench.frames import FIN, SYN, Shape, Template, arp
+from tools.bench.frames import SYN, Shape, Template, arp
 from tools.bench.session import Run
 from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, PUBLIC, SELF, World
 
@@ -172,9 +174,7 @@ def measure(run: Run) -> None:
         inside(path, lambda: _all(run, cases, path))
 
 
-def _all(run: Run, cases: list[Case], path: place.Path) -> None:
-    import os
-
+def _all(run: Run, cases: list[Case], path: Path) -> None:
     os.sched_setaffinity(0, {run.cpu})
     with world.world(run.cache, path) as made:
         for flows in sorted({*run.sizes, *(size for case in cases for size in case.sizes)}):
@@ -244,6 +244,3 @@ def _confirmed(made: World, case: Case, length: int, repeat: int) -> int | str:
 def _told(delta: np.ndarray) -> str:
     counted = [f"{each.name} {int(delta[each.number])}" for each in reasons.all_reasons() if delta[each.number]]
     return ", ".join(counted) or "no reason counted"
-
-
-__all__ = ["CASES", "FIN", "Case", "measure"]

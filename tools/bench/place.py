@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aa_cluster.topology import namespaces
-from aa_cluster.topology.namespaces import DIRECTORY, batch, checked, enter
+from aa_cluster.topology.namespaces import DIRECTORY, batch, checked, enter, write_sysctls
 
 CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 BUCKETS = Path("/sys/module/nf_conntrack/parameters/hashsize")
@@ -38,7 +37,7 @@ def namespace(role: str, sysctls: dict[str, str] | None = None) -> Iterator[Path
     name = name_of(role)
     batch([f"netns add {name}"])
     try:
-        namespaces.write_sysctls(DIRECTORY / name, QUIET if sysctls is None else sysctls)
+        write_sysctls(DIRECTORY / name, QUIET if sysctls is None else sysctls)
         batch(["link set lo up"], name)
         yield DIRECTORY / name
     finally:

@@ -7,6 +7,7 @@ A test-run packet arrives on the loopback device, which is therefore the data in
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class World:
         """An open ARP question for every address of the bench."""
         questions = self.plane.maps["questions"]
         values = np.zeros(NEIGHBOURS, questions.value)
-        values["asked_ns"] = flowtable.time.clock_gettime_ns(flowtable.time.CLOCK_MONOTONIC)
+        values["asked_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         keys = np.zeros(NEIGHBOURS, questions.key)
         addresses = (int(ARP_FIRST) + np.arange(NEIGHBOURS)).astype(">u4")
         keys["target"][:, 10:12] = 0xFF
