@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -156,8 +156,19 @@ class Lab:
             self.wait_ready(node)
         if self.joined >= 1:
             self.join(nodes[0], primary=True)
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            list(pool.map(self.join, nodes[1 : self.joined]))
+        with ThreadPoolExecutor(max_workers=self.plan.nodes) as pool:
+            asked = [self._begin_join(pool, node) for node in nodes[1 : self.joined]]
+            for one in asked:
+                one.result()
+
+    def _begin_join(self, pool: ThreadPoolExecutor, node: str) -> Future[Joined]:
+        """Ask, and be back when the primary has given the node its id: ids follow the numbers, the rest overlaps."""
+        asked = pool.submit(self.join, node)
+        until(f"{node} to be known to the primary", lambda: asked.done() or self._known(node), READY)
+        return asked
+
+    def _known(self, node: str) -> bool:
+        return any(row.name == node for row in self.status(1).nodes)
 
     # -- one host or node
 

@@ -57,11 +57,16 @@ def remove(plan: Plan) -> bool:
     """Everything of the lab, by whatever is found; whether there was anything. Safe to repeat."""
     there = present(plan)
     names = [name for name in namespaces.existing() if plan.owns_namespace(name)]
-    marked = processes.of_lab(plan.name)
-    lived = processes.inhabitants(namespaces.DIRECTORY / name for name in names)
-    processes.end({*marked, *lived})
+    while found := _processes(plan, names):  # again, for what was just being started
+        processes.end(found)
+        there = True
     namespaces.delete(names)
     for directory in (plan.pins, plan.run, plan.state):
         if directory.exists():
             shutil.rmtree(directory)
-    return there or bool(marked)
+    return there
+
+
+def _processes(plan: Plan, names: list[str]) -> set[int]:
+    lived = processes.inhabitants(namespaces.DIRECTORY / name for name in names)
+    return {*processes.of_lab(plan.name), *lived}

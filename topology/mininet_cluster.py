@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The same cluster in Mininet: Linux bridges as switches (``lxbr``), no controller.
 
-The topology alone, with Mininet's own command line (nodes then are plain routers until agents are started)::
+The topology alone, wires without addresses or agents, with Mininet's own command line::
 
-    mn --custom topology/mininet_cluster.py --topo aacluster,3 --switch lxbr --controller none
+    PYTHONPATH=. .venv/bin/python /usr/bin/mn --custom topology/mininet_cluster.py --topo aacluster,3 \\
+        --switch lxbr --controller none
 
 Mininet hosts have a mount namespace of their own, where bpffs is hidden: ``MininetCluster`` starts the agents from
 outside, with ``nsenter`` into the network namespace only.

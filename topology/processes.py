@@ -81,16 +81,25 @@ def ancestors() -> set[int]:
 
 
 def alive(pid: int, lab: str) -> bool:
-    """Whether that pid still is a process of this lab (and not a zombie, nor somebody else's by now)."""
-    return environment(pid).get(MARK) == lab
+    """Whether that pid still is a process of this lab (and not a zombie, nor somebody else's by now).
+
+    One without any environment is on its way from one program to the next (execve), which nsenter does.
+    """
+    values = environment(pid)
+    return values.get(MARK) == lab if values else _state(pid) not in ("Z", "X", "")
 
 
 def stopped(pid: int) -> bool:
     """Whether it was sent SIGSTOP and nothing since."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """The letter of proc(5), empty when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def end(pids: Iterable[int], timeout: float = 10.0, with_signal: int = signal.SIGKILL) -> None:

@@ -27,6 +27,8 @@ ASK_BEATS = 25
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
 DRAIN_STEP = 0.5
+OWN_BEAT = 1.5
+"""Heartbeat intervals after which a node speaks although the primary was not heard."""
 REJOIN_PAUSE = 2.0
 
 _log = log.get("auxiliary")
@@ -58,14 +60,17 @@ class Auxiliary:
         self.ready = False
         self._rejoin = rejoin
         self._tasks = TaskSet()
+        self._timer: asyncio.TimerHandle | None = None
         self._absent = 0
         self._leaving = False
         self._rejoining = False
 
     def start(self) -> None:
-        self._tasks.start(self._beat(), "heartbeat")
+        self._send_beat()
 
     async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         await self._tasks.cancel()
 
     async def report_ready(self) -> None:
@@ -153,6 +158,7 @@ class Auxiliary:
             self._come_back(f"generation {beat.generation} has begun under {beat.name}")
             return
         self.heard = self.context.clock()
+        self._send_beat()
         self.schedule, self.ruleset, self.epoch = beat.schedule, beat.ruleset, beat.epoch
         self._follow(peer.address, beat.ha_mac)
         if beat.nodes:
@@ -198,15 +204,11 @@ class Auxiliary:
             return False
         return True
 
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        while True:
-            self._send_beat()
-            due = max(due + self.context.beat, loop.time())
-            await asyncio.sleep(due - loop.time())
-
     def _send_beat(self) -> None:
+        """Answers the primary's heartbeat; without one, sent by the node's own clock, a little later."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(OWN_BEAT * self.context.beat, self._send_beat)
         beat = control.AuxiliaryBeat(
             self.settings.node_id, self.context.name, self.settings.generation, self.ready and not self._leaving
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
 
-CACHE = Path("/var/cache/aa-cluster")
+CACHE = Path("/var/lib/aa-cluster/objects")
 """Compiled programs; shared by all instances of a machine, so only the first one compiles."""
 
 

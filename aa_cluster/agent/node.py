@@ -260,8 +260,8 @@ class Node:
         role = Primary(context, plane, settings, members, survey)
         self.role = role
         role.start()
-        if state.applied != members.working():
-            role.begin()
+        role.go_on()
+        await role.settled()
         await attachment.wear(context, survey, virtual)
         _log.info("resumed", role="primary", id=state.node_id, generation=state.generation)
 

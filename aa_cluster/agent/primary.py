@@ -77,6 +77,13 @@ class Primary:
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
 
+    def go_on(self) -> None:
+        """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
+        only if it is not the one in force, so that it goes on where it was."""
+        self._commands.put_nowait(membership.SetMembers(self.members.reachable()))
+        if self.context.state.applied != self.members.working():
+            self._commands.put_nowait(membership.SetSequence(self.members.sequence()))
+
     def must_be_well(self) -> None:
         """``DataplaneError`` when a command has failed and nothing has made it good since."""
         if self.troubles:

@@ -55,7 +55,7 @@ async def serve(
     file = StateFile(config.paths.state)
     context = Context(config, keys, host, link, file, time.monotonic, file.load())
     transport = UdpTransport(config.ha.interface, config.ha.port, link.receive)
-    await transport.open()
+    transport.open()
     link.attach(transport)
     node = Node(context)
     server = Server(node, config.paths.socket)

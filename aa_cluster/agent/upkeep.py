@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Event, Port
 
 SWEEP_SECONDS = 1.0
-SWEEP_REST = 10
-"""A sweep of a large table takes long: rest so many times as long after it."""
+SWEEP_REST = 200
+SWEEP_MOST = 10.0
+"""A sweep of a large table takes long: rest so many times as long after it (0.5 % of a core), but no more s than this.
+The shortest timeout of a flow is a minute."""
 QUIET_AFTER = 300.0
-"""s without a new flow and without one swept, after which every 30th sweep is enough."""
-QUIET_SWEEPS = 30
+"""s without a new flow and without one swept, after which there is little to look after."""
+QUIET_SECONDS = 3.0
+QUIET_SWEEPS = 10
+"""When it is quiet: s between two looks for new flows, and every how many of them the table is swept all the same."""
 NEW_FLOW = ("HANDOFF_SENT", "HANDOFF_LOCAL")
 """The reasons that go with a new flow."""
 COUNT_SECONDS = 5.0
@@ -76,11 +80,13 @@ class Upkeep:
                 if made != seen and seen >= 0:
                     active = now
                 seen = made
-                if now - active > QUIET_AFTER and turn % QUIET_SWEEPS:
+                quiet = now - active > QUIET_AFTER
+                pause = QUIET_SECONDS if quiet else SWEEP_SECONDS
+                if quiet and turn % QUIET_SWEEPS:
                     continue
                 if await self._plane.call(self._plane.plane.sweep):
                     active = now
-                pause = max(SWEEP_SECONDS, SWEEP_REST * (self._context.clock() - now))
+                pause = max(pause, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - now)))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:

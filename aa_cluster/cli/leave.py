@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds for sessions to end."
 )
-@click.option("--force", is_flag=True, help="Leave after the timeout even when sessions still run.")
+@click.option("--force", is_flag=True, help="Leave even when the primary does not answer.")
 @json_option
 @click.pass_obj
 def leave(invocation: Invocation, timeout: float, force: bool) -> None:

@@ -316,3 +316,18 @@ def btf_name(fd: int) -> str:
     info = ctypes.create_string_buffer(struct.pack("=QIIQII", 0, 0, 0, ctypes.addressof(name), len(name), 0), 32)
     _bpf(OBJ_INFO, _attr("=IIQ", fd, len(info), _address(info)))
     return name.value.decode()
+
+
+_LIVE_FRAMES = 1 << 1
+
+
+def run_live(fd: int, packet: bytes, repeat: int, batch: int = 64) -> int:
+    """BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES (5.18): real frames; gives the mean ns a frame, whole.
+
+    Recycled frames keep what was written into them before. The interface comes from the program (a redirect).
+    """
+    data_in = ctypes.create_string_buffer(packet, len(packet))
+    fixed = (fd, 0, len(packet), 0, _address(data_in), 0, repeat, 0, 0, 0, 0, 0, _LIVE_FRAMES, 0, batch)
+    attr = _attr("=IIIIQQIIIIQQIII", *fixed)
+    _bpf(PROG_TEST_RUN, attr)
+    return int(struct.unpack_from("=I", attr, 36)[0])

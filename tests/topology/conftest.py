@@ -14,7 +14,10 @@ from aa_cluster.topology.view import ask, set_weights
 
 @pytest.fixture
 def lab(shared_lab: Lab) -> Lab:
-    """The shared three nodes: all active, weights 1:1:1, the default ruleset."""
+    """The shared three nodes: all active, weights 1:1:1, the default ruleset, whatever the test before left."""
+    for node in shared_lab.plan.node_names:
+        if shared_lab.site(node).pid() is None:
+            shared_lab.restart_agent(node)
     shared_lab.load_ruleset(rulesets.text("default"))
     set_weights(shared_lab, {1: 1, 2: 1, 3: 1})
     until("all nodes to be active", lambda: all_active(shared_lab, 3), 5)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -70,6 +71,30 @@ def test_no_arp_of_an_auxiliary_whatever_its_kernel_wants_to_say(lab: Lab) -> No
         lab.exec("node2", ["ping", "-c1", "-W1", "10.77.2.99"])
         until("node2 to count a request", lambda: counters(lab, 2)["ARP_ASKED"] > before["ARP_ASKED"], 5)
     assert of_auxiliaries(capture.arp()) == []
+
+
+def test_a_joining_node_never_answers_for_the_cluster(make_lab: Callable[..., Lab]) -> None:
+    """A host keeps asking for the cluster's address, which the joining node has too, while it joins."""
+    lab = make_lab(2, joined=1)
+    request = arp_frame(1, (CLIENT_MAC, "10.77.1.100"), (NOBODY, "10.77.1.1"))
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(0.005):
+            send(lab.plan.path("client"), "eth0", request)
+
+    asker = threading.Thread(target=ask)
+    with Capture(lab.plan.path("switch")) as capture:
+        asker.start()
+        try:
+            lab.join(2)
+            assert run_sessions(lab, "client", SERVER, 80, 4).completed == 4
+        finally:
+            done.set()
+            asker.join()
+    frames = capture.arp()
+    assert of_auxiliaries(frames) == []
+    assert {frame.member for frame in frames if frame.opcode == 2 and frame.segment == "int"} <= {"node1", "client"}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.load import held_sessions
 
 pytestmark = [pytest.mark.lab, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -25,6 +26,10 @@ def test_mininet(root: None) -> None:
         held_sessions(cluster, "server", "10.77.2.1", 8080, 30) as inward,
     ):
         assert outward.completed == inward.completed == 30, (outward.failed, inward.failed)
-        answer = cluster.client(1).get("/v1/nodes")
-        assert isinstance(answer, Nodes)
-        assert [row.sessions for row in answer.nodes] == [20, 20, 20]
+
+        def shares() -> list[int]:
+            answer = cluster.client(1).get("/v1/nodes")
+            assert isinstance(answer, Nodes)
+            return [row.sessions for row in answer.nodes]
+
+        until("twenty sessions on each node", lambda: shares() == [20, 20, 20], 5)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from aa_cluster.topology import rulesets
 from aa_cluster.topology.agreement import compare
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import held_sessions
+from aa_cluster.topology.namespaces import write_sysctls
 from aa_cluster.topology.view import flows_of, owners
 
 pytestmark = pytest.mark.lab
@@ -56,7 +58,18 @@ DMZ_CASES = (
 )
 
 
+_thousands = itertools.cycle(range(20_000, 60_000, 1000))
+
+
+def fresh_ports(lab: Lab) -> None:
+    """No source port of the rulesets before: netfilter keeps the decision of an entry it still has."""
+    first = next(_thousands)
+    for host in lab.plan.host_networks:
+        write_sysctls(lab.plan.path(host), {"net/ipv4/ip_local_port_range": f"{first} {first + 999}"})
+
+
 def run(lab: Lab, case: Case, nodes: int) -> None:
+    fresh_ports(lab)
     address, port = case.target.split(":")
     with held_sessions(lab, case.host, address, int(port), COUNT) as report:
         assert report.completed == COUNT, report.failed
@@ -86,6 +99,7 @@ def test_two_networks(lab: Lab, case: Case) -> None:
 def test_a_mark_drawn_by_the_primary_is_the_auxiliarys_too(lab: Lab) -> None:
     """The ct-mark ruleset draws a random mark where there is none: equal marks can only have come with the block."""
     lab.load_ruleset(rulesets.text("ct-mark"))
+    fresh_ports(lab)
     with held_sessions(lab, "client", "10.77.2.100", 80, COUNT) as report:
         assert report.completed == COUNT, report.failed
         rows = flows_of(lab, "10.77.1.100", report.ports, ("10.77.2.100", 80))

@@ -13,6 +13,7 @@ from aa_cluster.doctor import drivers
 from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink import announce, conntrack, ethtool, links, namespaces, neighbours, ruleset
 from aa_cluster.netlink.conntrack import Status, Tuple
+from aa_cluster.topology import leftovers, wiring
 
 pytestmark = [
     pytest.mark.netns,
@@ -186,10 +187,15 @@ def test_ethtool(here):
 
 
 def test_doctor_finds_the_peer_in_its_namespace(here):
-    run("ethtool", "-K", "v1", "gro", "off", namespace=THERE)
+    run("ethtool", "-K", "v1", "gro", "on", namespace=THERE)  # which is not enough
     refused = here(lambda: drivers.peer("v0", "auto"))
     assert refused.result == "fail"
-    assert refused.fix == f"nsenter --net={THERE} ethtool -K v1 gro on"
-    run(*refused.fix.split())
-    assert here(lambda: drivers.peer("v0", "auto")).result == "pass"
-    assert here(lambda: drivers.peer("v0", "generic")).result == "skip"
+    leftovers.mount_bpffs()
+    pin = leftovers.BPFFS / f"aa-test-{os.getpid()}"
+    try:
+        wiring.poll(THERE, [], pin)  # only pins the program
+        run(*refused.fix.partition(": ")[2].replace("PROGRAM", str(pin)).split())
+        assert here(lambda: drivers.peer("v0", "auto")).result == "pass"
+        assert here(lambda: drivers.peer("v0", "generic")).result == "skip"
+    finally:
+        pin.unlink(missing_ok=True)

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 
-from aa_cluster.topology.agreement import compare, table
+from aa_cluster.topology.agreement import compare, original, table
 from aa_cluster.topology.capture import ETH_P_IP, Capture
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import fast_open, program, serving
+from aa_cluster.topology.load import fast_open, serving
 from aa_cluster.topology.namespaces import write_sysctls
 from aa_cluster.topology.tcpframe import TcpFrame, tcp
-from aa_cluster.topology.view import counters, flows, only
+from aa_cluster.topology.view import counters, flows, flows_of, only
 
 pytestmark = pytest.mark.lab
 
@@ -32,7 +34,7 @@ CONNECT = "import socket; s = socket.socket(); s.settimeout({timeout}); print(s.
 def connect(lab: Lab, port: int, timeout: float) -> int:
     """The error number of a connect from the client."""
     script = CONNECT.format(timeout=timeout, port=port)
-    return int(lab.exec("client", [program("x")[0], "-c", script]).stdout)
+    return int(lab.exec("client", [sys.executable, "-c", script]).stdout)
 
 
 def first_packets(capture: Capture, port: int, at: str) -> list[TcpFrame]:
@@ -67,6 +69,36 @@ def test_a_repeated_syn_has_the_same_owner_and_the_same_nat(lab: Lab, silent_por
         entries = [one for one in table(lab, node) if one.source_port == sent[0].source_port]
         assert len(entries) == 1
     assert not compare(lab, ours).differences
+
+
+REUSE = """
+import socket, struct
+for turn in range(3):
+    s = socket.socket()
+    s.settimeout(5)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends with a RST
+    s.bind(("", 19001))
+    s.connect(("10.77.2.100", 80))
+    s.sendall(b"GET / HTTP/1.1\\r\\nHost: lab\\r\\n\\r\\n")
+    print(s.recv(4096).split()[1].decode(), flush=True)
+    if turn < 2:
+        s.close()
+input()
+"""
+
+
+def test_a_port_used_again_gets_a_session_that_lasts(lab: Lab) -> None:
+    """The same tuple three times, each ended by a RST: every turn works, the last one's entry is held for long."""
+    with lab.popen("client", [sys.executable, "-c", REUSE], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in range(3)] == ["200"] * 3
+        (flow,) = flows_of(lab, CLIENT, [19001], (SERVER, 80))
+        assert flow.state == "established"
+        assert not compare(lab, [flow]).differences
+        entry = table(lab, "node1")[original(flow)]
+        assert entry.timeout > 3600
+        process.communicate("\n")
 
 
 @pytest.fixture

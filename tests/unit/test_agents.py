@@ -321,7 +321,7 @@ async def test_a_killed_primary_resumes_and_leaves_the_schedule_alone(segment: S
     again = segment.boot(first)
     await again.resume()
     await until(lambda: node.context.clock() - node.role.heard < 0.1)  # type: ignore[union-attr]
-    assert first.plane.calls == ["start"], "members and schedule in the pinned maps are right as they are"
+    assert first.plane.calls == ["start", "set_members"], "the schedule goes on where it was"
     members = role_of(again).members
     assert (members.epoch, members.generation, members.nodes[2].weight) == (epoch, 1, 2)
     assert (await views.status(again)).health == "ok"
@@ -374,3 +374,13 @@ async def test_the_primary_tells_its_ruleset_digest(segment: Segment) -> None:
     machine.ruleset = "ef" * 32
     assert isinstance(node.role, Auxiliary)
     assert await node.role.primary_digest() == "ef" * 32
+
+
+async def test_a_primary_that_died_before_the_schedule_was_written_writes_it(segment: Segment) -> None:
+    first, primary = await segment.primary()
+    await segment.auxiliary(2)
+    await primary.context.remember(applied={1: 1})
+    await kill(primary)
+    await segment.boot(first).resume()
+    assert first.plane.calls == ["start", "set_members", "set_sequence"]
+    assert set(first.plane.sequence) == {1, 2}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * feeder: for BPF_PROG_TEST_RUN, which repeats one packet and gives a program its own rewritten packet back. Each run
+ * writes a whole fresh frame of the next flow, puts skb fields back, and tail-calls the program under test. The empty
+ * programs are fed by the same feeder; figures are net of them. Never attached to anything.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "block.h"
+#include "conntrack.h"
+#include "../bench/traffic.h"
+
+BPF_ARRAY(bench_plan, struct bench_plan, 1);
+BPF_ARRAY(bench_walk, __u64, 1);
+
+struct bench_scratch {
+	__u64 frame[BENCH_FRAME / 8];
+	struct sealed_block sealed;
+};
+BPF_ARRAY(bench_scratch, struct bench_scratch, 1);
+BPF_PROG_ARRAY(bench_xdp, 1); /* the program under test */
+BPF_PROG_ARRAY(bench_skb, 1);
+
+int feed_xdp(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct bench_plan *plan;
+	struct bench_flow flow;
+	int zero = 0;
+	__u64 *walk;
+	bool turn;
+
+	plan = bench_plan.lookup(&zero);
+	walk = bench_walk.lookup(&zero);
+	if (!plan || !walk || data + BENCH_HEAD > end)
+		return XDP_ABORTED;
+	bench_copy_head(data, plan);
+	turn = *walk >> 63;
+	bench_flow_of(&flow, bench_number(plan, walk), plan->shape, plan->public, turn);
+	bench_fill(data, plan, &flow);
+	bench_xdp.call(ctx, 0);
+	return XDP_ABORTED;
+}
+
+static __always_inline void fill_block(struct bench_scratch *scratch, const struct bench_plan *plan,
+				       const struct bench_flow *flow)
+{
+	struct sealed_block *sealed = &scratch->sealed;
+	struct handoff_block *block = &sealed->block;
+	__u64 *words = (__u64 *)block, tag;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < (int)sizeof(*block) / 8; i++)
+		words[i] = plan->frame[BENCH_HEAD / 8 + i]; /* the template keeps it on a word's edge */
+	block->source_port = flow->sport;
+	block->destination_port = flow->dport;
+	map_ipv4(block->source, plan->public);
+	map_ipv4(block->destination, flow->daddr);
+	map_ipv4(sealed->original.saddr, flow->saddr);
+	map_ipv4(sealed->original.daddr, flow->daddr);
+	sealed->original.sport = flow->sport;
+	sealed->original.dport = flow->dport;
+	sealed->original.protocol = IPPROTO_TCP;
+	sealed->original.family = 4;
+	sealed->original.zero = 0;
+	sealed->sequence = be32(1000);
+	sealed->zero = 0;
+	tag = block_tag(plan->key, sealed);
+	__builtin_memcpy(block->tag, &tag, 8);
+}
+
+int feed_skb(struct __sk_buff *skb)
+{
+	struct bench_scratch *scratch;
+	struct bench_plan *plan;
+	struct bench_flow flow;
+	__u32 length, shape, n;
+	struct arp_ipv4 *arp;
+	int i, zero = 0;
+	__u64 *walk;
+	bool turn;
+
+	plan = bench_plan.lookup(&zero);
+	walk = bench_walk.lookup(&zero);
+	scratch = bench_scratch.lookup(&zero);
+	if (!plan || !walk || !scratch)
+		return TC_ACT_UNSPEC;
+	length = plan->length;
+	shape = plan->shape;
+	if (skb->len != length && bpf_skb_change_tail(skb, length, 0))
+		return TC_ACT_UNSPEC;
+	skb->mark = plan->mark;
+	skb->cb[0] = 0;
+	bench_copy_head(scratch->frame, plan);
+	turn = *walk >> 63;
+	n = bench_number(plan, walk);
+	if (shape >= SHAPE_ARP_TARGET) {
+		arp = (void *)scratch->frame + ETH_HLEN;
+		if (shape == SHAPE_ARP_TARGET)
+			*(__be32 *)&arp->target_ip = be32(plan->address + n);
+		else
+			*(__be32 *)&arp->sender_ip = be32(plan->address + n);
+	} else {
+		bench_flow_of(&flow, n, shape, plan->public, turn);
+		bench_fill(scratch->frame, plan, &flow);
+	}
+	if (bpf_skb_store_bytes(skb, 0, scratch->frame, BENCH_HEAD - 2, 0))
+		return TC_ACT_UNSPEC;
+	if (shape == SHAPE_BLOCK) {
+		fill_block(scratch, plan, &flow);
+		if (bpf_skb_store_bytes(skb, BENCH_HEAD - 2, &scratch->sealed.block, sizeof(struct handoff_block), 0))
+			return TC_ACT_UNSPEC;
+	}
+	bench_skb.call(skb, 0);
+	return TC_ACT_UNSPEC;
+}
+
+/* Fills conntrack with the flows of the plan, masqueraded, as the primary's netfilter would have. One a run. */
+int fill_conntrack(struct __sk_buff *skb)
+{
+	union ct_address source = {}, destination = {};
+	struct ct_options options;
+	struct bpf_sock_tuple key;
+	struct bench_plan *plan;
+	struct bench_flow flow;
+	struct nf_conn *ct;
+	int zero = 0;
+	__u64 *walk;
+
+	plan = bench_plan.lookup(&zero);
+	walk = bench_walk.lookup(&zero);
+	if (!plan || !walk)
+		return TC_ACT_UNSPEC;
+	bench_flow_of(&flow, bench_number(plan, walk), SHAPE_ORIGINAL, plan->public, false);
+	__builtin_memset(&key, 0, sizeof(key));
+	key.ipv4.saddr = flow.saddr;
+	key.ipv4.daddr = flow.daddr;
+	key.ipv4.sport = flow.sport;
+	key.ipv4.dport = flow.dport;
+	ct_options_init(&options);
+	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return TC_ACT_UNSPEC;
+	source.word[0] = plan->public;
+	destination.word[0] = flow.daddr;
+	ct_set_nat_info(ct, &destination, host16(flow.dport), CT_MANIP_DST);
+	ct_set_nat_info(ct, &source, host16(flow.sport), CT_MANIP_SRC);
+	ct_set_timeout(ct, 3600000);
+	ct = ct_insert_entry(ct);
+	if (!ct)
+		return TC_ACT_UNSPEC;
+	ct_release(ct);
+	return TC_ACT_OK;
+}
+
+int empty_xdp(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+int empty_skb(struct __sk_buff *skb)
+{
+	return TC_ACT_OK;
+}
+
+/* What growing a frame by a block, and the feeder's shrinking it again, cost by themselves. */
+int grow_skb(struct __sk_buff *skb)
+{
+	return bpf_skb_change_tail(skb, skb->len + sizeof(struct handoff_block), 0) ? TC_ACT_UNSPEC : TC_ACT_OK;
+}

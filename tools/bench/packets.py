@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a packet costs each program, by BPF_PROG_TEST_RUN, net of an empty program fed by the same feeder.
+
+A later mechanism adds its case to ``CASES``. A case whose reason counter (or verdict) does not confirm the path it is
+named after has no figure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aa_cluster.dataplane import reasons
+from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT
+from aa_cluster.topology.namespaces import inside
+from tools.bench import flowtable, place, world
+from tools.bench.frames import SYN, Shape, Template, arp
+from tools.bench.session import Run
+from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, PUBLIC, SELF, World
+
+GROUP = "packet"
+XDP_PASS, XDP_TX = 2, 3
+TC_OK, TC_REDIRECT = 0, 7
+XDP_REPEAT, SKB_REPEAT, QUICK_REPEAT = 1 << 20, 1 << 18, 1 << 16
+FRESH = 4096
+SMALL = 4096
+"""Up to so many flows a case that uses flows up starts each time with a conntrack that holds just those."""
+
+_ZERO = bytes(6)
+
+
+def _nothing(_world: World, _flows: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``reason``: counted once a run; empty: ``verdict`` alone tells. ``fresh``: each run uses up a flow that
+    ``prepare_fresh(world, first, count)`` made ready and ``clean_fresh`` takes away again; otherwise flows repeat, in
+    random order. ``first``: number of the first flow; ``sizes``: only these flow counts make sense (empty: all)."""
+
+    name: str
+    program: str
+    verdict: int
+    template: Callable[[], Template]
+    reason: str = ""
+    prepare: Callable[[World, int], None] = _nothing
+    fresh: bool = False
+    prepare_fresh: Callable[[World, int, int], None] | None = None
+    clean_fresh: Callable[[World, int, int], None] | None = None
+    first: int = 0
+    sizes: tuple[int, ...] = ()
+    note: str = ""
+
+    @property
+    def empty(self) -> str:
+        return "empty_xdp" if self.program in ("steer", "plain_xdp", "send_back") else "empty_skb"
+
+
+def _owned_by(owner: int, state: int) -> Callable[[World, int], None]:
+    def prepare(made: World, flows: int) -> None:
+        made.set_flows(flows, owner, state)
+
+    return prepare
+
+
+def _tracked(made: World, flows: int) -> None:
+    made.track_all(flows)
+
+
+def _tracked_syn(made: World, flows: int) -> None:
+    made.track_all(flows)
+    made.set_flows(flows, OTHER, SYN_SENT)
+    made.schedule(OTHER)
+
+
+def _tracked_own(made: World, flows: int) -> None:
+    made.track_all(flows)
+    made.set_flows(flows, SELF, SYN_SENT)
+    made.schedule(SELF)
+
+
+def _track_fresh(made: World, first: int, count: int) -> None:
+    made.track(first, count)
+
+
+def _forget_flows(made: World, first: int, count: int) -> None:
+    flowtable.forget(made.plane.maps, range(first, first + count), PUBLIC)
+
+
+def _ask(made: World, _first: int, _count: int) -> None:
+    made.ask_everything()
+
+
+def _arp_question() -> Template:
+    who = (world.PHYSICAL, ARP_ASKING)
+    return arp(b"\xff" * 6, world.PHYSICAL, 1, who, (_ZERO, ARP_FIRST), Shape.ARP_TARGET)
+
+
+def _arp_201() -> Template:
+    where = (bytes((0, 0, 0, 0, OTHER, world.ARP_SLOT)), ARP_FIRST)
+    return arp(world.HA_SELF, world.HA_OTHER, 201, (world.PHYSICAL, ARP_ASKING), where, Shape.ARP_TARGET)
+
+
+def _arp_202() -> Template:
+    answer = (world.HOST, ARP_FIRST)
+    return arp(world.HA_OTHER, world.HA_SELF, 202, answer, (world.PHYSICAL, ARP_ASKING), Shape.ARP_SENDER)
+
+
+def _steered_syn() -> Template:
+    return world.from_client(SYN)
+
+
+def _both_ways() -> Template:
+    return world.from_client(shape=Shape.BOTH)
+
+
+_GROWS = "with growing the frame by a block, and the feeder's shrinking it again (see `grow alone`)"
+
+CASES: list[Case] = [
+    Case("floor: MAC rewrite, no lookup", "send_back", XDP_TX, world.from_client),
+    Case("plain BPF hash, MAC rewrite", "plain_xdp", XDP_TX, world.from_client),
+    Case("steer: hit", "steer", XDP_TX, world.from_client, "STEER_TX", _owned_by(OTHER, ESTABLISHED)),
+    Case("steer: hit, both directions", "steer", XDP_TX, _both_ways, "STEER_TX", _owned_by(OTHER, ESTABLISHED)),
+    Case("steer: own flow", "steer", XDP_PASS, world.from_client, "STEER_LOCAL", _owned_by(SELF, ESTABLISHED)),
+    Case("steer: miss", "steer", XDP_PASS, world.from_client, "STEER_MISS", first=1 << 23),
+    Case("steer: SYN", "steer", XDP_PASS, _steered_syn, "STEER_SYN"),
+    Case("grow alone", "grow_skb", TC_OK, world.leaving_primary, sizes=(1,)),
+    Case(
+        "handoff: new SYN",
+        "handoff",
+        TC_REDIRECT,
+        world.leaving_primary,
+        "HANDOFF_SENT",
+        _tracked_syn,
+        fresh=True,
+        prepare_fresh=_track_fresh,
+        clean_fresh=_forget_flows,
+        note=_GROWS,
+    ),
+    Case(
+        "handoff: SYN again", "handoff", TC_REDIRECT, world.leaving_primary, "HANDOFF_AGAIN", _tracked_syn, note=_GROWS
+    ),
+    Case(
+        "handoff: new SYN, own",
+        "handoff",
+        TC_OK,
+        world.leaving_primary,
+        "HANDOFF_LOCAL",
+        _tracked_own,
+        fresh=True,
+        prepare_fresh=_track_fresh,
+        clean_fresh=_forget_flows,
+    ),
+    Case("adopt: new SYN", "adopt", TC_OK, world.block_template, "ADOPT_NEW", _tracked, fresh=True),
+    Case("adopt: SYN again", "adopt", TC_OK, world.block_template, "ADOPT_AGAIN", _tracked),
+    Case("guard: pass", "adopt", TC_OK, world.from_primary, "GUARD_PASS", _tracked),
+    Case("arp_ask", "arp_ask", TC_REDIRECT, _arp_question, "ARP_ASKED", sizes=(1, NEIGHBOURS)),
+    Case("arp_serve: from the cache", "arp_serve", TC_REDIRECT, _arp_201, "ARP_FROM_CACHE", sizes=(1, NEIGHBOURS)),
+    Case("arp_take", "arp_take", TC_REDIRECT, _arp_202, fresh=True, prepare_fresh=_ask, sizes=(NEIGHBOURS,)),
+]
+
+
+def measure(run: Run) -> None:
+    """All wanted cases at all sizes."""
+    cases = [case for case in CASES if run.wanted(case.name)]
+    if not cases:
+        return
+    with place.roomy_conntrack(), place.namespace("run", place.ROUTER) as path:
+        inside(path, lambda: _all(run, cases, path))
+
+
+def _all(run: Run, cases: list[Case], path: Path) -> None:
+    os.sched_setaffinity(0, {run.cpu})
+    with world.world(run.cache, path) as made:
+        for flows in sorted({*run.sizes, *(size for case in cases for size in case.sizes)}):
+            here = [case for case in cases if flows in (case.sizes or run.sizes)]
+            if here and run.left() <= 0:
+                for case in here:
+                    run.miss(GROUP, case.name, "no time was left", flows)
+                continue
+            made.fill(flows, ESTABLISHED)
+            for case in here:
+                _one(run, made, case, flows)
+
+
+def _one(run: Run, made: World, case: Case, flows: int) -> None:
+    case.prepare(made, flows)
+    samples, whole = [], []
+    for _ in run.turns():
+        took = (_fresh if case.fresh else _steady)(run, made, case, flows)
+        if isinstance(took, str):
+            return run.miss(GROUP, case.name, took, flows)
+        samples.append(took[0] - took[1])
+        whole.append(took[1])
+    run.note(GROUP, case.name, samples, "ns", flows=flows, net_of="empty program", note=case.note)
+    return None
+
+
+def _steady(run: Run, made: World, case: Case, flows: int) -> tuple[int, int] | str:
+    """ns of the program and of the empty one, feeder included; or why there is no figure."""
+    template = case.template()
+    repeat = QUICK_REPEAT if run.quick else XDP_REPEAT if case.empty == "empty_xdp" else SKB_REPEAT
+    made.plan(template, case.first, flows)
+    made.run(case.program, template.length, min(flows, repeat))
+    took = _confirmed(made, case, template.length, repeat)
+    if isinstance(took, str):
+        return took
+    return took, made.run(case.empty, template.length, repeat).duration_ns
+
+
+def _fresh(_run: Run, made: World, case: Case, flows: int) -> tuple[int, int] | str:
+    template = case.template()
+    amount = NEIGHBOURS if case.sizes else FRESH
+    first = 0 if case.sizes else made.take_fresh(amount)
+    if flows <= SMALL and not case.sizes:
+        made.retrack(flows)
+    if case.prepare_fresh is not None:
+        case.prepare_fresh(made, first, amount)
+    made.plan(template, first, amount, linear=True)
+    took = _confirmed(made, case, template.length, amount)
+    if case.clean_fresh is not None:
+        case.clean_fresh(made, first, amount)
+    if isinstance(took, str):
+        return took
+    return took, made.run(case.empty, template.length, SKB_REPEAT // 4).duration_ns
+
+
+def _confirmed(made: World, case: Case, length: int, repeat: int) -> int | str:
+    before = made.plane.reasons()
+    done = made.run(case.program, length, repeat)
+    delta = made.plane.reasons() - before
+    if case.reason and int(delta[reasons.by_name()[case.reason].number]) != repeat:
+        return f"{_told(delta)} in {repeat} runs, expected {case.reason} in all"
+    if done.verdict != case.verdict:
+        return f"verdict {done.verdict}, expected {case.verdict}"
+    return done.duration_ns
+
+
+def _told(delta: np.ndarray) -> str:
+    counted = [f"{each.name} {int(delta[each.number])}" for each in reasons.all_reasons() if delta[each.number]]
+    return ", ".join(counted) or "no reason counted"
