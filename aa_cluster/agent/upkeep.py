@@ -18,17 +18,10 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Event, Port
 
 SWEEP_SECONDS = 1.0
-SWEEP_REST = 200
+SWEEP_REST = 100
 SWEEP_MOST = 10.0
-"""A sweep of a large table takes long: rest so many times as long after it (0.5 % of a core), but no more s than this.
+"""A sweep of a large table takes long: rest so many times as long after it (1 % of a core), but no more s than this.
 The shortest timeout of a flow is a minute."""
-QUIET_AFTER = 300.0
-"""s without a new flow and without one swept, after which there is little to look after."""
-QUIET_SECONDS = 3.0
-QUIET_SWEEPS = 10
-"""When it is quiet: s between two looks for new flows, and every how many of them the table is swept all the same."""
-NEW_FLOW = ("HANDOFF_SENT", "HANDOFF_LOCAL")
-"""The reasons that go with a new flow."""
 COUNT_SECONDS = 5.0
 
 _log = log.get("upkeep")
@@ -67,26 +60,13 @@ class Upkeep:
         return self.sessions
 
     async def _sweep(self) -> None:
-        seen = -1
-        active = float("-inf")
-        turn = -1
         pause = SWEEP_SECONDS
         while True:
             await asyncio.sleep(pause)
-            turn += 1
-            now = self._context.clock()
+            start = self._context.clock()
             try:
-                made = _new_flows(await self._plane.call(self._plane.plane.counters))
-                if made != seen and seen >= 0:
-                    active = now
-                seen = made
-                quiet = now - active > QUIET_AFTER
-                pause = QUIET_SECONDS if quiet else SWEEP_SECONDS
-                if quiet and turn % QUIET_SWEEPS:
-                    continue
-                if await self._plane.call(self._plane.plane.sweep):
-                    active = now
-                pause = max(pause, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - now)))
+                await self._plane.call(self._plane.plane.sweep)
+                pause = max(SWEEP_SECONDS, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - start)))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:
@@ -131,8 +111,3 @@ class Upkeep:
                 self._context.host.put_neighbour(ifindex, address, mac)
             except AaError as error:
                 _log.warning("neighbour not entered", address=address, why=error.message)
-
-
-def _new_flows(counters: dict[str, int]) -> int:
-    """Flows ever recorded: it does not rise on an idle node."""
-    return sum(counters.get(name, 0) for name in NEW_FLOW)

@@ -93,8 +93,8 @@ class Hasher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(fingerprint, bucket before masking), u32 each.
 
-        ``source``, ``destination``, ``ports`` (source port first): u32 as they lie in memory, that is, network order read
-        by a little-endian machine. ``kind``: family × 256 + protocol.
+        ``source``, ``destination``, ``ports`` (source port first): u32 as they lie in memory, that is, network order
+        read by a little-endian machine. ``kind``: family × 256 + protocol.
         """
         s, d, p = (column.astype("<u8") for column in (source, destination, ports))
         fingerprint, bucket = (self._sum(a, s, d, p, np.uint64(kind)) for a in self._sums)

@@ -33,7 +33,9 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class MapDeclaration(msgspec.Struct, frozen=True):
-    """As declared in C; ``key``/``value`` are the fields as (name, numpy format, offset), empty for plain integers and what bcc does not describe."""
+    """As declared in C; ``key``/``value`` are the fields as (name, numpy format, offset), empty for plain
+    integers and for what bcc does not describe.
+    """
 
     kind: int
     key_size: int

@@ -28,7 +28,7 @@ class Sweeper:
     def round(self) -> int:
         """Looks at every record once; gives how many flows went."""
         highest = self._watermark.get(0)
-        runs = -(-int(highest) // BITE) + 1 if highest is not None and int(highest) else 0
+        runs = int(highest) // BITE + 1 if highest is not None and int(highest) else 0
         before = self.expired()
         while runs > 0:
             syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))

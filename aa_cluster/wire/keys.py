@@ -24,10 +24,12 @@ def hkdf(key: bytes, label: str, length: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyRing:
-    """``control``: HMAC key of the control protocol; ``handoff``: SipHash key of the block; ``fingerprint``: public."""
+    """``control``: HMAC key of the control protocol; ``handoff``: SipHash key of the block; ``table``: of the flow
+    table's hash (176 bytes); ``fingerprint``: public."""
 
     control: bytes
     handoff: bytes
+    table: bytes
     fingerprint: bytes
 
     @classmethod
@@ -35,5 +37,6 @@ class KeyRing:
         return cls(
             control=hkdf(cluster_key, "aa-cluster control", 32),
             handoff=hkdf(cluster_key, "aa-cluster handoff", 16),
+            table=hkdf(cluster_key, "aa-cluster flow table", 176),
             fingerprint=hkdf(cluster_key, "aa-cluster fingerprint", 4),
         )

@@ -29,6 +29,10 @@
 #define ENTRY_RECORD_MASK 0x3fffffull
 #define ENTRY_FINGERPRINT_SHIFT 32
 
+#ifndef AA_FINGERPRINT_MASK
+#define AA_FINGERPRINT_MASK 0xffffffffu /* fewer bits only to test what happens when fingerprints collide */
+#endif
+
 #define BUCKET_ENTRIES 8
 #define CHANGE_TRIES 8 /* a word changes under us only by a rare event on another CPU */
 
@@ -71,7 +75,8 @@ static __always_inline struct hash hash_ipv4(const struct config *conf, __be32 s
 	struct hash hash;
 
 	hash.fingerprint =
-		(hash_pair(a, source, destination) + hash_pair(a + 8, both_ports, kind) + a[AA_HASH_KEYS - 1]) >> 32;
+		(hash_pair(a, source, destination) + hash_pair(a + 8, both_ports, kind) + a[AA_HASH_KEYS - 1]) >> 32 &
+		AA_FINGERPRINT_MASK;
 	hash.bucket =
 		(hash_pair(b, source, destination) + hash_pair(b + 8, both_ports, kind) + b[AA_HASH_KEYS - 1]) >> 32;
 	return hash;
@@ -99,7 +104,7 @@ static __always_inline struct hash hash_tuple(const struct config *conf, const s
 	y = hash_pair(b, source[0], destination[0]) + hash_pair(b + 2, source[1], destination[1]) +
 	    hash_pair(b + 4, source[2], destination[2]) + hash_pair(b + 6, source[3], destination[3]) +
 	    hash_pair(b + 8, both_ports, tuple_kind(tuple)) + b[AA_HASH_KEYS - 1];
-	hash.fingerprint = x >> 32;
+	hash.fingerprint = x >> 32 & AA_FINGERPRINT_MASK;
 	hash.bucket = y >> 32;
 	return hash;
 }

@@ -218,7 +218,7 @@ class Plane:
 
     def sweep(self) -> None:
         """One look at every record."""
-        runs = int(self.maps["watermark"].get(0)) // 32 + 2
+        runs = int(self.maps["watermark"].get(0)) // 32 + 1
         self.maps["swept"].put(0, self.maps["swept"].record())
         syscall.run_program(self.fds["sweep"], bytes(64), repeat=runs)
 
