@@ -29,8 +29,11 @@ QUANTILES = (("p50", 0.5), ("p99", 0.99))
 
 
 def measure(run: Run) -> None:
-    if not run.wanted(GROUP):
-        return
+    if run.wanted(GROUP):
+        _measure(run)
+
+
+def _measure(run: Run) -> None:
     name = f"bn{os.getpid() % 100000}"
     with ExitStack() as stack:
         cluster = stack.enter_context(Lab(f"{name}c", nodes=2))
@@ -46,9 +49,9 @@ def measure(run: Run) -> None:
                 before = _steered(cluster)
                 took[label].append(_ask(lab, run))
                 if lab is cluster and _steered(cluster) - before < 2 * len(took[label][-1]):
-                    return run.miss(GROUP, "added to a steered packet", "the packets were not steered")
+                    run.miss(GROUP, "added to a steered packet", "the packets were not steered")
+                    return
     _report(run, took)
-    return None
 
 
 def _report(run: Run, took: dict[str, list[list[int]]]) -> None:
