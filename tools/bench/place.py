@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aa_cluster.topology.namespaces import DIRECTORY, batch, checked, enter, write_sysctls
+from aa_cluster.topology.namespaces import DIRECTORY, batch, checked, enter, existing, write_sysctls
 
 CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 BUCKETS = Path("/sys/module/nf_conntrack/parameters/hashsize")
 ENTRIES = 4 << 20
 HASH = 1 << 20
+
+_OURS = re.compile(r"bn(\d+)-\w+")
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 ROUTER = QUIET | {
@@ -29,6 +32,14 @@ ROUTER = QUIET | {
 def name_of(role: str) -> str:
     """A namespace no other run has."""
     return f"bn{os.getpid()}-{role}"
+
+
+def remove_leftovers() -> None:
+    """Namespaces of runs that were killed outright."""
+    for name in existing():
+        found = _OURS.fullmatch(name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            batch([f"netns del {name}"])
 
 
 @contextmanager

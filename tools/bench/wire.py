@@ -81,6 +81,16 @@ def _send(live: Loaded, program: str, frame: bytes, frames: int, cpu: int) -> Bu
     return Burst(duration + (_ksoftirqd_ns(cpu) - late) / frames, frames, arrived)
 
 
+def inject(live: Loaded, where: Path, program: str, frame: bytes, frames: int, cpu: int) -> None:
+    """As ``send``, but nobody counts."""
+
+    def give() -> None:
+        os.sched_setaffinity(0, {cpu})
+        syscall.run_live(live.fds[program], frame, frames)
+
+    inside(where, give)
+
+
 def _settled(live: Loaded, before: np.ndarray, frames: int) -> np.ndarray:
     """The counters once every frame has arrived, or no more come."""
     arrivals, deadline = live.maps["bench_arrivals"], time.monotonic() + QUIESCENCE
