@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The flow table as user space sees it: the kernel's own memory, read by column; no Python object per flow.
 
-How it is laid out and changed: docs/flow-table.md, bpf/include/flow_table.h. ``Hasher`` is the programs' hash again,
-independent of them, for whoever fills or checks a table from here.
+How it is laid out and changed: docs/flow-table.md, bpf/include/flow_table.h. Writing in bulk: flow_fill.py.
 """
 
 from __future__ import annotations
@@ -79,33 +78,6 @@ class Timeouts:
                 CLOSED: seconds("time_wait", 120),
             }
         )
-
-
-class Hasher:
-    """The keyed hash of bpf/include/flow_table.h over columns of IPv4 tuples."""
-
-    def __init__(self, key: bytes) -> None:
-        words = np.frombuffer(key, "<u8")
-        self._sums = words[:HASH_KEYS], words[HASH_KEYS : 2 * HASH_KEYS]
-
-    def ipv4(
-        self, source: np.ndarray, destination: np.ndarray, ports: np.ndarray, kind: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(fingerprint, bucket before masking), u32 each.
-
-        ``source``, ``destination``, ``ports`` (source port first): u32 as they lie in memory, that is, network order
-        read by a little-endian machine. ``kind``: family × 256 + protocol.
-        """
-        s, d, p = (column.astype("<u8") for column in (source, destination, ports))
-        fingerprint, bucket = (self._sum(a, s, d, p, np.uint64(kind)) for a in self._sums)
-        return fingerprint, bucket
-
-    @staticmethod
-    def _sum(a: np.ndarray, s: np.ndarray, d: np.ndarray, p: np.ndarray, kind: np.uint64) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            total = (a[0] + d) * (a[1] + s) + (a[8] + kind) * (a[9] + p) + a[HASH_KEYS - 1]
-        upper: np.ndarray = (total >> np.uint64(32)).astype("<u4")
-        return upper
 
 
 def _in_use(records: Map, watermark: Map) -> np.ndarray:

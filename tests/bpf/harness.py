@@ -26,6 +26,7 @@ from scapy.packet import Packet
 from aa_cluster.dataplane import flows, kfuncs, programs, reasons, source, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.events import Event, Ring
+from aa_cluster.dataplane.flow_fill import Hasher
 from aa_cluster.dataplane.flows import (
     ESTABLISHED,
     FINGERPRINT_SHIFT,
@@ -35,7 +36,6 @@ from aa_cluster.dataplane.flows import (
     RECORD_SHIFT,
     REPLY,
     SETTLED,
-    Hasher,
 )
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
 from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode
@@ -179,9 +179,11 @@ class Plane:
 
     def hashes(self, which: FlowTuple) -> tuple[int, int]:
         """(fingerprint, bucket)."""
-        raw = tuple_bytes(which)
-        source, destination, ports = (np.frombuffer(raw, "<u4", 1, at) for at in (12, 28, 32))
-        fingerprint, bucket = Hasher(TABLE_KEY).ipv4(source, destination, ports, 4 << 8 | which.protocol)
+        row = np.zeros(1, flows.FLOW_ROW)
+        for name, value in tuple_fields(which).items():
+            row[name] = value
+        row["sport"], row["dport"] = which.source_port, which.destination_port
+        fingerprint, bucket = Hasher(TABLE_KEY)(row)
         return int(fingerprint[0]), int(bucket[0]) & (self.maps["buckets"].info.entries - 1)
 
     def put_entry(self, which: FlowTuple, index: int, owner: int, flags: int) -> int:

@@ -23,7 +23,8 @@ import pytest
 from aa_cluster.dataplane import flows, kfuncs, programs, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.events import Ring
-from aa_cluster.dataplane.flows import HASH_KEYS, Hasher
+from aa_cluster.dataplane.flow_fill import Hasher, insert
+from aa_cluster.dataplane.flows import FLOW_ROW, HASH_KEYS
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, buckets_for, open_all
 from tests.bpf.harness import TABLE_KEY, Plane, namespace, tuple_of
 
@@ -295,21 +296,53 @@ def test_readers_never_meet_a_wrong_owner(in_namespace: None, object_cache: Path
     assert int(reading["wrong"]) == 0
 
 
-def test_user_spaces_hash_is_the_programs(in_namespace: None, object_cache: Path) -> None:
-    """``Hasher``, the plain-integer formula and the entries that the programs made agree."""
+def flow_rows(numbers: range) -> np.ndarray:
+    """The flows of bpf/tests/table_ops.bpf.c as ``FLOW_ROW``."""
+    rows = np.zeros(len(numbers), FLOW_ROW)
+    for row, flow in zip(rows, numbers, strict=True):
+        for prefix, raw in zip(("", "reply_"), tuples(flow), strict=True):
+            row[f"{prefix}saddr"], row[f"{prefix}daddr"] = list(raw[:16]), list(raw[16:32])
+            row[f"{prefix}sport"], row[f"{prefix}dport"] = struct.unpack("!HH", raw[32:36])
+        row["protocol"], row["family"] = raw[36], raw[37]
+        row["owner"], row["state"] = 1 + flow % 63, flows.ESTABLISHED
+    return rows
+
+
+def test_user_spaces_hash_is_the_formula() -> None:
+    """Columns against plain integers, both families and protocols, both directions."""
+    numbers = range(400)
+    hasher = Hasher(TABLE_KEY)
+    for direction, prefix in enumerate(("", "reply_")):
+        fingerprint, bucket = hasher(flow_rows(numbers), prefix)
+        expected = [hashed(tuples(flow)[direction], 0xFFFFFFFF) for flow in numbers]
+        assert list(zip(fingerprint.tolist(), bucket.tolist(), strict=True)) == expected
+
+
+def test_flows_written_in_bulk_are_found_by_the_programs(in_namespace: None, object_cache: Path) -> None:
+    """… and operators read back what was written. A table filled to the brim leaves out few, and those whole."""
+    rows = flow_rows(range(4096))
+    with table(object_cache, 4000, {}) as plane:
+        configure(plane, 60)
+        placed = insert(plane.maps, Hasher(TABLE_KEY), rows)
+        assert 3900 < np.count_nonzero(placed) <= 4000
+        assert plane.entry_count() == 2 * np.count_nonzero(placed)
+        for reply in (0, 1):
+            which = np.arange(4096, dtype="<u4")
+            found = run_batch(plane, np.full(4096, LOOK_UP, "<u4"), which, np.full(4096, reply, "<u4"))
+            assert np.array_equal(found, np.where(placed, 0x100 | 1 + which % 63, 0))
+        assert np.array_equal(
+            np.sort(flows.rows(plane.maps["records"], plane.maps["watermark"])), np.sort(rows[placed])
+        )
+
+
+def test_what_user_space_filled_the_programs_go_on_with(in_namespace: None, object_cache: Path) -> None:
     with table(object_cache, 4096, {}) as plane:
         configure(plane, 60)
-        which = np.arange(0, 4000, 4, dtype="<u4")  # IPv4, TCP
-        zeros = np.zeros(len(which), "<u4")
-        assert (run_batch(plane, zeros, which, zeros) == DONE).all()
-        for flow in which[:50].tolist():
-            original = tuple_of(str(IPv4Address(0x0A000000 + (flow >> 2))), 1024 + (flow & 0x3FFF), "192.0.2.1", 443)
-            fingerprint, bucket = hashed(tuples(flow)[0], 0xFFFFFFFF)
-            mask = plane.maps["buckets"].info.entries - 1
-            assert plane.hashes(original) == (fingerprint, bucket & mask)
-            assert plane.owner(original) == 1 + flow % 63
-        assert HASH_KEYS == len(TABLE_KEY) // 16
-        assert Hasher(TABLE_KEY) is not None
+        assert insert(plane.maps, Hasher(TABLE_KEY), flow_rows(range(100))).all()
+        zeros = np.zeros(200, "<u4")
+        results = run_batch(plane, zeros, np.arange(200, dtype="<u4"), zeros)
+        assert results.tolist() == [KNOWN] * 100 + [DONE] * 100
+        assert not insert(plane.maps, Hasher(TABLE_KEY), flow_rows(range(150, 160))).any(), "they are there already"
 
 
 class TestAgeing:
