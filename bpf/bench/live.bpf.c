@@ -34,7 +34,10 @@ enum bench_arrival {
 	ARRIVED_CUT = 3,     /* at the hub, as it was told to */
 	ARRIVED_SECOND = 4,  /* at the hub's second destination */
 };
-BPF_TABLE("percpu_array", __u32, __u64, bench_arrivals, 8);
+struct bench_arrivals {
+	__u64 frames[8];
+};
+BPF_TABLE("percpu_array", __u32, struct bench_arrivals, bench_arrivals, 1);
 
 /* By the last byte of the destination MAC. `action` is an enum bench_arrival, or HUB_FORWARD to send to `ifindex`. */
 #define HUB_FORWARD 100
@@ -55,10 +58,12 @@ BPF_TABLE("hash", struct bench_tuple, __u64, bench_table, 1); /* the plain progr
 
 static __always_inline int arrived(__u32 how, int action)
 {
-	__u64 *frames = bench_arrivals.lookup(&how);
+	struct bench_arrivals *arrivals;
+	__u32 zero = 0;
 
-	if (frames)
-		(*frames)++;
+	arrivals = bench_arrivals.lookup(&zero);
+	if (arrivals)
+		arrivals->frames[how & 7]++;
 	return action;
 }
 

@@ -68,25 +68,27 @@ def _measure(given: argparse.Namespace, console: Console) -> int:
         raise ValueError("the bench makes namespaces and loads BPF programs: run it as root")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that namespaces go then too
     place.remove_leftovers()
-    quiet = Console(stderr=True)
     names = [name for name, _ in GROUPS]
     with tempfile.TemporaryDirectory() as cache:
         run = Run(
             deadline=0.0,
             clock=monotonic,
-            say=lambda text: quiet.print(text, highlight=False),
+            say=lambda text: print(text, file=sys.stderr, flush=True),
             cache=Path(cache),
             quick=given.quick,
             only="" if given.only in names else given.only,
         )
         run.started = run.clock()
+        run.notes.extend(machine.unrest())
         end = run.started + 60 * given.minutes - SAFETY
         chosen = [group for group in GROUPS if given.only not in names or group[0] == given.only]
-        for number, (_, measure) in enumerate(chosen):
-            run.deadline = share_of(run.clock(), end, [name for name, _ in chosen[number:]])
-            _group(run, chosen[number])
-    made = _report(run, given.quick)
-    report.show(made, console)
+        try:
+            for number, group in enumerate(chosen):
+                run.deadline = share_of(run.clock(), end, [name for name, _ in chosen[number:]])
+                _group(run, group)
+        finally:
+            made = _report(run, given.quick)
+            report.show(made, console)
     out = given.out or (None if given.only or given.quick else OUT)
     if out is not None:
         for path in report.write(made, out):
@@ -113,7 +115,7 @@ def share_of(now: float, end: float, groups: Sequence[str]) -> float:
 
 
 def _report(run: Run, quick: bool) -> results.Report:
-    notes = []
+    notes = list(run.notes)
     if run.dropped:
         notes.append(f"{run.dropped} repetitions were dropped to keep to the time given")
     return results.Report(

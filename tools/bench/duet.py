@@ -16,7 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from aa_cluster.dataplane import programs
+from aa_cluster.dataplane.flows import HASH_KEY_BYTES
 from aa_cluster.dataplane.plane import BPFFS, Dataplane, Member, Port, Settings, mount_bpffs
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.namespaces import batch, inside
@@ -27,6 +30,7 @@ from tools.bench.world import KEY, PUBLIC
 WINDOW = 1024
 """SESSION_WINDOW of bpf/bench/live.bpf.c."""
 CAPACITY = 1 << 19
+TABLE_KEY = np.random.default_rng(1).bytes(HASH_KEY_BYTES)
 REQUEST, ANSWER = b"GET /\n", b"200 OK"
 PRIMARY, AUXILIARY = 1, 2
 LAST = {("primary", "int"): 0x01, ("primary", "ext"): 0x02, ("auxiliary", "int"): 0x11, ("auxiliary", "ext"): 0x12}
@@ -197,6 +201,7 @@ def _settings(node: str, path: Path, pins: Path, cache: Path) -> Settings:
         generation=3,
         epoch=5,
         block_key=KEY,
+        table_key=TABLE_KEY,
         ports=ports,
         ha_ifindex=wire.index(path, "ha"),
         ha_mac=_ha(node),

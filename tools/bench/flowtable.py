@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane import flow_fill, flows
 from aa_cluster.dataplane.flows import ESTABLISHED
 from aa_cluster.dataplane.maps import Map
 
@@ -47,56 +47,86 @@ def columns(numbers: np.ndarray, public: int) -> Columns:
 
 
 def fill(maps: Mapping[str, Map], numbers: range, public: int, owner: int, state: int = ESTABLISHED) -> None:
-    """Puts these flows into the table as ``handoff`` would have recorded them; those already there are replaced."""
+    """Puts these flows into the table as ``handoff`` would have recorded them; ``RuntimeError`` if one has no place.
+
+    The table's hash key is the one in its configuration.
+    """
+    hasher = flow_fill.Hasher(_config(maps)["hash_key"].tobytes())
     for start in range(numbers.start, numbers.stop, BITE):
         part = columns(np.arange(start, min(start + BITE, numbers.stop), dtype=np.uint32), public)
-        _write(maps["flows"], part, owner, state)
+        placed = flow_fill.insert(maps, hasher, _rows(part, owner, state))
+        if not placed.all():
+            raise RuntimeError(f"{np.count_nonzero(~placed)} of {len(placed)} flows found no place in the flow table")
 
 
-def _write(table: Map, part: Columns, owner: int, state: int) -> None:
-    original = _tuples(table.key, part.client, part.server, part.port, _same(part.port, SERVER_PORT))
+def _config(maps: Mapping[str, Map]) -> np.ndarray:
+    found = maps["config"].get(0)
+    if found is None:
+        raise RuntimeError("there is no configuration in the maps")
+    return found
+
+
+def _rows(part: Columns, owner: int, state: int) -> np.ndarray:
+    made = np.zeros(len(part.port), flows.FLOW_ROW)
     public = np.full(len(part.port), part.public, ">u4")
-    reply = _tuples(table.key, part.server, public, _same(part.port, SERVER_PORT), part.port)
-    for direction, (own, peer) in enumerate(((original, reply), (reply, original))):
-        values = np.zeros(len(own), table.value)
-        for name in table.key.names or ():
-            values[f"peer_{name}"] = peer[name]
-        values["owner"], values["state"], values["direction"] = owner, state, direction
-        values["created_ns"] = values["seen_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        syscall.map_update_batch(table.fd, own.tobytes(), values.tobytes(), len(own))
-
-
-def _same(like: np.ndarray, value: int) -> np.ndarray:
-    return np.full(len(like), value, ">u2")
-
-
-def _tuples(
-    dtype: np.dtype, source: np.ndarray, destination: np.ndarray, sport: np.ndarray, dport: np.ndarray
-) -> np.ndarray:
-    made = np.zeros(len(source), dtype)
-    for name, address in (("saddr", source), ("daddr", destination)):
+    for name, address in (
+        ("saddr", part.client),
+        ("daddr", part.server),
+        ("reply_saddr", part.server),
+        ("reply_daddr", public),
+    ):
         made[name][:, 10:12] = 0xFF
         made[name][:, 12:16] = address.view("u1").reshape(-1, 4)
-    made["sport"], made["dport"] = sport.view("<u2"), dport.view("<u2")
+    made["sport"] = made["reply_dport"] = part.port
+    made["dport"] = made["reply_sport"] = SERVER_PORT
     made["protocol"], made["family"] = 6, 4
+    made["owner"], made["state"] = owner, state
+    made["created_ns"] = made["seen_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     return made
 
 
-def forget(maps: Mapping[str, Map], numbers: range, public: int) -> None:
-    """Takes these flows out again."""
-    part = columns(np.arange(numbers.start, numbers.stop, dtype=np.uint32), public)
-    table = maps["flows"]
-    server_port = _same(part.port, SERVER_PORT)
-    for own in (
-        _tuples(table.key, part.client, part.server, part.port, server_port),
-        _tuples(table.key, part.server, np.full(len(part.port), public, ">u4"), server_port, part.port),
-    ):
-        table.delete_all(own)
+def rewrite(maps: Mapping[str, Map], owner: int, state: int) -> None:
+    """Gives every flow in the table this owner and state."""
+    words = maps["buckets"].view()["word"]
+    used = words != 0
+    kept = ~np.uint64(63 << flows.OWNER_SHIFT | flows.SETTLED | flows.EXACT)
+    settled = flows.SETTLED if state >= ESTABLISHED else 0
+    words[used] = words[used] & kept | np.uint64(owner << flows.OWNER_SHIFT | settled)
+    records = maps["records"].view()[1 : highest(maps) + 1]
+    records["owner"], records["state"], records["ended"] = owner, state, 0
+
+
+def highest(maps: Mapping[str, Map]) -> int:
+    """The highest record number given out; to be given to ``forget`` later."""
+    found = maps["watermark"].get(0)
+    return 0 if found is None else int(found)
+
+
+def forget(maps: Mapping[str, Map], after: int) -> None:
+    """Takes out every flow recorded since ``highest`` was ``after``; no program may be running."""
+    records = maps["records"].view()[after + 1 : highest(maps) + 1]
+    places = records["place"][records["state"] != 0].reshape(-1)
+    maps["buckets"].view()["word"].reshape(-1)[places] = 0
+    records[:] = np.zeros((), records.dtype)
+    maps["watermark"].put(0, np.array(after, "<u8"))
+
+
+def configure(maps: Mapping[str, Map], record: np.ndarray) -> None:
+    """The flow table's part of a configuration record, with a hash key that is the same in every run."""
+    random = np.random.default_rng(1)
+    record["hash_key"] = random.integers(0, 1 << 63, record["hash_key"].shape, "<u8")
+    record["bucket_mask"] = maps["buckets"].info.entries - 1
+    record["flow_limit"] = maps["records"].info.entries - 1
+    record["timeout_s"] = 3600
+
+
+TABLE = ("buckets", "records", "released", "watermark")
+"""Its maps."""
 
 
 def memory(maps: Mapping[str, Map]) -> int:
-    """Bytes of kernel memory the flow table takes, with all that belongs to it (maps named flow…)."""
-    return sum(map_memory(item.fd) for name, item in maps.items() if name.startswith("flow"))
+    """Bytes of kernel memory the flow table takes, with all that belongs to it."""
+    return sum(map_memory(maps[name].fd) for name in TABLE)
 
 
 def map_memory(fd: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aa_cluster.dataplane.flows import ESTABLISHED
+from aa_cluster.dataplane.plane import PORT_TABLE
 from tools.bench import flowtable, loader, peers, place, wire, world
 from tools.bench.frames import Shape, mac, tcp
 from tools.bench.peers import GATEWAY_MAC, GENERATOR_MAC, NEXT_MAC, PUBLIC, Gateway
@@ -53,11 +54,14 @@ def _steer(gateway: Gateway, flows: int) -> None:
     port = ours.maps["ports"].record()
     port["ifindex"], port["mtu"] = ifindex, 1500
     port["physical_mac"] = port["virtual_mac"] = list(mac(GATEWAY_MAC))
-    ours.maps["ports"].put(ifindex, port)
-    ours.maps["config"].put(0, ours.maps["config"].record())
+    ours.maps["ports"].put(ifindex % PORT_TABLE, port)
+    config = ours.maps["config"].record()
+    flowtable.configure(ours.maps, config)
+    ours.maps["config"].put(0, config)
     node = ours.maps["nodes"].record()
     node["hop"], node["macs"] = world.HOP_STEER, list(mac(NEXT_MAC) * 16)
     ours.maps["nodes"].put(world.OTHER, node)
+    flowtable.forget(ours.maps, 0)
     flowtable.fill(ours.maps, range(flows), PUBLIC, world.OTHER, ESTABLISHED)
     wire.attach(gateway.path, "xdp", gateway.interface, ours.fds["steer"])
 

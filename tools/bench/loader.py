@@ -37,7 +37,7 @@ class Loaded:
 
     def reasons(self) -> np.ndarray:
         """The product's reason counters, by number."""
-        return self.maps["reasons"].per_cpu_sums()
+        return self.maps["reasons"].per_cpu_sum()
 
 
 @contextmanager

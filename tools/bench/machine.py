@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import msgspec
@@ -85,3 +86,23 @@ def _version(command: list[str]) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+IDLE_ENOUGH = 0.1
+
+
+def unrest(seconds: float = 1.0) -> list[str]:
+    """A note when others use the machine, looked at for ``seconds``; nothing when it is idle."""
+    before = _jiffies()
+    time.sleep(seconds)  # the window
+    after = _jiffies()
+    whole = sum(after) - sum(before)
+    busy = 1 - (after[3] + after[4] - before[3] - before[4]) / whole if whole else 0.0
+    if busy < IDLE_ENOUGH:
+        return []
+    return [f"others used {busy:.0%} of the machine when the run began: the figures are indicative only"]
+
+
+def _jiffies() -> list[int]:
+    """user, nice, system, idle, iowait, … of all cores (proc(5))."""
+    return [int(part) for part in Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:9]]

@@ -20,7 +20,7 @@ from aa_cluster.topology.namespaces import inside
 from tools.bench import flowtable, place, world
 from tools.bench.frames import SYN, Shape, Template, arp
 from tools.bench.session import Run
-from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, PUBLIC, SELF, World
+from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, SELF, World
 
 GROUP = "packet"
 XDP_PASS, XDP_TX = 2, 3
@@ -86,10 +86,11 @@ def _tracked_own(made: World, flows: int) -> None:
 
 def _track_fresh(made: World, first: int, count: int) -> None:
     made.track(first, count)
+    made.mark = flowtable.highest(made.plane.maps)
 
 
-def _forget_flows(made: World, first: int, count: int) -> None:
-    flowtable.forget(made.plane.maps, range(first, first + count), PUBLIC)
+def _forget_flows(made: World, _first: int, _count: int) -> None:
+    flowtable.forget(made.plane.maps, made.mark)
 
 
 def _ask(made: World, _first: int, _count: int) -> None:
@@ -128,7 +129,8 @@ CASES: list[Case] = [
     Case("steer: hit, both directions", "steer", XDP_TX, _both_ways, "STEER_TX", _owned_by(OTHER, ESTABLISHED)),
     Case("steer: own flow", "steer", XDP_PASS, world.from_client, "STEER_LOCAL", _owned_by(SELF, ESTABLISHED)),
     Case("steer: miss", "steer", XDP_PASS, world.from_client, "STEER_MISS", first=1 << 23),
-    Case("steer: SYN", "steer", XDP_PASS, _steered_syn, "STEER_SYN"),
+    Case("steer: SYN", "steer", XDP_PASS, _steered_syn, "STEER_SYN", first=1 << 23),
+    Case("steer: SYN again", "steer", XDP_PASS, _steered_syn, "STEER_SYN"),
     Case("grow alone", "grow_skb", TC_OK, world.leaving_primary, sizes=(1,)),
     Case(
         "handoff: new SYN",

@@ -31,6 +31,7 @@ class Run:
     only: str = ""
     figures: list[Figure] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     dropped: int = 0
     started: float = 0.0
 

@@ -36,11 +36,8 @@ def ticks(top: float) -> tuple[float, ...]:
     """Round values from 0 to at least ``top``, four to eight steps."""
     if top <= 0:
         return (0.0, 1.0)
-    step = 10 ** math.floor(math.log10(top))
-    for divisor in (1, 2, 4, 5):
-        if top / (step / divisor) >= 4:
-            step /= divisor
-            break
+    step = 10.0 ** math.floor(math.log10(top))
+    step = next(step / divisor for divisor in (1, 2, 5, 10) if top / (step / divisor) >= 4)
     count = math.ceil(top / step - 1e-9)
     return tuple(round(step * number, 10) for number in range(count + 1))
 

@@ -74,7 +74,7 @@ def send(live: Loaded, where: Path, program: str, frame: bytes, frames: int, cpu
 def _send(live: Loaded, program: str, frame: bytes, frames: int, cpu: int) -> Burst:
     os.sched_setaffinity(0, {cpu})
     arrivals = live.maps["bench_arrivals"]
-    before = arrivals.per_cpu_sums()
+    before = arrivals.per_cpu_sum()
     late = _ksoftirqd_ns(cpu)
     duration = syscall.run_live(live.fds[program], frame, frames)
     arrived = _settled(live, before, frames)
@@ -94,10 +94,10 @@ def inject(live: Loaded, where: Path, program: str, frame: bytes, frames: int, c
 def _settled(live: Loaded, before: np.ndarray, frames: int) -> np.ndarray:
     """The counters once every frame has arrived, or no more come."""
     arrivals, deadline = live.maps["bench_arrivals"], time.monotonic() + QUIESCENCE
-    found: np.ndarray = arrivals.per_cpu_sums() - before
+    found: np.ndarray = arrivals.per_cpu_sum() - before
     while found.sum() < frames and time.monotonic() < deadline:
         time.sleep(0.002)  # between looks at counters; the deadline is above
-        again = arrivals.per_cpu_sums() - before
+        again = arrivals.per_cpu_sum() - before
         if (again == found).all() and time.monotonic() > deadline - QUIESCENCE / 2:
             break
         found = again

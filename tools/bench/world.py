@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.plane import PORT_TABLE
 from aa_cluster.topology.namespaces import batch, checked
 from tools.bench import flowtable, place
 from tools.bench.frames import ACK, SYN, Shape, Template, mac, tcp, with_block
@@ -57,6 +58,7 @@ class World:
     plain: int = 0
     fresh_at: int = FRESH_FROM
     tracked: int = 0
+    mark: int = 0
 
     def fd(self, program: str) -> int:
         for loaded in (self.plane, self.live, self.feeder):
@@ -92,8 +94,9 @@ class World:
             self.plain = flows
 
     def set_flows(self, flows: int, owner: int, state: int) -> None:
-        """Rewrites the flows' owner and state."""
-        flowtable.fill(self.plane.maps, range(flows), PUBLIC, owner, state)
+        """Gives all flows this owner and state."""
+        self.fill(flows, state)
+        flowtable.rewrite(self.plane.maps, owner, state)
 
     def track(self, first: int, flows: int) -> None:
         """Conntrack entries for these flows, by the kernel functions that ``adopt`` uses."""
@@ -189,14 +192,14 @@ def _configure(made: World) -> None:
     record["key"] = np.frombuffer(KEY, "<u8")
     record["generation"], record["epoch"], record["cluster_id"] = GENERATION, EPOCH, CLUSTER
     record["self"], record["primary"], record["ha_ifindex"] = SELF, SELF, LOOPBACK
-    record["established_ms"], record["closing_ms"] = 432_000_000, 120_000
+    flowtable.configure(maps, record)
     record["ha_mac"], record["primary_ha_mac"] = list(HA_SELF), list(HA_SELF)
     maps["config"].put(0, record)
     for slot, ifindex in ((0, LOOPBACK), (ARP_SLOT, made.arp_ifindex)):
         port = maps["ports"].record()
         port["ifindex"], port["mtu"], port["slot"] = ifindex, 1500, slot
         port["physical_mac"], port["virtual_mac"] = list(PHYSICAL), list(VIRTUAL)
-        maps["ports"].put(ifindex, port)
+        maps["ports"].put(ifindex % PORT_TABLE, port)
         maps["slots"].put(slot, port)
     for identifier, hop in ((SELF, HOP_LOCAL), (OTHER, HOP_STEER)):
         node = maps["nodes"].record()

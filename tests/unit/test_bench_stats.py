@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Medians, ranges, templates and the growth model of the bench."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.bench import flowtable, frames, model, results, stats
+from tools.bench.__main__ import WEIGHTS, share_of
+
+SAMPLES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
+
+
+@pytest.mark.parametrize(("samples", "middle"), [([3], 3), ([1, 9, 2], 2), ([4, 1, 3, 2], 2.5)])
+def test_median(samples: list[float], middle: float) -> None:
+    assert stats.median(samples) == middle
+
+
+@given(SAMPLES, st.floats(0, 1))
+def test_quantile_is_a_sample_that_covers_its_share(samples: list[float], share: float) -> None:
+    found = stats.quantile(samples, share)
+    assert found in samples
+    assert sum(each <= found for each in samples) >= share * len(samples) - 1e-9
+
+
+def test_nothing_has_no_median() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        stats.median([])
+    with pytest.raises(ValueError, match="no samples"):
+        stats.quantile([], 0.5)
+    with pytest.raises(ValueError, match="0 to 1"):
+        stats.quantile([1], 1.5)
+
+
+def test_a_figure_is_the_median_and_the_range() -> None:
+    made = results.figure("packet", "steer: hit", [30, 25, 27], "ns", flows=4096)
+    assert (made.value, made.low, made.high, made.runs) == (27, 25, 30, 3)
+    assert results.find([made], "packet", "steer: hit", 4096) is made
+    assert results.find([made], "packet", "steer: hit", 1) is None
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071 as it is written there: big-endian words."""
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _finish(template: frames.Template, source: bytes, destination: bytes, sport: bytes, dport: bytes) -> bytes:
+    """What bpf/bench/traffic.h does with a template."""
+    frame = bytearray(template.frame)
+    frame[26:30], frame[30:34], frame[34:36], frame[36:38] = source, destination, sport, dport
+    addresses = frames.words_sum(source + destination)
+    for at, total in (
+        (24, template.ip_sum + addresses),
+        (50, template.tcp_sum + addresses + frames.words_sum(sport + dport)),
+    ):
+        total = (total & 0xFFFF) + (total >> 16)
+        total = (total & 0xFFFF) + (total >> 16)
+        struct.pack_into("<H", frame, at, ~total & 0xFFFF)
+    return bytes(frame)
+
+
+@given(st.binary(max_size=6), st.binary(min_size=12, max_size=12), st.sampled_from((60, 61, 1514)))
+def test_checksums_of_a_filled_template_are_right(payload: bytes, ends: bytes, length: int) -> None:
+    template = frames.tcp(b"\1" * 6, b"\2" * 6, frames.Shape.ORIGINAL, payload=payload, length=length)
+    frame = _finish(template, ends[:4], ends[4:8], ends[8:10], ends[10:12])
+    total = struct.unpack_from("!H", frame, 16)[0]
+    assert _checksum(frame[14:34]) == 0
+    segment = frame[34 : 14 + total]
+    assert _checksum(ends[:8] + struct.pack("!xBH", 6, len(segment)) + segment) == 0
+    assert len(frame) == template.length == max(60, length)
+
+
+def test_no_two_flows_share_port_and_server() -> None:
+    many = flowtable.columns(np.arange(1 << 20, dtype=np.uint32), 0)
+    assert len(np.unique(many.server.astype("<u8") << np.uint64(16) | many.port)) == 1 << 20
+    one = flowtable.columns(np.array([32769], dtype=np.uint32), 0)
+    assert (IPv4Address(int(one.client[0])), IPv4Address(int(one.server[0])), int(one.port[0])) == (
+        IPv4Address("10.1.128.1"),
+        IPv4Address("10.2.0.2"),
+        1025,
+    )
+
+
+FREE_STEERING = model.Costs(alone=1000, feeding=1e-9, owning=1000, keeping=1000)
+COSTLY = model.Costs(alone=1000, feeding=100, owning=1100, keeping=1050)
+
+
+def test_one_node_is_one_gateway() -> None:
+    assert model.throughput(COSTLY, 1) == pytest.approx(1e6)
+    assert model.efficiency(COSTLY, 1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("nodes", [2, 5, 8])
+def test_free_steering_grows_with_the_nodes(nodes: int) -> None:
+    assert model.efficiency(FREE_STEERING, nodes) == pytest.approx(1)
+
+
+def test_a_primary_that_only_steers_is_the_limit() -> None:
+    assert model.throughput(COSTLY, 63) == pytest.approx(1e9 / COSTLY.feeding)
+    assert [model.efficiency(COSTLY, nodes) for nodes in range(2, 20)] == sorted(
+        (model.efficiency(COSTLY, nodes) for nodes in range(2, 20)), reverse=True
+    )
+
+
+def test_time_that_a_group_leaves_goes_to_those_after_it() -> None:
+    names = list(WEIGHTS)
+    assert share_of(0, 900, names) < 900
+    assert share_of(500, 900, names[-1:]) == 900
+    assert share_of(1000, 900, names) == 1000
