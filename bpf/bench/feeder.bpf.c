@@ -78,7 +78,7 @@ int feed_skb(struct __sk_buff *skb)
 	struct bench_flow flow;
 	__u32 length, shape, n;
 	struct arp_ipv4 *arp;
-	int i, zero = 0;
+	int zero = 0;
 	__u64 *walk;
 	bool turn;
 
@@ -99,9 +99,9 @@ int feed_skb(struct __sk_buff *skb)
 	if (shape >= SHAPE_ARP_TARGET) {
 		arp = (void *)scratch->frame + ETH_HLEN;
 		if (shape == SHAPE_ARP_TARGET)
-			*(__be32 *)&arp->target_ip = be32(plan->address + n);
+			arp->target_ip = be32(plan->address + n);
 		else
-			*(__be32 *)&arp->sender_ip = be32(plan->address + n);
+			arp->sender_ip = be32(plan->address + n);
 	} else {
 		bench_flow_of(&flow, n, shape, plan->public, turn);
 		bench_fill(scratch->frame, plan, &flow);
@@ -157,11 +157,13 @@ int fill_conntrack(struct __sk_buff *skb)
 
 int empty_xdp(struct xdp_md *ctx)
 {
+	(void)ctx;
 	return XDP_PASS;
 }
 
 int empty_skb(struct __sk_buff *skb)
 {
+	(void)skb;
 	return TC_ACT_OK;
 }
 

@@ -149,11 +149,13 @@ int hub(struct xdp_md *ctx)
 
 int drop_all(struct xdp_md *ctx)
 {
+	(void)ctx;
 	return arrived(ARRIVED_DROPPED, XDP_DROP);
 }
 
 int pass_all(struct xdp_md *ctx)
 {
+	(void)ctx;
 	return XDP_PASS;
 }
 

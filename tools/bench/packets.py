@@ -20,12 +20,14 @@ from aa_cluster.topology.namespaces import inside
 from tools.bench import flowtable, place, world
 from tools.bench.frames import SYN, Shape, Template, arp
 from tools.bench.session import Run
+from tools.bench.stats import median
 from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, SELF, World
 
 GROUP = "packet"
 XDP_PASS, XDP_TX = 2, 3
 TC_OK, TC_REDIRECT = 0, 7
 XDP_REPEAT, SKB_REPEAT, QUICK_REPEAT = 1 << 20, 1 << 18, 1 << 16
+CHUNKS = 8
 FRESH = 4096
 SMALL = 4096
 """Up to so many flows a case that uses flows up starts each time with a conntrack that holds just those."""
@@ -192,30 +194,33 @@ def _all(run: Run, cases: list[Case], path: Path) -> None:
 
 def _one(run: Run, made: World, case: Case, flows: int) -> None:
     case.prepare(made, flows)
-    samples, whole = [], []
+    samples = []
     for _ in run.turns():
         took = (_fresh if case.fresh else _steady)(run, made, case, flows)
         if isinstance(took, str):
             return run.miss(GROUP, case.name, took, flows)
         samples.append(took[0] - took[1])
-        whole.append(took[1])
     run.note(GROUP, case.name, samples, "ns", flows=flows, net_of="empty program", note=case.note)
     return None
 
 
-def _steady(run: Run, made: World, case: Case, flows: int) -> tuple[int, int] | str:
+def _steady(run: Run, made: World, case: Case, flows: int) -> tuple[float, float] | str:
     """ns of the program and of the empty one, feeder included; or why there is no figure."""
     template = case.template()
     repeat = QUICK_REPEAT if run.quick else XDP_REPEAT if case.empty == "empty_xdp" else SKB_REPEAT
     made.plan(template, case.first, flows)
     made.run(case.program, template.length, min(flows, repeat))
-    took = _confirmed(made, case, template.length, repeat)
-    if isinstance(took, str):
-        return took
-    return took, made.run(case.empty, template.length, repeat).duration_ns
+    took, empty = [], []
+    for _ in range(CHUNKS):  # side by side, so that what disturbs the machine for a moment is in neither median
+        chunk = _confirmed(made, case, template.length, repeat // CHUNKS)
+        if isinstance(chunk, str):
+            return chunk
+        took.append(chunk)
+        empty.append(made.run(case.empty, template.length, repeat // CHUNKS).duration_ns)
+    return median(took), median(empty)
 
 
-def _fresh(_run: Run, made: World, case: Case, flows: int) -> tuple[int, int] | str:
+def _fresh(_run: Run, made: World, case: Case, flows: int) -> tuple[float, float] | str:
     template = case.template()
     amount = NEIGHBOURS if case.sizes else FRESH
     first = 0 if case.sizes else made.take_fresh(amount)

@@ -25,6 +25,10 @@
 		int (*pop)(value_type *); \
 		int (*push)(const value_type *, __u64); \
 	} __attribute__((unused)) name
+#define BPF_PROG_ARRAY(name, size) \
+	struct name##_programs { \
+		void (*call)(void *, int); \
+	} __attribute__((unused)) name
 #define BPF_RINGBUF_OUTPUT(name, pages) \
 	struct name##_ring { \
 		int (*ringbuf_output)(const void *, __u64, __u64); \
