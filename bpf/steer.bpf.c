@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * steer: XDP on the primary's data interfaces. A packet of a known flow goes to its owner by MAC rewrite, out of the
- * interface it came in on; everything else goes to the primary's own stack, which has an entry for every connection.
+ * interface it came in on; so does an ICMP error about one, and each piece of a fragmented packet. Everything else goes to
+ * the primary's own stack, which has an entry for every connection (docs/steering.md has the table of verdicts).
  * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
  */
 #include <linux/bpf.h>
 
 #include "conntrack.h"
 #include "flow_table.h"
+#include "fragment.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -66,23 +68,197 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 }
 
 /*
- * The packets that matter, with the whole tuple compared: false when the entry is another session's, which from then on
- * has every packet compared.
+ * The whole tuple compared: null when the entry is another session's, which from then on has every packet compared. Of
+ * the TCP header only the ports need be there.
  */
-static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
-				    const struct iphdr *ip, const struct tcphdr *tcp)
+static __always_inline struct record *own_record(const struct found *found, const struct iphdr *ip,
+						 const struct tcphdr *tcp)
 {
 	struct record *record = record_of(found->word);
 	struct tuple tuple;
 
 	tuple_from_packet(&tuple, ip, tcp);
-	if (!record || !is_exactly(found->word, record, &tuple)) {
-		change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
+	if (record && is_exactly(found->word, record, &tuple))
+		return record;
+	change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
+	return 0;
+}
+
+/* The packets that matter: false when they are of another session. */
+static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
+				    const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	struct record *record = own_record(found, ip, tcp);
+
+	if (!record)
 		return false;
-	}
 	if (!opens(tcp))
 		follow(ctx, conf, found->word, record, tcp);
 	return true;
+}
+
+static __always_inline bool matters(__u64 word, const struct tcphdr *tcp)
+{
+	return tcp->syn || tcp->fin || tcp->rst || (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
+}
+
+/* Once between two looks of the sweep. */
+static __always_inline void touch(const struct found *found)
+{
+	if (!(found->word & ENTRY_TOUCHED))
+		change_word(found->at, entry_record(found->word), 0, ENTRY_TOUCHED);
+}
+
+static __always_inline struct hash hash_ports(const struct config *conf, const struct iphdr *ip, const void *pair)
+{
+	return hash_ipv4(conf, ip->saddr, ip->daddr, *(const __be32 *)pair, 4 << 8 | IPPROTO_TCP);
+}
+
+/* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
+static __always_inline int send_on(struct ethhdr *eth, const struct port *port, const struct node *owner, enum reason why)
+{
+	__builtin_memcpy(eth->h_source, port->virtual_mac, 6);
+	__builtin_memcpy(eth->h_dest, mac_of(owner, port->slot), 6);
+	return verdict(XDP_TX, why);
+}
+
+/* To the node of that id, for reason `sent`; for reason `local` to this node's stack. */
+static __always_inline int send_to(struct ethhdr *eth, const struct port *port, __u8 id, enum reason sent,
+				   enum reason local)
+{
+	const struct node *owner = node_of(id);
+
+	if (!owner || owner->hop == HOP_NONE)
+		return verdict(XDP_PASS, STEER_NO_OWNER);
+	if (owner->hop == HOP_LOCAL)
+		return verdict(XDP_PASS, local);
+	return send_on(eth, port, owner, sent);
+}
+
+/* Whoever sends it may have made it up: it changes no state, keeps no flow alive, and is compared whole. */
+static __always_inline int steer_icmp(const struct config *conf, const struct port *port, struct ethhdr *eth,
+				      struct cursor *cursor)
+{
+	struct found found = {};
+	struct record *record;
+	struct tuple about;
+	int kind = parse_icmp_error(cursor, &about);
+
+	if (kind > 0)
+		return verdict(XDP_PASS, STEER_NOT_TCP);
+	if (kind < 0 || !find(conf, hash_tuple(conf, &about), &found))
+		return verdict(XDP_PASS, STEER_ICMP_MISS);
+	record = record_of(found.word);
+	if (!record || !is_exactly(found.word, record, &about))
+		return verdict(XDP_PASS, STEER_ICMP_MISS);
+	return send_to(eth, port, entry_owner(found.word), STEER_ICMP, STEER_ICMP_LOCAL);
+}
+
+/*
+ * Behind its first fragment. One that comes before it goes to the stack, and the first will follow it there, so that the
+ * packet is put together in one place.
+ */
+static __always_inline int steer_later_fragment(const struct port *port, struct ethhdr *eth, const struct iphdr *ip)
+{
+	const struct fragment *first;
+	struct fragment_key key;
+
+	fragment_key_init(&key, ip);
+	first = recall(&key);
+	if (!first)
+		remember(&key, FRAGMENT_TO_STACK, true);
+	if (!first || first->owner == FRAGMENT_TO_STACK)
+		return verdict(XDP_PASS, STEER_FRAGMENT);
+	return send_to(eth, port, first->owner, STEER_FRAGMENT_LATER, STEER_FRAGMENT_LOCAL);
+}
+
+/* A first fragment that goes to the stack: forget where an earlier packet of the same identification went. */
+static __always_inline int pass_fragment(const struct fragment_key *key, enum reason why)
+{
+	if (recall(key))
+		remember(key, FRAGMENT_TO_STACK, false);
+	return verdict(XDP_PASS, why);
+}
+
+/* Never smaller than eight bytes (RFC 791), so the ports are there; perhaps not the flags. */
+static __always_inline int steer_first_fragment(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+						struct ethhdr *eth, const struct iphdr *ip, struct cursor *cursor)
+{
+	const struct fragment *known;
+	struct found found = {};
+	struct fragment_key key;
+	struct port_pair *pair;
+	struct tcphdr *tcp;
+	bool whole;
+
+	fragment_key_init(&key, ip);
+	if (parse_ports(cursor, &pair))
+		return pass_fragment(&key, STEER_MALFORMED);
+	if (!find(conf, hash_ports(conf, ip, pair), &found))
+		return pass_fragment(&key, STEER_MISS);
+	whole = parse_tcp(cursor, &tcp) >= 0;
+	if (whole && matters(found.word, tcp) ? !examine(ctx, conf, &found, ip, tcp) :
+						!own_record(&found, ip, (struct tcphdr *)pair))
+		return pass_fragment(&key, STEER_COLLISION);
+	if (whole && opens(tcp))
+		return pass_fragment(&key, STEER_SYN);
+	touch(&found);
+	known = recall(&key);
+	if (known && known->early)
+		return verdict(XDP_PASS, STEER_FRAGMENT_EARLY);
+	remember(&key, entry_owner(found.word), false);
+	return send_to(eth, port, entry_owner(found.word), STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
+}
+
+/* A whole segment behind VLAN tags or IP options. */
+static __always_inline int steer_segment(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+					 struct ethhdr *eth, const struct iphdr *ip, struct cursor *cursor)
+{
+	struct found found = {};
+	struct tcphdr *tcp;
+
+	if (parse_tcp(cursor, &tcp) < 0)
+		return verdict(XDP_PASS, STEER_MALFORMED);
+	if (!find(conf, hash_ports(conf, ip, tcp), &found))
+		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
+	if (matters(found.word, tcp)) {
+		if (!examine(ctx, conf, &found, ip, tcp))
+			return verdict(XDP_PASS, STEER_COLLISION);
+		if (opens(tcp))
+			return verdict(XDP_PASS, STEER_SYN);
+	}
+	touch(&found);
+	return send_to(eth, port, entry_owner(found.word), ip->ihl != 5 ? STEER_OPTIONS_TX : STEER_TAGGED, STEER_LOCAL);
+}
+
+/* All that is not a plain segment, parsed anew, so that the plain segment pays for none of it. */
+static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+					  struct ethhdr *eth)
+{
+	struct cursor cursor = {eth + 1, (void *)(long)ctx->data_end};
+	int type = eth->h_proto;
+	struct iphdr *ip;
+
+	if (is_tag(type))
+		type = parse_tag(&cursor);
+	if (is_tag(type))
+		type = parse_tag(&cursor);
+	if (type < 0)
+		return verdict(XDP_PASS, STEER_MALFORMED);
+	if (type != be16(ETH_P_IP))
+		return verdict(XDP_PASS, STEER_NOT_IPV4);
+	type = parse_ipv4_options(&cursor, &ip);
+	if (type < 0)
+		return verdict(XDP_PASS, STEER_MALFORMED);
+	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS))
+		return steer_icmp(conf, port, eth, &cursor);
+	if (type != IPPROTO_TCP)
+		return verdict(XDP_PASS, STEER_NOT_TCP);
+	if (ip->frag_off & IPV4_OFFSET_BITS)
+		return steer_later_fragment(port, eth, ip);
+	if (ip->frag_off & IPV4_FRAGMENT_BITS)
+		return steer_first_fragment(ctx, conf, port, eth, ip, &cursor);
+	return steer_segment(ctx, conf, port, eth, ip, &cursor);
 }
 
 int steer(struct xdp_md *ctx)
@@ -105,23 +281,13 @@ int steer(struct xdp_md *ctx)
 		return verdict(XDP_PASS, STEER_NOT_READY);
 	if (!same_mac(eth->h_dest, port->virtual_mac))
 		return verdict(XDP_PASS, STEER_NOT_OURS);
-	if (type != be16(ETH_P_IP))
-		return verdict(XDP_PASS, STEER_NOT_IPV4);
-	type = parse_ipv4(&cursor, &ip);
-	if (type < 0)
-		return verdict(XDP_PASS, STEER_MALFORMED);
-	if (ip->frag_off & IPV4_FRAGMENT_BITS)
-		return verdict(XDP_PASS, STEER_FRAGMENT);
-	if (type != IPPROTO_TCP)
-		return verdict(XDP_PASS, STEER_NOT_TCP);
-	if (ip->ihl != 5)
-		return verdict(XDP_PASS, STEER_OPTIONS);
-	if (parse_tcp(&cursor, &tcp) < 0)
-		return verdict(XDP_PASS, STEER_MALFORMED);
+	if (type != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS) ||
+	    ip->ihl != 5 || parse_tcp(&cursor, &tcp) < 0)
+		return steer_uncommon(ctx, conf, port, eth);
 
-	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
+	if (!find(conf, hash_ports(conf, ip, tcp), &found))
 		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
-	if (tcp->syn || tcp->fin || tcp->rst || (found.word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED) {
+	if (matters(found.word, tcp)) {
 		if (!examine(ctx, conf, &found, ip, tcp))
 			return verdict(XDP_PASS, STEER_COLLISION);
 		if (opens(tcp))
@@ -130,13 +296,8 @@ int steer(struct xdp_md *ctx)
 	owner = node_of(entry_owner(found.word));
 	if (!owner || owner->hop == HOP_NONE)
 		return verdict(XDP_PASS, STEER_NO_OWNER);
-	if (!(found.word & ENTRY_TOUCHED)) /* once between two looks of the sweep */
-		change_word(found.at, entry_record(found.word), 0, ENTRY_TOUCHED);
+	touch(&found);
 	if (owner->hop == HOP_LOCAL)
 		return verdict(XDP_PASS, STEER_LOCAL);
-
-	/* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
-	__builtin_memcpy(eth->h_source, port->virtual_mac, 6);
-	__builtin_memcpy(eth->h_dest, mac_of(owner, port->slot), 6);
-	return verdict(XDP_TX, STEER_TX);
+	return send_on(eth, port, owner, STEER_TX);
 }

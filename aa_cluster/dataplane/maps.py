@@ -20,6 +20,9 @@ from aa_cluster.errors import DataplaneError, KernelTooOld
 QUESTIONS = 4096
 """ARP questions open at once; the oldest gives way."""
 
+FRAGMENTS = 8192
+"""Fragmented packets under way at once; the oldest gives way."""
+
 EVENT_BYTES = 256 * 1024
 """Ring buffer from the programs to the agent; a power of two pages."""
 
@@ -103,6 +106,7 @@ def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
         "records": (syscall.MAP_ARRAY, flow_entries + 1, syscall.MMAPABLE),
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
+        "fragments": (syscall.MAP_LRU_HASH, FRAGMENTS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
     }
 

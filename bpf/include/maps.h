@@ -22,6 +22,7 @@ BPF_ARRAY(bank, __u32, 1);                    /* which of the two sequences is i
 BPF_ARRAY(sequences, struct sequence, 2);     /* node ids in turn; the one not in force is rewritten */
 BPF_ARRAY(turns, __u64, 1);                   /* sessions scheduled so far; only `handoff` writes it */
 BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP questions */
+BPF_TABLE("hash", struct fragment_key, struct fragment, fragments, 1); /* packets in pieces; the oldest gives way */
 BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */
 BPF_RINGBUF_OUTPUT(events, 1);                /* what the agent is told */
 

@@ -230,8 +230,9 @@ class Plane:
         self.maps["watermark"].put(0, np.array(0, "<u8"))
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
-        for key in self.maps["questions"].read()[0]:
-            self.maps["questions"].delete(key.tobytes())
+        for name in ("questions", "fragments"):
+            for key in self.maps[name].read()[0]:
+                self.maps[name].delete(key.tobytes())
         self.ring.read()
         self.configure()
         self.port()

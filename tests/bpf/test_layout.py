@@ -28,8 +28,9 @@ STRUCT_OF_MAP = {
     "swept": "sweep",
     "sequences": "sequence",
     "questions": "question",
+    "fragments": "fragment",
 }
-KEY_OF_MAP = {"questions": "question_key"}
+KEY_OF_MAP = {"questions": "question_key", "fragments": "fragment_key"}
 
 BLOCK_FIELDS = [
     "cluster_id",
