@@ -10,7 +10,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from aa_cluster.wire.block import FlowTuple
-from tests.bpf.harness import CLIENT_MAC, VIRTUAL, segment
+from tests.bpf.harness import CLIENT_MAC, PHYSICAL, VIRTUAL, segment
 
 ROUTER = "10.77.9.9"
 ERRORS = tuple(
@@ -64,6 +64,11 @@ def tagged(whole: Packet, tags: tuple[Packet, ...]) -> Packet:
     return frame(whole[IP], tags, whole.dst, whole.src)
 
 
+def steered(packet: Packet, tags: tuple[Packet, ...] = ()) -> Packet:
+    """The same as an auxiliary gets it from the primary."""
+    return frame(packet[IP], tags, PHYSICAL, VIRTUAL)
+
+
 def with_options(which: FlowTuple, flags: str, options: bytes, payload: bytes = b"", **fields: object) -> Packet:
     """A whole segment with IPv4 options, checksums right."""
     ttl = int(str(fields.pop("ttl", 64)))
@@ -84,7 +89,12 @@ def carried(which: FlowTuple, protocol: int = 6, keep: int = 8, options: bytes =
 
 
 def error(
-    about: bytes, kind: int = 3, code: int = 4, to: str = "10.77.2.1", options: bytes = b"", tags: tuple[Packet, ...] = ()
+    about: bytes,
+    kind: int = 3,
+    code: int = 4,
+    to: str = "10.77.2.1",
+    options: bytes = b"",
+    tags: tuple[Packet, ...] = (),
 ) -> Packet:
     """An ICMP error as it comes in for the virtual MAC."""
     header = IP(src=ROUTER, dst=to)
@@ -93,7 +103,9 @@ def error(
     return frame(header / ICMP(type=kind, code=code) / Raw(about), tags)
 
 
-def pieces(which: FlowTuple, sizes: tuple[int, ...] = (512, 512, 400), flags: str = "A", ident: int = 4711) -> list[Packet]:
+def pieces(
+    which: FlowTuple, sizes: tuple[int, ...] = (512, 512, 400), flags: str = "A", ident: int = 4711
+) -> list[Packet]:
     """A segment in fragments of so many bytes behind the IP header, as they come in for the virtual MAC."""
     whole = segment(which, flags, b"f" * (sum(sizes) - 20))[IP]
     whole.flags, whole.id = 0, ident
@@ -101,7 +113,8 @@ def pieces(which: FlowTuple, sizes: tuple[int, ...] = (512, 512, 400), flags: st
     edges = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
     out = []
     for start, end in pairwise(edges):
-        part = IP(src=whole.src, dst=whole.dst, id=ident, proto=6, frag=start // 8, flags="MF" if end < edges[-1] else 0)
+        part = IP(
+            src=whole.src, dst=whole.dst, id=ident, proto=6, frag=start // 8, flags="MF" if end < edges[-1] else 0
+        )
         out.append(frame(part / Raw(body[start:end])))
     return out
-

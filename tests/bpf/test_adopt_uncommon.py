@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The auxiliary's guard and adopt, all that is not a plain segment. The kernel takes a frame's outer VLAN tag off before
+"""The guard and adopt, all that is not a plain segment. The kernel takes a frame's outer VLAN tag off before
 TC sees it, so one tag in a frame here is the inner one of two."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.bpf.harness import (
     segment,
     tuple_of,
 )
-from tests.bpf.packets import ERRORS, OPTIONS, OTHER_ICMP, WRITTEN, carried, error, frame, pieces, with_options
+from tests.bpf.packets import ERRORS, OPTIONS, OTHER_ICMP, WRITTEN, carried, error, frame, pieces, steered, with_options
 from tests.bpf.test_steer_uncommon import KINDS, UNTOLD, age, remembered
 
 pytestmark = pytest.mark.bpf
@@ -37,11 +37,6 @@ pytestmark = pytest.mark.bpf
 ORIGINAL, REPLY = KINDS["masquerade"]
 TRANSLATED = reversed_tuple(REPLY)
 INNER = pytest.mark.parametrize("tags", [(), (Dot1Q(vlan=5),), (Dot1AD(vlan=5),)], ids=["no tag", "802.1Q", "802.1ad"])
-
-
-def steered(packet: Packet, tags: tuple[Packet, ...] = ()) -> Packet:
-    """As it comes from the primary."""
-    return frame(packet[IP], tags, PHYSICAL, VIRTUAL)
 
 
 def let_in(ran: Ran, packet: Packet | bytes, why: str) -> None:

@@ -70,7 +70,9 @@ def snapshot(plane: Plane) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 @SIDES
 @pytest.mark.parametrize(("icmp", "code"), ERRORS)
-def test_an_error_goes_to_the_owner_of_what_it_is_about(plane: Plane, kind: str, side: int, icmp: int, code: int) -> None:
+def test_an_error_goes_to_the_owner_of_what_it_is_about(
+    plane: Plane, kind: str, side: int, icmp: int, code: int
+) -> None:
     """The packet inside went the other way: it left as the inverse of a tuple that comes in."""
     flow = KINDS[kind]
     plane.add_flow(*flow, OTHER, ESTABLISHED)
@@ -369,7 +371,9 @@ def test_an_identification_used_again_follows_its_own_first(plane: Plane, fate: 
         plane.add_flow(other_original, other_reply, THIRD, ESTABLISHED)
         why = "STEER_SYN"
     elif fate == "another's fingerprint":
-        index = plane.add_flow(tuple_of("10.77.1.7", 7, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 7), THIRD, ESTABLISHED)
+        index = plane.add_flow(
+            tuple_of("10.77.1.7", 7, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 7), THIRD, ESTABLISHED
+        )
         plane.put_entry(other_original, index, THIRD, SETTLED)
         why = "STEER_COLLISION"
     elif fate == "cut short":
@@ -380,7 +384,10 @@ def test_an_identification_used_again_follows_its_own_first(plane: Plane, fate: 
 
 
 def test_two_flows_with_one_identification_in_turn(plane: Plane) -> None:
-    flows = [(tuple_of(CLIENT, port, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, port), owner) for port, owner in ((1, OTHER), (2, THIRD))]
+    flows = [
+        (tuple_of(CLIENT, port, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, port), owner)
+        for port, owner in ((1, OTHER), (2, THIRD))
+    ]
     for original, reply, owner in flows:
         plane.add_flow(original, reply, owner, ESTABLISHED)
     for original, _, owner in flows * 2:
@@ -394,7 +401,12 @@ def test_another_packets_later_piece(plane: Plane, changed: str) -> None:
     plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
     first, later = pieces(ORIGINAL, (64, 64))
     plane.run("steer", first)
-    field, value = {"source": ("src", PUBLIC), "destination": ("dst", PUBLIC), "ident": ("id", 9), "protocol": ("proto", 17)}[changed]
+    field, value = {
+        "source": ("src", PUBLIC),
+        "destination": ("dst", PUBLIC),
+        "ident": ("id", 9),
+        "protocol": ("proto", 17),
+    }[changed]
     setattr(later[IP], field, value)
     passed(plane.run("steer", later), later, "STEER_NOT_TCP" if changed == "protocol" else "STEER_FRAGMENT")
 
@@ -424,7 +436,11 @@ def test_what_is_remembered(plane: Plane) -> None:
     plane.run("steer", pieces(ORIGINAL)[0])
     keys, values = plane.maps["fragments"].read()
     assert (bytes(keys[0]["saddr"]), bytes(keys[0]["daddr"])) == (mapped(CLIENT), mapped(SERVER))
-    assert (int(keys[0]["id"]), int(keys[0]["protocol"]), int(keys[0]["family"])) == (4711 >> 8 | (4711 & 255) << 8, 6, 4)
+    assert (int(keys[0]["id"]), int(keys[0]["protocol"]), int(keys[0]["family"])) == (
+        4711 >> 8 | (4711 & 255) << 8,
+        6,
+        4,
+    )
     assert (int(values[0]["owner"]), int(values[0]["early"])) == (OTHER, 0)
 
 
@@ -441,7 +457,7 @@ def test_any_order_of_any_pieces_ends_in_one_place(plane: Plane) -> None:
     dice = random.Random(4)
     plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
     for ident in range(200):
-        parts = pieces(ORIGINAL, tuple(8 * dice.randint(1, 40) for _ in range(dice.randint(2, 6))) + (30,), ident=ident + 1)
+        parts = pieces(ORIGINAL, (*(8 * dice.randint(1, 40) for _ in range(dice.randint(2, 6))), 30), ident=ident + 1)
         dice.shuffle(parts)
         verdicts = {plane.run("steer", part).verdict for part in parts}
         assert len(verdicts) == 1
