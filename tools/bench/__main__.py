@@ -37,7 +37,7 @@ GROUPS: list[tuple[str, Callable[[Run], None]]] = [
 
 def main(arguments: Sequence[str]) -> int:
     given = _arguments(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         if given.command == "compare":
             compare.show(results.read(given.old), results.read(given.new), console)
@@ -101,7 +101,7 @@ def _group(run: Run, group: tuple[str, Callable[[Run], None]]) -> None:
     name, measure = group
     try:
         measure(run)
-    except (AaError, OSError, subprocess.SubprocessError) as error:
+    except (AaError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         run.miss(name, "the rest of the group", str(error).splitlines()[0])
 
 
