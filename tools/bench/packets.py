@@ -41,9 +41,12 @@ def _nothing(_world: World, _flows: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``reason``: counted once a run (``flowtable.LOST`` aside); empty: ``verdict`` tells. ``fresh``: each run uses up a flow that
-    ``prepare_fresh(world, first, count)`` made ready and ``clean_fresh`` takes away again; otherwise flows repeat, in
-    random order. ``first``: number of the first flow; ``sizes``: only these flow counts make sense (empty: all)."""
+    """``reason``: counted once a run (``flowtable.LOST`` aside); empty: ``verdict`` tells.
+
+    ``fresh``: each run uses up a flow that ``prepare_fresh(world, first, count)`` made ready and ``clean_fresh`` takes
+    away again; otherwise flows repeat, in random order. ``first``: number of the first flow; ``sizes``: only these flow
+    counts make sense (empty: all).
+    """
 
     name: str
     program: str
