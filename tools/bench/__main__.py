@@ -46,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     except (AaError, ValueError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: stopped; namespaces are removed", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread may still be at its test-runs, in a namespace that is gone when the process is
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
