@@ -25,7 +25,6 @@ _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _XDP_FLAG = {"generic": 2, "native": 4}
 _XDP_ATTACHED: dict[str | None, XdpMode] = {"xdp": "native", "xdpgeneric": "generic"}  # pyroute2 names for 1 and 2
 _ETH_P_ALL = 3
-_CLSACT = 0xFFFF0000
 
 
 @dataclass(frozen=True, slots=True)

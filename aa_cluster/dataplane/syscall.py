@@ -248,12 +248,6 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(*struct.unpack_from("=IIIII", info))
 
 
-def prog_id(fd: int) -> int:
-    info = ctypes.create_string_buffer(232)
-    _bpf(OBJ_INFO, _attr("=IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("=II", info)[1])
-
-
 def prog_name(identifier: int) -> str | None:
     """The name of the loaded program of that id (15 bytes at most); None when it is gone."""
     try:
