@@ -5,6 +5,7 @@
  * the primary's own stack, which has an entry for every connection (docs/steering.md has the table of verdicts).
  * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
  */
+#define AA_SEARCH_PER_PACKET
 #include <linux/bpf.h>
 
 #include "conntrack.h"
@@ -99,7 +100,8 @@ static __always_inline bool examine(struct xdp_md *ctx, const struct config *con
 
 static __always_inline bool matters(__u64 word, const struct tcphdr *tcp)
 {
-	return tcp->syn || tcp->fin || tcp->rst || (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
+	return tcp_flags(tcp) & (TCP_SYN | TCP_FIN | TCP_RST) ||
+	       (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
 }
 
 /* Once between two looks of the sweep. */
@@ -117,8 +119,8 @@ static __always_inline struct hash hash_ports(const struct config *conf, const s
 /* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
 static __always_inline int send_on(struct ethhdr *eth, const struct port *port, const struct node *owner, enum reason why)
 {
-	__builtin_memcpy(eth->h_source, port->virtual_mac, 6);
-	__builtin_memcpy(eth->h_dest, mac_of(owner, port->slot), 6);
+	copy_mac(eth->h_source, port->virtual_mac);
+	copy_mac(eth->h_dest, mac_of(owner, port->slot));
 	return verdict(XDP_TX, why);
 }
 
