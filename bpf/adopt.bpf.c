@@ -2,9 +2,9 @@
 /*
  * adopt: TC ingress on an auxiliary's data interfaces, and its guard. Work comes only from the primary: a SYN must carry
  * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
- * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or by its first fragment. The rest
- * is dropped and counted.
- * Reads config, ports; writes fragments; tells refused blocks through events.
+ * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
+ * whose first piece does. The rest is dropped and counted.
+ * Reads config, ports; tells refused blocks through events.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -13,7 +13,6 @@
 #include "block.h"
 #include "checksum.h"
 #include "conntrack.h"
-#include "fragment.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -187,34 +186,19 @@ static __always_inline int guard_icmp(struct __sk_buff *skb, __u32 icmp)
 	return verdict(TC_ACT_OK, GUARD_ICMP);
 }
 
-/* conntrack puts the pieces together before it looks; a packet of which the first piece stays out is never whole. */
-static __always_inline int guard_later_fragment(const struct iphdr *ip)
+/* In a first piece without flags a SYN could hide, and end up here as a new connection without a block. */
+static __always_inline int guard_first_fragment(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor)
 {
-	struct fragment_key key;
-
-	fragment_key_init(&key, ip);
-	if (!recall(&key))
-		return verdict(TC_ACT_SHOT, GUARD_FRAGMENT_NO_FIRST);
-	return verdict(TC_ACT_OK, GUARD_FRAGMENT);
-}
-
-static __always_inline int guard_first_fragment(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor,
-						__u8 self)
-{
-	struct fragment_key key;
-	struct port_pair *pair;
 	struct tcphdr *tcp;
 	struct tuple tuple;
 
-	if (parse_ports(cursor, &pair))
+	if (parse_tcp(cursor, &tcp) < 0)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	tuple_from_packet(&tuple, ip, (struct tcphdr *)pair);
-	fragment_key_init(&key, ip);
-	if (parse_tcp(cursor, &tcp) >= 0 && opens(tcp))
+	if (opens(tcp))
 		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+	tuple_from_packet(&tuple, ip, tcp);
 	if (!has_entry(skb, &tuple))
 		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
-	remember(&key, self, false);
 	return verdict(TC_ACT_OK, GUARD_FRAGMENT);
 }
 
@@ -273,10 +257,12 @@ int adopt(struct __sk_buff *skb)
 		return guard_icmp(skb, arrival.tcp + (tagged ? sizeof(struct vlan_tag) : 0));
 	if (type != IPPROTO_TCP)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	/* A later piece may overtake the first. It harms nobody alone: conntrack looks at whole packets only, and one whose
+	 * first piece stays out is never whole. */
 	if (ip->frag_off & IPV4_OFFSET_BITS)
-		return guard_later_fragment(ip);
+		return verdict(TC_ACT_OK, GUARD_FRAGMENT);
 	if (ip->frag_off & IPV4_FRAGMENT_BITS)
-		return guard_first_fragment(skb, ip, &cursor, conf->self);
+		return guard_first_fragment(skb, ip, &cursor);
 	headers = parse_tcp(&cursor, &tcp);
 	if (headers < 0)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);

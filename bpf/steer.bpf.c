@@ -69,30 +69,20 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 }
 
 /*
- * The whole tuple compared: null when the entry is another session's, which from then on has every packet compared. Of
- * the TCP header only the ports need be there.
+ * The packets that matter, with the whole tuple compared: false when the entry is another session's, which from then on
+ * has every packet compared.
  */
-static __always_inline struct record *own_record(const struct found *found, const struct iphdr *ip,
-						 const struct tcphdr *tcp)
+static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
+				    const struct iphdr *ip, const struct tcphdr *tcp)
 {
 	struct record *record = record_of(found->word);
 	struct tuple tuple;
 
 	tuple_from_packet(&tuple, ip, tcp);
-	if (record && is_exactly(found->word, record, &tuple))
-		return record;
-	change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
-	return 0;
-}
-
-/* The packets that matter: false when they are of another session. */
-static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
-				    const struct iphdr *ip, const struct tcphdr *tcp)
-{
-	struct record *record = own_record(found, ip, tcp);
-
-	if (!record)
+	if (!record || !is_exactly(found->word, record, &tuple)) {
+		change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
 		return false;
+	}
 	if (!opens(tcp))
 		follow(ctx, conf, found->word, record, tcp);
 	return true;
@@ -182,28 +172,26 @@ static __always_inline int pass_fragment(const struct fragment_key *key, enum re
 	return verdict(XDP_PASS, why);
 }
 
-/* Never smaller than eight bytes (RFC 791), so the ports are there; perhaps not the flags. */
+/* One without flags is the stack's: a SYN could hide in it, which must go through the ruleset (RFC 1858, 3). */
 static __always_inline int steer_first_fragment(struct xdp_md *ctx, const struct config *conf, const struct port *port,
 						struct ethhdr *eth, const struct iphdr *ip, struct cursor *cursor)
 {
 	const struct fragment *known;
 	struct found found = {};
 	struct fragment_key key;
-	struct port_pair *pair;
 	struct tcphdr *tcp;
-	bool whole;
 
 	fragment_key_init(&key, ip);
-	if (parse_ports(cursor, &pair))
+	if (parse_tcp(cursor, &tcp) < 0)
 		return pass_fragment(&key, STEER_MALFORMED);
-	if (!find(conf, hash_ports(conf, ip, pair), &found))
-		return pass_fragment(&key, STEER_MISS);
-	whole = parse_tcp(cursor, &tcp) >= 0;
-	if (whole && matters(found.word, tcp) ? !examine(ctx, conf, &found, ip, tcp) :
-						!own_record(&found, ip, (struct tcphdr *)pair))
-		return pass_fragment(&key, STEER_COLLISION);
-	if (whole && opens(tcp))
-		return pass_fragment(&key, STEER_SYN);
+	if (!find(conf, hash_ports(conf, ip, tcp), &found))
+		return pass_fragment(&key, opens(tcp) ? STEER_SYN : STEER_MISS);
+	if (matters(found.word, tcp)) {
+		if (!examine(ctx, conf, &found, ip, tcp))
+			return pass_fragment(&key, STEER_COLLISION);
+		if (opens(tcp))
+			return pass_fragment(&key, STEER_SYN);
+	}
 	touch(&found);
 	known = recall(&key);
 	if (known && known->early)

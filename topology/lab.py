@@ -59,8 +59,8 @@ class Member:
 class Lab:
     """``nodes`` nodes on ``networks``; ``ruleset`` is nft text (the default ruleset otherwise).
 
-    ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires; ``far``
-    puts a router on ext and a host behind a narrow way.
+    ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires;
+    ``far`` puts a router on ext and a host behind a narrow way.
     As a context manager it is up inside and gone after, whatever happens. All failures are ``AaError``.
     """
 

@@ -67,12 +67,9 @@ def build_beyond(plan: Plan) -> None:
     _namespace(plan, "router", QUIET | FORWARD)
     _namespace(plan, "far", QUIET)
     _cable(plan, "router", "eth0", ext, ROUTER)
-    mac, far = FAR.mac(CLUSTER_HOST), plan.namespace("far")
-    batch(
-        [
-            f"link add name eth1 netns {router} address {mac} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"
-        ]
-    )
+    far = plan.namespace("far")
+    near_end = f"eth1 netns {router} address {FAR.mac(CLUSTER_HOST)}"
+    batch([f"link add name {near_end} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"])
     cluster = ext.address(CLUSTER_HOST)
     batch(
         [

@@ -71,8 +71,7 @@
 	R(59, GUARD_NOT_READY, adopt, drop, "no configuration for this interface yet") \
 	R(92, GUARD_ICMP, adopt, pass, "ICMP error about a connection this node has adopted") \
 	R(93, GUARD_ICMP_NO_ENTRY, adopt, drop, "ICMP error about no conntrack entry, or too short to tell") \
-	R(94, GUARD_FRAGMENT, adopt, pass, "fragment of a connection this node has adopted") \
-	R(95, GUARD_FRAGMENT_NO_FIRST, adopt, drop, "later fragment whose first was not let in") \
+	R(94, GUARD_FRAGMENT, adopt, pass, "first fragment of a connection this node has adopted, or a later one") \
 	R(70, ARP_ASKED, arp_relay, relay, "auxiliary: request sent to the primary as 201") \
 	R(71, ARP_KEPT, arp_relay, drop, "auxiliary: other ARP or IPv6 kept off the data segment") \
 	R(72, ARP_OUT, arp_relay, pass, "auxiliary: not ARP, leaves as it is") \

@@ -15,7 +15,6 @@ from tests.bpf.harness import (
     CLIENT,
     PHYSICAL,
     PUBLIC,
-    SELF,
     SERVER,
     TC_OK,
     TC_SHOT,
@@ -30,7 +29,7 @@ from tests.bpf.harness import (
     tuple_of,
 )
 from tests.bpf.packets import ERRORS, OPTIONS, OTHER_ICMP, WRITTEN, carried, error, frame, pieces, steered, with_options
-from tests.bpf.test_steer_uncommon import KINDS, UNTOLD, age, remembered
+from tests.bpf.test_steer_uncommon import KINDS, UNTOLD
 
 pytestmark = pytest.mark.bpf
 
@@ -187,55 +186,34 @@ def test_the_pieces_of_an_adopted_connection(plane: Plane, tags: tuple[Packet, .
     for piece in pieces(REPLY):
         packet = steered(piece, tags)
         let_in(plane.run("adopt", packet), packet, "GUARD_FRAGMENT")
-    assert remembered(plane) == 1
 
 
-@pytest.mark.parametrize("size", [8, 16, 24])
-def test_a_small_first_piece(plane: Plane, size: int) -> None:
+def test_a_later_piece_may_overtake_the_first(plane: Plane) -> None:
     adopted()
-    first, later = (steered(piece) for piece in pieces(ORIGINAL, (size, 64)))
-    let_in(plane.run("adopt", first), first, "GUARD_FRAGMENT")
-    let_in(plane.run("adopt", later), later, "GUARD_FRAGMENT")
+    for piece in reversed(pieces(REPLY)):
+        packet = steered(piece)
+        let_in(plane.run("adopt", packet), packet, "GUARD_FRAGMENT")
 
 
-def test_pieces_of_nothing_adopted(plane: Plane) -> None:
-    for piece, why in zip(pieces(ORIGINAL), ["GUARD_NO_ENTRY"] + ["GUARD_FRAGMENT_NO_FIRST"] * 2, strict=True):
-        refused(plane.run("adopt", steered(piece)), why)
-    assert remembered(plane) == 0
+def test_the_first_piece_of_nothing_adopted_stays_out(plane: Plane) -> None:
+    refused(plane.run("adopt", steered(pieces(ORIGINAL)[0])), "GUARD_NO_ENTRY")
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_first_piece_without_flags(plane: Plane, size: int) -> None:
+    adopted()
+    refused(plane.run("adopt", steered(pieces(ORIGINAL, (size, 64))[0])), "GUARD_MALFORMED")
 
 
 def test_no_connection_begins_in_pieces(plane: Plane) -> None:
     adopted()
-    first, later = (steered(piece) for piece in pieces(ORIGINAL, (40, 64), "S"))
-    refused(plane.run("adopt", first), "GUARD_NO_BLOCK")
-    refused(plane.run("adopt", later), "GUARD_FRAGMENT_NO_FIRST")
-
-
-def test_a_later_piece_alone_or_too_late(plane: Plane) -> None:
-    adopted()
-    first, later = (steered(piece) for piece in pieces(ORIGINAL, (64, 64)))
-    refused(plane.run("adopt", later), "GUARD_FRAGMENT_NO_FIRST")
-    let_in(plane.run("adopt", first), first, "GUARD_FRAGMENT")
-    age(plane, 5.1)
-    refused(plane.run("adopt", later), "GUARD_FRAGMENT_NO_FIRST")
+    refused(plane.run("adopt", steered(pieces(ORIGINAL, (40, 64), "S")[0])), "GUARD_NO_BLOCK")
 
 
 def test_pieces_from_a_stranger(plane: Plane) -> None:
     adopted()
     for piece in pieces(ORIGINAL, (64, 64)):
         refused(plane.run("adopt", frame(piece[IP], (), PHYSICAL)), "GUARD_STRANGER")
-
-
-def test_a_first_piece_without_ports(plane: Plane) -> None:
-    adopted()
-    refused(plane.run("adopt", bytes(steered(pieces(ORIGINAL)[0]))[:37]), "GUARD_MALFORMED")
-
-
-def test_the_memory_names_this_node(plane: Plane) -> None:
-    adopted()
-    plane.run("adopt", steered(pieces(ORIGINAL)[0]))
-    (value,) = plane.maps["fragments"].read()[1]
-    assert int(value["owner"]) == SELF
 
 
 def test_nothing_here_makes_an_entry(plane: Plane) -> None:
