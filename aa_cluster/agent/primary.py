@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Settings
 
 TABLE_SECONDS = 1.0
-SESSIONS_SECONDS = 5.0
 ANSWERS_KEPT = 64
 
 _log = log.get("primary")

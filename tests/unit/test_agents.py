@@ -195,6 +195,20 @@ async def test_a_dataplane_that_does_not_start_leaves_nothing(segment: Segment) 
     assert (node.role, node.context.state.role, alone.log) == (None, "none", ["detached"])
 
 
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_dataplane_that_cannot_be_taken_off_can_be_left_again(segment: Segment, number: int) -> None:
+    machine, node = await segment.primary()
+    if number == 2:
+        machine, node = await segment.auxiliary(2)
+    machine.stuck = True
+    with pytest.raises(DataplaneError, match="stuck"):
+        await leave(node, timeout=5.0)
+    assert node.context.state.role != "none"
+    machine.stuck = False
+    assert await leave(node, timeout=5.0) == [*([(0, False)] if number == 2 else []), (0, True)]
+    assert (node.role, node.context.state.role, machine.pinned) == (None, "none", False)
+
+
 async def test_joining_twice_and_leaving_nowhere(segment: Segment) -> None:
     _, node = await segment.primary()
     with pytest.raises(StateError, match="already"):
