@@ -143,7 +143,13 @@ class Attacher:
         return syscall.prog_name(identifier) if identifier else None
 
     def _xdp(self, ifindex: int, attribute: str) -> Any:
-        links = list(self._ipr.get_links(ifindex))
+        """None also when the interface is gone."""
+        try:
+            links = list(self._ipr.get_links(ifindex))
+        except KernelRefused as error:
+            if error.code != errno.ENODEV:
+                raise
+            return None
         xdp = links[0].get_attr("IFLA_XDP") if links else None
         return xdp.get_attr(attribute) if xdp is not None else None
 

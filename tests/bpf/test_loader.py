@@ -196,6 +196,17 @@ def test_pinned_maps_of_another_layout_are_refused(settings: Settings) -> None:
     assert "leave" in caught.value.hint
 
 
+def test_an_interface_that_is_gone_has_no_hooks(settings: Settings) -> None:
+    plane = Dataplane(settings)
+    plane.start()
+    subprocess.run(["ip", "link", "del", "d0"], check=True)
+    ours = settings.ports[0].ifindex
+    assert {point.hook for point in plane.detached_hooks() if point.ifindex == ours} == {"xdp", "ingress", "egress"}
+    assert plane.xdp_modes() == {"d0": "none"}
+    plane.stop()
+    assert not settings.pins.exists()
+
+
 def test_generic_where_native_is_asked_away(settings: Settings) -> None:
     plane = Dataplane(dataclasses.replace(settings, xdp="generic"))
     plane.start()
