@@ -191,7 +191,7 @@ def unbind(maps: Maps, settings: persistence.Settings, address: str) -> bool:
 def unbind_all(maps: Maps) -> int:
     """How many there were."""
     keys, _ = maps["bindings"].read()
-    return sum(maps["bindings"].delete(key.tobytes()) for key in keys)
+    return maps["bindings"].delete_all(keys)
 
 
 def fill_persistence(record: np.ndarray, settings: persistence.Settings | None) -> None:

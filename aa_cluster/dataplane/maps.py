@@ -136,7 +136,7 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
 
 
 def open_all(
-    declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int, bindings: int = BINDINGS
+    declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int, *, bindings: int = BINDINGS
 ) -> dict[str, Map]:
     """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests)."""
     out: dict[str, Map] = {}
