@@ -51,7 +51,7 @@ static __always_inline bool too_many_half_open(const struct config *conf)
 {
 	const struct tally *tally = tally_of_table();
 
-	return !tally || tally->half_open >= conf->half_open_limit;
+	return !tally || (__s64)tally->half_open >= (__s64)conf->half_open_limit;
 }
 
 static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision,
@@ -80,13 +80,12 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	begun.owner = choose(conf, &decision->original);
 	begun.mark = decision->connmark;
 	begun.slot = request->slot;
-	begun.state = FLOW_SYN_SENT;
 	record->original = decision->original;
 	record->reply = decision->reply;
 	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
 	done.why = HANDOFF_UNPLACED;
-	if (insert_flow(conf, record, index))
+	if (insert_flow(conf, record, index, FLOW_SYN_SENT))
 		return done;
 	done.owner = begun.owner;
 	done.why = HANDOFF_SENT;

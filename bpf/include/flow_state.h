@@ -46,7 +46,10 @@ static __always_inline struct tally *tally_of_table(void)
 	return tallies.lookup(&zero);
 }
 
-/* `state` 0: the flow is not in the table. */
+/*
+ * `state` 0: the flow is not in the table. Another CPU may count a flow's end before this one has counted its begin: for
+ * that moment a counter is one too low, −1 at worst.
+ */
 static __always_inline void count_change(union status was, union status now)
 {
 	struct tally *tally = tally_of_table();
