@@ -34,7 +34,8 @@ class SessionReport(msgspec.Struct, frozen=True):
 
 
 class StreamReport(msgspec.Struct, frozen=True):
-    """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait for a line."""
+    """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait for a line,
+    by the one who receives."""
 
     sent: int
     lines: int

@@ -8,7 +8,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
-from aa_cluster.api import Answer, Arp, DrainRequest, FlowRow, Flows, Nodes, ReasonRow, ScheduleRequest, Stats, WeightRequest
+from aa_cluster.api import (
+    Answer,
+    Arp,
+    DrainRequest,
+    FlowRow,
+    Flows,
+    Nodes,
+    ReasonRow,
+    ScheduleRequest,
+    Stats,
+    WeightRequest,
+)
 from aa_cluster.errors import LabError
 from aa_cluster.topology.lab import Lab
 
