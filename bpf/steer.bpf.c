@@ -4,6 +4,7 @@
  * interface it came in on; everything else goes to the primary's own stack, which has an entry for every connection.
  * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
  */
+#define AA_SEARCH_PER_PACKET
 #include <linux/bpf.h>
 
 #include "conntrack.h"
@@ -121,7 +122,7 @@ int steer(struct xdp_md *ctx)
 
 	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
 		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
-	if (tcp->syn || tcp->fin || tcp->rst || (found.word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED) {
+	if (tcp_flags(tcp) & (TCP_SYN | TCP_FIN | TCP_RST) || (found.word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED) {
 		if (!examine(ctx, conf, &found, ip, tcp))
 			return verdict(XDP_PASS, STEER_COLLISION);
 		if (opens(tcp))
@@ -136,7 +137,7 @@ int steer(struct xdp_md *ctx)
 		return verdict(XDP_PASS, STEER_LOCAL);
 
 	/* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
-	__builtin_memcpy(eth->h_source, port->virtual_mac, 6);
-	__builtin_memcpy(eth->h_dest, mac_of(owner, port->slot), 6);
+	copy_mac(eth->h_source, port->virtual_mac);
+	copy_mac(eth->h_dest, mac_of(owner, port->slot));
 	return verdict(XDP_TX, STEER_TX);
 }

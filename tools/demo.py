@@ -6,6 +6,7 @@ Everything it claims it has checked; it ends with exit code 1 when something doe
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections import Counter
@@ -161,8 +162,8 @@ def show_steering(console: Console, lab: Lab) -> int:
     return sum(row.packets for row in rows if row.verdict == "steer")
 
 
-def demo(account: Account) -> None:
-    console, lab = account.console, Lab("demo", NODES)
+def demo(account: Account, name: str) -> None:
+    console, lab = account.console, Lab(name, NODES)
     lab.down()  # what a demo that was killed left behind
     with ExitStack() as stack:
         with account.step(f"{NODES} gateways up and joined, with a client, a server and a switch"):
@@ -184,9 +185,11 @@ def demo(account: Account) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", default="demo", help="of the lab it makes")
     account = Account(Console(highlight=False))
     try:
-        demo(account)
+        demo(account, parser.parse_args().name)
     except AaError as error:
         account.claim(f"the demo ran to its end: {error}", False)
     return 0 if account.close() else 1

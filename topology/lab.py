@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -187,9 +186,6 @@ class Lab:
     def node_name(self, node: int | str) -> str:
         """2, ``node2`` or ``NAME-node2`` → ``node2``; ``LabError`` when there is no such node."""
         return f"node{self.plan.node(f'node{node}' if isinstance(node, int) else node)}"
-
-    def node_config(self, node: int | str) -> Path:
-        return self.site(self.node_name(node)).config
 
     def client(self, node: int | str) -> AgentClient:
         return self.site(self.node_name(node)).client()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 from aa_cluster.topology.lab import Lab
 
@@ -12,7 +13,11 @@ WAYS = ("ingress", "egress")
 
 
 def of_node(lab: Lab, node: str) -> dict[str, object]:
-    """By aspect: links (with MACs and XDP), addresses, qdiscs, filters, ruleset, sysctls, pins."""
+    """By aspect: links (with MACs and XDP), addresses, qdiscs, filters, ruleset, sysctls, pins, programs.
+
+    ``programs``: how many BPF programs and maps the agent holds. With those on hooks and those pinned, that is all
+    there are: the kernel frees the rest.
+    """
     links = [net.name for net in lab.plan.all_networks]
     return {
         "links": json.loads(_said(lab, node, "ip", "-j", "-d", "link", "show")),
@@ -22,7 +27,20 @@ def of_node(lab: Lab, node: str) -> dict[str, object]:
         "ruleset": _said(lab, node, "nft", "--stateless", "list", "ruleset"),
         "sysctls": [line for line in _said(lab, node, "sysctl", "-e", "-a").splitlines() if _stays(line)],
         "pins": sorted(str(path) for path in lab.site(node).pins.rglob("*")),
+        "programs": _held(lab.site(node).pid()),
     }
+
+
+def _held(agent: int | None) -> int:
+    if agent is None:
+        return 0
+    held = 0
+    for descriptor in os.listdir(f"/proc/{agent}/fd"):
+        try:
+            held += os.readlink(f"/proc/{agent}/fd/{descriptor}").startswith("anon_inode:bpf")
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return held
 
 
 def _said(lab: Lab, node: str, *argv: str) -> str:

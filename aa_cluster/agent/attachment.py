@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +13,7 @@ from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
+    from aa_cluster.agent.host import Host
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
     from aa_cluster.netlink.links import LinkFacts
@@ -84,8 +84,8 @@ async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> 
 
 
 async def restore(context: Context, survey: Survey) -> None:
-    """The physical MACs again, where they are not."""
-    for link, mac in await asyncio.to_thread(_worn, context.host.read_link, survey):
+    """The physical MACs again, where they are not; an interface that is gone has none."""
+    for link, mac in await asyncio.to_thread(_worn, context.host, survey):
         await _change(context, link, mac)
 
 
@@ -94,10 +94,11 @@ async def _change(context: Context, link: LinkFacts, mac: bytes) -> None:
     await asyncio.to_thread(context.host.announce, link.name, mac, link.addresses)
 
 
-def _worn(read: Callable[[str], LinkFacts], survey: Survey) -> list[tuple[LinkFacts, bytes]]:
+def _worn(host: Host, survey: Survey) -> list[tuple[LinkFacts, bytes]]:
     """Interfaces whose MAC is not the physical one now, with the physical one."""
+    there = host.link_names()
     return [
         (link, physical)
         for link, physical in zip(survey.data, survey.physical, strict=True)
-        if read(link.name).mac != physical
+        if link.name in there and host.read_link(link.name).mac != physical
     ]

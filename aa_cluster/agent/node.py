@@ -317,10 +317,15 @@ class Node:
             )
 
     async def _detach(self, role: Primary | Auxiliary) -> tuple[str, ...]:
+        """The names of the interfaces that are free now. When one cannot be freed, `leave` can be tried again."""
         survey = role.survey
         await role.stop()
         self.role = None
-        await role.plane.call(role.plane.plane.stop)
+        try:
+            await role.plane.call(role.plane.plane.stop)
+        except AaError:
+            self.role = role
+            raise
         role.plane.close()
         await attachment.restore(self.context, survey)
         await self.context.remember(role="none", members=(), applied={}, primary=None, physical_macs={}, epoch=0)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Settings
 
 TABLE_SECONDS = 1.0
-SESSIONS_SECONDS = 5.0
 ANSWERS_KEPT = 64
 
 _NEWS: dict[str, tuple[api.EventKind, str]] = {

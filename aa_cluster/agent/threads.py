@@ -14,6 +14,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from pyroute2.netlink.exceptions import NetlinkError as KernelRefused
+
+from aa_cluster.errors import DataplaneError
+
 if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Dataplane
 
@@ -49,9 +53,18 @@ class PlaneThread:
         self._pool = pool(1, "dataplane")
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``function`` is a bound method of ``plane``; calls run one after the other."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        """``function`` is a bound method of ``plane``; calls run one after the other.
+
+        What the kernel refuses is a ``DataplaneError`` too, so that nobody above has to know system calls.
+        """
+
+        def work() -> T:
+            try:
+                return function(*args, **kwargs)
+            except (OSError, KernelRefused) as error:
+                raise DataplaneError(f"{function.__name__}: {error}", "see whether all interfaces are there") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)

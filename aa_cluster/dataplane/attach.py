@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError as KernelRefused
 
+from aa_cluster.dataplane import syscall
 from aa_cluster.errors import DataplaneError
 
 Hook = Literal["xdp", "ingress", "egress"]
@@ -24,7 +25,6 @@ _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _XDP_FLAG = {"generic": 2, "native": 4}
 _XDP_ATTACHED: dict[str | None, XdpMode] = {"xdp": "native", "xdpgeneric": "generic"}  # pyroute2 names for 1 and 2
 _ETH_P_ALL = 3
-_CLSACT = 0xFFFF0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,17 @@ class Attacher:
         self._ipr = ipr
         self._marks = marks
 
+    def refuse_others(self, point: Point) -> None:
+        """``DataplaneError`` when an XDP program of somebody else's is there: to take its place would end its work."""
+        other = self._xdp_program(point.ifindex) if point.hook == "xdp" else None
+        if other not in (None, point.program):
+            raise DataplaneError(
+                f"interface {point.ifindex} carries an XDP program already, {other!r}, which is not ours",
+                "take it off first (ip link set … xdp off), or make another interface the data interface",
+            )
+
     def attach(self, point: Point, fd: int, xdp: Literal["auto", "native", "generic"]) -> None:
-        """Puts the program on its hook, in place of an earlier one of ours. ``DataplaneError`` when refused."""
+        """Puts the program on its hook, in place of what is there. ``DataplaneError`` when refused."""
         try:
             if point.hook == "xdp":
                 self._attach_xdp(point, fd, xdp)
@@ -95,7 +104,7 @@ class Attacher:
         try:
             if point.hook == "xdp":
                 mode = self.xdp_mode(point.ifindex)
-                if mode != "none":
+                if self.attached(point):
                     self._set_xdp(point.ifindex, -1, _XDP_FLAG[mode])
             else:
                 self._ipr.tc(
@@ -126,15 +135,28 @@ class Attacher:
                 raise DataplaneError(f"the clsact qdisc of interface {ifindex} cannot be removed: {error}") from None
 
     def xdp_mode(self, ifindex: int) -> XdpMode:
-        links = list(self._ipr.get_links(ifindex))
+        return _XDP_ATTACHED.get(self._xdp(ifindex, "IFLA_XDP_ATTACHED"), "none")
+
+    def _xdp_program(self, ifindex: int) -> str | None:
+        """The name of the XDP program that is attached, None when there is none."""
+        identifier = self._xdp(ifindex, "IFLA_XDP_PROG_ID")
+        return syscall.prog_name(identifier) if identifier else None
+
+    def _xdp(self, ifindex: int, attribute: str) -> Any:
+        """None also when the interface is gone."""
+        try:
+            links = list(self._ipr.get_links(ifindex))
+        except KernelRefused as error:
+            if error.code != errno.ENODEV:
+                raise
+            return None
         xdp = links[0].get_attr("IFLA_XDP") if links else None
-        attached = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp is not None else None
-        return _XDP_ATTACHED.get(attached, "none")
+        return xdp.get_attr(attribute) if xdp is not None else None
 
     def attached(self, point: Point) -> bool:
         """Is a program of ours on that hook?"""
         if point.hook == "xdp":
-            return self.xdp_mode(point.ifindex) != "none"
+            return self._xdp_program(point.ifindex) == point.program
         for entry in self._ipr.get_filters(index=point.ifindex, parent=_PARENT[point.hook]):
             if entry.get("info", 0) >> 16 == PRIORITY and entry.get("handle") == _HANDLE:
                 return True

@@ -6,14 +6,16 @@ Layouts come with the compiled object, so a field is never described twice.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane import direct, syscall
 from aa_cluster.dataplane.object import MapDeclaration
 from aa_cluster.errors import DataplaneError, KernelTooOld
 
@@ -33,10 +35,17 @@ class Map:
         self.info = syscall.map_info(fd)
         self.key = declaration.key_dtype() if declaration.key_size else np.dtype("<u4")
         self.value = declaration.value_dtype() if declaration.value_size else np.dtype("<u8")
+        self.entries = self.info.entries
         self._memory: mmap.mmap | None = None
+        if name in direct.MAPS:
+            self.entries = self.info.value_size // self.value.itemsize
 
     def get(self, key: int | bytes) -> np.ndarray | None:
         """A 0-d record, or None."""
+        if self.name in direct.MAPS:
+            index = self._index(key)
+            element: np.ndarray = self.view()[index : index + 1].reshape(()).copy()
+            return element
         raw = syscall.map_lookup(self.fd, self._key(key), self.info.value_size)
         if raw is None:
             return None
@@ -44,6 +53,9 @@ class Map:
         return value
 
     def put(self, key: int | bytes, value: np.ndarray | bytes) -> None:
+        if self.name in direct.MAPS:
+            self.view()[self._index(key)] = value
+            return
         syscall.map_update(self.fd, self._key(key), bytes(value) if isinstance(value, bytes) else value.tobytes())
 
     def delete(self, key: int | bytes) -> bool:
@@ -67,9 +79,9 @@ class Map:
     def view(self) -> np.ndarray:
         """A memory-mapped array map, as it is at this moment and stays to be: the kernel's own bytes, not a copy."""
         if self._memory is None:
-            size = -(-self.info.entries * self.info.value_size // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = -(-self.entries * self.value.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
             self._memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        return np.frombuffer(self._memory, self.value, self.info.entries)
+        return np.frombuffer(self._memory, self.value, self.entries)
 
     def record(self) -> np.ndarray:
         """A zeroed value to fill in and ``put``."""
@@ -77,6 +89,10 @@ class Map:
 
     def close(self) -> None:
         os.close(self.fd)
+
+    @staticmethod
+    def _index(key: int | bytes) -> int:
+        return key if isinstance(key, int) else int.from_bytes(key, "little")
 
     def _key(self, key: int | bytes) -> bytes:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
@@ -89,8 +105,9 @@ ENTRIES_PER_BUCKET = 8
 
 
 def buckets_for(flow_entries: int) -> int:
-    """A power of two; with two entries a flow, buckets are half full at most when the table is full."""
-    return 1 << max(0, (4 * flow_entries - 1) // ENTRIES_PER_BUCKET).bit_length()
+    """A power of two such that a full table, two entries a flow, fills 28 to 56 % of the places."""
+    wanted = 2 * 2 * flow_entries / ENTRIES_PER_BUCKET / 1.125
+    return 1 << max(0, math.ceil(math.log2(wanted)))
 
 
 def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
@@ -113,19 +130,31 @@ def open_all(declarations: Mapping[str, MapDeclaration], pins: Path | None, flow
     special = sizes(flow_entries)
     for name, declaration in declarations.items():
         kind, entries, flags = special.get(name, (declaration.kind, declaration.entries, 0))
-        path = pins / name if pins is not None else None
-        fd = _open_or_create(name, declaration, (kind, entries, flags), path)
+        shape = Shape(kind, declaration.key_size, declaration.value_size, entries, flags)
+        if name in direct.MAPS:
+            shape = Shape(kind, declaration.key_size, entries * declaration.value_size, 1, syscall.MMAPABLE)
+        fd = _open_or_create(name, shape, pins / name if pins is not None else None)
         out[name] = Map(name, fd, declaration)
     return out
 
 
-def _open_or_create(name: str, declaration: MapDeclaration, size: tuple[int, int, int], path: Path | None) -> int:
-    kind, entries, flags = size
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a map is made as; sizes in bytes."""
+
+    kind: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int
+
+
+def _open_or_create(name: str, shape: Shape, path: Path | None) -> int:
     if path is not None and path.exists():
         fd = syscall.obj_get(str(path))
         info = syscall.map_info(fd)
         found = (info.kind, info.key_size, info.value_size)
-        wanted = (kind, declaration.key_size, declaration.value_size)
+        wanted = (shape.kind, shape.key_size, shape.value_size)
         if found != wanted:
             os.close(fd)
             raise DataplaneError(
@@ -134,10 +163,10 @@ def _open_or_create(name: str, declaration: MapDeclaration, size: tuple[int, int
             )
         return fd
     try:
-        fd = syscall.map_create(kind, declaration.key_size, declaration.value_size, entries, flags, name)
+        fd = syscall.map_create(shape.kind, shape.key_size, shape.value_size, shape.entries, shape.flags, name)
     except OSError as error:
         raise KernelTooOld(
-            f"map {name} ({entries} entries) cannot be made: {error.strerror}",
+            f"map {name} ({shape.entries} entries) cannot be made: {error.strerror}",
             "run as root; a smaller data.flow_table_size needs less memory",
         ) from None
     if path is not None:

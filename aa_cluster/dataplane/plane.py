@@ -151,6 +151,8 @@ class Dataplane:
             with IPRoute() as ipr:
                 attacher = Attacher(ipr, self._settings.pins / "qdiscs")
                 for point in self._points():
+                    attacher.refuse_others(point)
+                for point in self._points():
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])

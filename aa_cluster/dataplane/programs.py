@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from aa_cluster.dataplane import kfuncs, syscall
+from aa_cluster.dataplane import direct, kfuncs, syscall
 from aa_cluster.dataplane.maps import Map
 from aa_cluster.dataplane.object import Object, Program
 from aa_cluster.errors import DataplaneError, KernelTooOld
@@ -41,6 +41,8 @@ def _load_one(kind: int, name: str, program: Program, maps: Mapping[str, Map], m
     code = bytearray(program.code)
     for index, label in program.maps:
         struct.pack_into("=i", code, index * 8 + 4, maps[label].fd)
+    for index, label, offset in direct.references(bytes(code)):
+        direct.fill(code, index, maps[label].fd, offset)
     kfuncs.link(code, tuple(modules))
     try:
         return syscall.prog_load(kind, bytes(code), name, tuple(modules.values()))

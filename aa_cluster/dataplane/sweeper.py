@@ -31,7 +31,10 @@ class Sweeper:
         runs = int(highest) // BITE + 1 if highest is not None and int(highest) else 0
         before = self.expired()
         while runs > 0:
-            syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
+            try:
+                syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
+            except InterruptedError:  # by a signal; the program goes on where it stood
+                continue
             runs -= RUNS_PER_CALL
         return self.expired() - before
 

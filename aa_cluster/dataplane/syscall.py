@@ -18,6 +18,7 @@ _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT, PROG_LOAD, OBJ_PIN, OBJ_GET = range(8)
 PROG_TEST_RUN, PROG_BY_ID, OBJ_INFO = 10, 13, 15
+PROG_NAME = 64  # offset of name in struct bpf_prog_info
 MAP_POP = 21
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
@@ -247,10 +248,20 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(*struct.unpack_from("=IIIII", info))
 
 
-def prog_id(fd: int) -> int:
-    info = ctypes.create_string_buffer(232)
-    _bpf(OBJ_INFO, _attr("=IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("=II", info)[1])
+def prog_name(identifier: int) -> str | None:
+    """The name of the loaded program of that id (15 bytes at most); None when it is gone."""
+    try:
+        fd = _bpf(PROG_BY_ID, _attr("=I", identifier))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    try:
+        info = ctypes.create_string_buffer(232)
+        _bpf(OBJ_INFO, _attr("=IIQ", fd, len(info), _address(info)))
+        return info.raw[PROG_NAME : PROG_NAME + 16].split(b"\0")[0].decode("ascii", "replace")
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

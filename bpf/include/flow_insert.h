@@ -34,7 +34,7 @@ static __always_inline int claim(__u32 bucket, __u64 word, __u32 *place)
 
 	if (!line)
 		return -1;
-#pragma unroll
+#pragma nounroll
 	for (i = 0; i < BUCKET_ENTRIES; i++) {
 		if (line->word[i] == 0 && __sync_val_compare_and_swap(&line->word[i], 0, word) == 0) {
 			*place = bucket * BUCKET_ENTRIES + i;

@@ -36,6 +36,13 @@
 #define BUCKET_ENTRIES 8
 #define CHANGE_TRIES 8 /* a word changes under us only by a rare event on another CPU */
 
+/* Per packet the search is worth its code; per session it is not. */
+#ifdef AA_SEARCH_PER_PACKET
+#define SEARCH_LOOP _Pragma("unroll")
+#else
+#define SEARCH_LOOP _Pragma("nounroll")
+#endif
+
 struct hash {
 	__u32 fingerprint;
 	__u32 bucket; /* not yet masked */
@@ -123,7 +130,7 @@ static __always_inline bool search(__u32 bucket, __u32 fingerprint, struct found
 
 	if (!line)
 		return false;
-#pragma unroll
+	SEARCH_LOOP
 	for (i = 0; i < BUCKET_ENTRIES; i++) {
 		word = line->word[i];
 		if (word >> ENTRY_FINGERPRINT_SHIFT == fingerprint && word) {
@@ -176,7 +183,7 @@ static __always_inline void change_word(__u64 *at, __u32 index, __u64 clear, __u
 	__u64 old, now;
 	int i;
 
-#pragma unroll
+#pragma nounroll
 	for (i = 0; i < CHANGE_TRIES; i++) {
 		old = *at;
 		if (entry_record(old) != index)
@@ -213,7 +220,7 @@ static __always_inline void remove_word(__u32 place, __u32 index)
 
 	if (!at)
 		return;
-#pragma unroll
+#pragma nounroll
 	for (i = 0; i < CHANGE_TRIES; i++) {
 		old = *at;
 		if (entry_record(old) != index || __sync_val_compare_and_swap(at, old, 0) == old)

@@ -92,9 +92,22 @@ static __always_inline int parse_arp(struct cursor *cursor, struct arp_ipv4 **he
 	return host16(arp->operation);
 }
 
+/* MACs stand at even offsets everywhere: three halves instead of six bytes. */
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5])) == 0;
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
+}
+
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	__u16 *x = (__u16 *)to;
+	const __u16 *y = (const __u16 *)from;
+
+	x[0] = y[0];
+	x[1] = y[1];
+	x[2] = y[2];
 }
 
 /* ::ffff:a.b.c.d */
@@ -131,10 +144,21 @@ static __always_inline void tuple_from_packet(struct tuple *tuple, const struct 
 	tuple->zero = 0;
 }
 
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* All flags at once: the header's bit fields would each be a load of their own. */
+static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
+{
+	return ((const __u8 *)tcp)[13];
+}
+
 /* The SYN that opens a session, not its answer. */
 static __always_inline bool opens(const struct tcphdr *tcp)
 {
-	return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin;
+	return (tcp_flags(tcp) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
 #endif

@@ -149,6 +149,42 @@ def test_a_hook_that_lost_its_program_is_named(settings: Settings) -> None:
     plane.stop()
 
 
+PASS = MOV_R0_2 + EXIT
+
+
+@pytest.fixture
+def other_xdp(settings: Settings) -> None:
+    """Somebody else's XDP program on the data interface."""
+    pin = settings.pins.with_name(f"{settings.pins.name}-other")
+    pin.parent.mkdir(parents=True, exist_ok=True)
+    fd = syscall.prog_load(syscall.PROG_XDP, PASS, "firewall")
+    syscall.obj_pin(fd, str(pin))
+    os.close(fd)
+    try:
+        subprocess.run(["ip", "-force", "link", "set", "d0", "xdp", "pinned", str(pin)], check=True)
+    finally:
+        pin.unlink()
+
+
+def test_an_xdp_program_of_somebody_elses_is_left_alone(settings: Settings, other_xdp: None) -> None:
+    before = hooks()
+    plane = Dataplane(settings)
+    with pytest.raises(DataplaneError, match="carries an XDP program already, 'firewall'"):
+        plane.start()
+    assert hooks() == before
+    plane.stop()
+    assert hooks() == before
+
+
+def test_a_program_put_in_the_place_of_ours_is_noticed(settings: Settings, request: pytest.FixtureRequest) -> None:
+    plane = Dataplane(settings)
+    plane.start()
+    request.getfixturevalue("other_xdp")
+    assert [(point.hook, point.program) for point in plane.detached_hooks()] == [("xdp", "steer")]
+    plane.stop()
+    assert "xdp" in shown("ip", "-d", "link", "show", "d0")
+
+
 def test_pinned_maps_of_another_layout_are_refused(settings: Settings) -> None:
     maps_dir = settings.pins / "maps"
     maps_dir.mkdir(parents=True)
@@ -160,6 +196,17 @@ def test_pinned_maps_of_another_layout_are_refused(settings: Settings) -> None:
     assert "leave" in caught.value.hint
 
 
+def test_an_interface_that_is_gone_has_no_hooks(settings: Settings) -> None:
+    plane = Dataplane(settings)
+    plane.start()
+    subprocess.run(["ip", "link", "del", "d0"], check=True)
+    ours = settings.ports[0].ifindex
+    assert {point.hook for point in plane.detached_hooks() if point.ifindex == ours} == {"xdp", "ingress", "egress"}
+    assert plane.xdp_modes() == {"d0": "none"}
+    plane.stop()
+    assert not settings.pins.exists()
+
+
 def test_generic_where_native_is_asked_away(settings: Settings) -> None:
     plane = Dataplane(dataclasses.replace(settings, xdp="generic"))
     plane.start()
@@ -167,13 +214,14 @@ def test_generic_where_native_is_asked_away(settings: Settings) -> None:
     plane.stop()
 
 
-def test_from_cold_to_attached_in_five_seconds(settings: Settings, tmp_path: Path) -> None:
-    plane = Dataplane(dataclasses.replace(settings, cache=tmp_path / "cold"))
+@pytest.mark.parametrize("role", ["primary", "auxiliary"])
+def test_from_cold_to_attached_in_five_seconds(settings: Settings, tmp_path: Path, role: str) -> None:
+    plane = Dataplane(dataclasses.replace(settings, role=role, cache=tmp_path / "cold"))  # type: ignore[arg-type]
     start = time.monotonic()
     plane.start()
     took = time.monotonic() - start
     plane.stop()
-    print(f"compiled from cold and attached in {took:.2f} s")
+    print(f"{role}: compiled from cold and attached in {took:.2f} s")
     assert took < 5
 
 

@@ -25,10 +25,14 @@ def test_sigkill_in_the_middle_of_a_stream(lab: Lab, victim: int, way: str) -> N
         after = lab.restart_agent(victim)
         continued = counters(lab, victim)
         then = run_sessions(lab, "client", "10.77.2.100", 80, 4)
+        risen = counters(lab, victim)
         report = running.stop()
     assert meanwhile.completed == then.completed == 4
     assert (after.role, after.node_id, after.generation) == (before.role, before.node_id, before.generation)
-    assert all(continued[name] >= counted[name] > 0 for name in NEEDED[victim])
+    assert [(row.id, row.name, row.weight) for row in after.nodes] == [
+        (row.id, row.name, row.weight) for row in before.nodes
+    ]
+    assert all(risen[name] > continued[name] >= counted[name] > 0 for name in NEEDED[victim])
     assert report.lines == report.sent > 0
     assert (report.wrong, report.retransmits) == (0, 0)
     assert all(flow.owner_name == "node2" for flow in flows(lab, port="7001"))

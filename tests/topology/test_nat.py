@@ -49,6 +49,7 @@ CASES = (
     Case("no-nat", "client", "10.77.2.100:80", "server", "10.77.1.100/32"),
     Case("no-nat", "server", "10.77.1.100:80", "client", "10.77.2.100/32"),
     Case("ct-mark", "client", "10.77.2.100:80", "server", "10.77.2.1/32"),
+    Case("ct-mark", "server", "10.77.1.100:80", "client", "10.77.2.100/32"),
 )
 DMZ_CASES = (
     Case("dmz", "client", "10.77.2.100:80", "server", "10.77.2.1/32"),
@@ -111,9 +112,9 @@ def test_a_mark_drawn_by_the_primary_is_the_auxiliarys_too(lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def dmz_lab(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(2, networks=("int", "ext", "dmz"))
+    return make_lab(3, networks=("int", "ext", "dmz"))
 
 
 @pytest.mark.parametrize("case", DMZ_CASES, ids=str)
 def test_three_networks(dmz_lab: Lab, case: Case) -> None:
-    run(dmz_lab, case, nodes=2)
+    run(dmz_lab, case, nodes=3)

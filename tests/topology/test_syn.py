@@ -159,3 +159,15 @@ def test_checksums_are_right_with_transmit_offload_on_and_off(lab: Lab, offload:
         assert connect(lab, 7005, 3) == 0
     out = [one for one in tcp(capture.frames()) if one.is_first and one.destination_port == 7005]
     assert [(one.mac[-2:], one.sums_right) for one in out] == [("02", True)]
+
+
+@pytest.mark.parametrize("size", [200, 201])
+def test_checksums_over_data_in_the_syn(fast_open_hosts: Lab, offload: str, size: int) -> None:
+    """The block's sum comes in at an even or an odd place of a checksum that is finished or not."""
+    lab = fast_open_hosts
+    only(lab, 2)
+    with serving(lab, "server", "fastopen", 7006), Capture(lab.plan.path("server"), ETH_P_IP) as capture:
+        report = fast_open(lab, "client", SERVER, 7006, size)
+    assert report.echoed
+    out = [one for one in tcp(capture.frames()) if one.is_first and one.destination_port == 7006]
+    assert [(one.mac[-2:], one.payload.hex(), one.sums_right) for one in out] == [("02", report.data, True)]

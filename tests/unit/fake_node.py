@@ -88,6 +88,8 @@ class FakePlane:
 
     def stop(self) -> None:
         self.calls.append("stop")
+        if self.machine.stuck:
+            raise DataplaneError("the filter is stuck")
         self.machine.pinned = False
         self.machine.log.append("detached")
 
@@ -183,6 +185,7 @@ class Machine:
         self.interfaces = changes.get("interfaces", ("int", "ext"))
         self.ruleset = "ab" * 32
         self.broken = False
+        self.stuck = False
         self.pinned = False
         self.log: list[str] = []
         self.events: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,7 @@ from aa_cluster.agent.primary import Primary
 from aa_cluster.api import JoinRequest, LeaveRequest
 from aa_cluster.dataplane.plane import Event
 from aa_cluster.errors import DataplaneError, JoinRefused, StateError, TimeoutReached
-from tests.unit.fake_node import Hub, Machine, kill, until
+from tests.unit.fake_node import FakePlane, Hub, Machine, kill, until
 
 VIRTUAL = {"int": bytes.fromhex("02aa00010000"), "ext": bytes.fromhex("02aa00010001")}
 
@@ -193,6 +194,38 @@ async def test_a_dataplane_that_does_not_start_leaves_nothing(segment: Segment) 
     with pytest.raises(DataplaneError, match="verifier"):
         await node.join(JoinRequest(primary=True))
     assert (node.role, node.context.state.role, alone.log) == (None, "none", ["detached"])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_dataplane_that_cannot_be_taken_off_can_be_left_again(segment: Segment, number: int) -> None:
+    machine, node = await segment.primary()
+    if number == 2:
+        machine, node = await segment.auxiliary(2)
+    machine.stuck = True
+    with pytest.raises(DataplaneError, match="stuck"):
+        await leave(node, timeout=5.0)
+    assert node.context.state.role != "none"
+    machine.stuck = False
+    assert await leave(node, timeout=5.0) == [*([(0, False)] if number == 2 else []), (0, True)]
+    assert (node.role, node.context.state.role, machine.pinned) == (None, "none", False)
+
+
+async def test_an_interface_that_vanished_is_a_problem_not_an_error(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, node = await segment.primary()
+
+    def gone(plane: FakePlane) -> dict[str, str]:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(FakePlane, "xdp_modes", gone)
+    monkeypatch.setattr(FakePlane, "detached_hooks", gone)
+    del machine.links["ext"]
+    shown = await views.status(node)
+    assert shown.health == "degraded"
+    assert "interface ext is missing" in shown.problems
+    assert await leave(node, timeout=5.0) == [(0, True)]
+    assert machine.macs["int"] != VIRTUAL["int"]
 
 
 async def test_joining_twice_and_leaving_nowhere(segment: Segment) -> None:

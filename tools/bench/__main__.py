@@ -37,7 +37,7 @@ GROUPS: list[tuple[str, Callable[[Run], None]]] = [
 
 def main(arguments: Sequence[str]) -> int:
     given = _arguments(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         if given.command == "compare":
             compare.show(results.read(given.old), results.read(given.new), console)
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     except (AaError, ValueError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: stopped; namespaces are removed", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread may still be at its test-runs, in a namespace that is gone when the process is
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -101,7 +104,7 @@ def _group(run: Run, group: tuple[str, Callable[[Run], None]]) -> None:
     name, measure = group
     try:
         measure(run)
-    except (AaError, OSError, subprocess.SubprocessError) as error:
+    except (AaError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         run.miss(name, "the rest of the group", str(error).splitlines()[0])
 
 

@@ -109,7 +109,8 @@ class Duet:
         wire.ways(self.live, ways)
 
     def start(self) -> None:
-        """The product's programs on both nodes."""
+        """The product's programs on both nodes; the primary's XDP hooks are made free for them."""
+        batch([f"link set {link} xdp off" for link in LINKS], self.nodes["primary"].name)
         for node, plane in self.planes.items():
             inside(self.nodes[node], plane.start)
         members = [_member(node, number) for node, number in (("primary", PRIMARY), ("auxiliary", AUXILIARY))]

@@ -22,6 +22,8 @@ CLIENTS = int(IPv4Address("10.1.0.0"))
 SERVERS = int(IPv4Address("10.2.0.1"))
 SERVER_PORT = 80
 FIRST_PORT, PORTS = 1024, 32768
+LOST = 1e-4
+"""Share of flows that may find both their buckets full."""
 BITE = 1 << 16
 """Flows written by one pair of system calls."""
 
@@ -46,17 +48,22 @@ def columns(numbers: np.ndarray, public: int) -> Columns:
     )
 
 
-def fill(maps: Mapping[str, Map], numbers: range, public: int, owner: int, state: int = ESTABLISHED) -> None:
-    """Puts these flows into the table as ``handoff`` would have recorded them; ``RuntimeError`` if one has no place.
+def fill(maps: Mapping[str, Map], numbers: range, public: int, owner: int, state: int = ESTABLISHED) -> int:
+    """Puts these flows into the table as ``handoff`` would have recorded them; gives how many found no place.
+
+    ``RuntimeError`` when they are more than the share ``LOST``.
 
     The table's hash key is the one in its configuration.
     """
     hasher = flow_fill.Hasher(_config(maps)["hash_key"].tobytes())
+    lost = 0
     for start in range(numbers.start, numbers.stop, BITE):
         part = columns(np.arange(start, min(start + BITE, numbers.stop), dtype=np.uint32), public)
         placed = flow_fill.insert(maps, hasher, _rows(part, owner, state))
-        if not placed.all():
-            raise RuntimeError(f"{np.count_nonzero(~placed)} of {len(placed)} flows found no place in the flow table")
+        lost += int(np.count_nonzero(~placed))
+    if lost > LOST * max(len(numbers), 1):
+        raise RuntimeError(f"{lost} of {len(numbers)} flows found no place in the flow table")
+    return lost
 
 
 def _config(maps: Mapping[str, Map]) -> np.ndarray:

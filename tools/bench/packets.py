@@ -41,9 +41,12 @@ def _nothing(_world: World, _flows: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``reason``: counted once a run; empty: ``verdict`` alone tells. ``fresh``: each run uses up a flow that
-    ``prepare_fresh(world, first, count)`` made ready and ``clean_fresh`` takes away again; otherwise flows repeat, in
-    random order. ``first``: number of the first flow; ``sizes``: only these flow counts make sense (empty: all)."""
+    """``reason``: counted once a run (``flowtable.LOST`` aside); empty: ``verdict`` tells.
+
+    ``fresh``: each run uses up a flow that ``prepare_fresh(world, first, count)`` made ready and ``clean_fresh`` takes
+    away again; otherwise flows repeat, in random order. ``first``: number of the first flow; ``sizes``: only these flow
+    counts make sense (empty: all).
+    """
 
     name: str
     program: str
@@ -190,6 +193,8 @@ def _all(run: Run, cases: list[Case], path: Path) -> None:
             made.fill(flows, ESTABLISHED)
             for case in here:
                 _one(run, made, case, flows)
+        if made.lost:
+            run.notes.append(f"{made.lost} of {made.filled} flows found both their buckets full in the test-runs")
 
 
 def _one(run: Run, made: World, case: Case, flows: int) -> None:
@@ -241,9 +246,9 @@ def _confirmed(made: World, case: Case, length: int, repeat: int) -> int | str:
     before = made.plane.reasons()
     done = made.run(case.program, length, repeat)
     delta = made.plane.reasons() - before
-    if case.reason and int(delta[reasons.by_name()[case.reason].number]) != repeat:
+    if case.reason and int(delta[reasons.by_name()[case.reason].number]) < repeat * (1 - flowtable.LOST):
         return f"{_told(delta)} in {repeat} runs, expected {case.reason} in all"
-    if done.verdict != case.verdict:
+    if not case.reason and done.verdict != case.verdict:
         return f"verdict {done.verdict}, expected {case.verdict}"
     return done.duration_ns
 

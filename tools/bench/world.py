@@ -59,6 +59,7 @@ class World:
     fresh_at: int = FRESH_FROM
     tracked: int = 0
     mark: int = 0
+    lost: int = 0
 
     def fd(self, program: str) -> int:
         for loaded in (self.plane, self.live, self.feeder):
@@ -86,7 +87,7 @@ class World:
     def fill(self, flows: int, state: int) -> None:
         """Lets there be this many flows, in the flow table and the plain programs' table."""
         if flows > self.filled:
-            flowtable.fill(self.plane.maps, range(self.filled, flows), PUBLIC, OTHER, state)
+            self.lost += flowtable.fill(self.plane.maps, range(self.filled, flows), PUBLIC, OTHER, state)
             self.filled = flows
         if flows > self.plain:
             keys = flowtable.plain_keys(range(self.plain, flows))

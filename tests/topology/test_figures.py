@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an agent costs while nothing happens."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from aa_cluster.topology.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+WINDOW = 15.0
+MOST_OF_A_CORE = 0.01
+MOST_MEMORY_MIB = 150
+PROCESS_CLOCK = 2
+"""CPUCLOCK_SCHED of linux/posix-timers.h; with the process id it makes a clock id (clock_getcpuclockid(3))."""
+
+
+def processor_seconds(pid: int) -> float:
+    """All threads of the process, user and system."""
+    return time.clock_gettime(~pid << 3 | PROCESS_CLOCK)
+
+
+def children(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def memory_mib(pid: int) -> float:
+    """Resident now."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024
+
+
+def test_an_idle_agent_takes_next_to_nothing(lab: Lab) -> None:
+    """Primary and auxiliaries, over the same window; each node's is one process."""
+    agents = {node: lab.site(node).pid() for node in lab.plan.node_names}
+    pids = {node: pid for node, pid in agents.items() if pid is not None}
+    assert len(pids) == 3
+    before, start = {node: processor_seconds(pid) for node, pid in pids.items()}, time.monotonic()
+    time.sleep(WINDOW)  # the window itself is what is measured
+    seconds = time.monotonic() - start
+    shares = {node: (processor_seconds(pid) - before[node]) / seconds for node, pid in pids.items()}
+    memory = {node: memory_mib(pid) for node, pid in pids.items()}
+    for node in pids:
+        print(f"{node} at rest: {100 * shares[node]:.2f} % of a core, {memory[node]:.0f} MiB")
+    assert [child for pid in pids.values() for child in children(pid)] == []
+    assert max(shares.values()) < MOST_OF_A_CORE
+    assert max(memory.values()) < MOST_MEMORY_MIB
