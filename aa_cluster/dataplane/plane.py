@@ -355,6 +355,11 @@ class Dataplane:
         """Live (not closing or closed) flows per owner id."""
         return flows.sessions_by_owner(self._maps["records"], self._maps["watermark"])
 
+    def begun_since(self, seconds: float) -> dict[int, int]:
+        """Flows that began in the last so many seconds and are still in the table, per owner id."""
+        since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(seconds * 1e9)
+        return flows.begun_since(self._maps["records"], self._maps["watermark"], since)
+
     def sweep(self) -> int:
         """Primary: one look at every record; flows idle past the timeout of their state go. Gives how many went."""
         if self._sweeper is None:
