@@ -17,6 +17,24 @@ VERSION = 1
 Role = Literal["none", "primary", "auxiliary"]
 Health = Literal["ok", "degraded", "down", "idle"]
 NodeState = Literal["joining", "active", "draining", "silent"]
+EventKind = Literal[
+    "join",
+    "leave",
+    "drain",
+    "undrain",
+    "silent",
+    "heard",
+    "weight",
+    "schedule",
+    "policy",
+    "persistence",
+    "table-full",
+    "refused-block",
+    "neighbour",
+    "flow-begin",
+    "flow-end",
+    "dropped",
+]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -33,7 +51,10 @@ class Error(Answer, frozen=True, kw_only=True, tag="error"):
 
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One node. ``last_heard`` s ago (0 for the node itself); sessions are the live flows it owns."""
+    """One node. ``last_heard`` s ago (0 for the node itself); sessions are the live flows it owns.
+
+    ``drained``: the operator wants no new sessions on it (``state`` is draining then, unless it is silent or joining).
+    """
 
     id: int
     name: str
@@ -47,6 +68,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     ha_address: str
     macs: dict[str, str]
     kernel: str = ""
+    drained: bool = False
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,3 +213,82 @@ class WeightRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class WeightSet(Answer, frozen=True, kw_only=True, tag="weight"):
     nodes: tuple[NodeRow, ...]
+
+
+class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/drain`` and ``/v1/undrain``. ``node``: name or id."""
+
+    node: str
+
+
+class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
+    nodes: tuple[NodeRow, ...]
+
+
+class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/schedule``: ``schedule`` is one of the kinds of ``[schedule] kind``."""
+
+    schedule: str
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``share`` of the turns of the sequence (of the slots, where the kind is a hash), 0 to 1."""
+
+    id: int
+    name: str
+    state: NodeState
+    weight: int
+    share: float
+    sessions: int
+
+
+class Schedule(Answer, frozen=True, kw_only=True, tag="schedule"):
+    """``configured`` is what the configuration says; ``schedule`` is in force."""
+
+    schedule: str
+    configured: str
+    nodes: tuple[ScheduleRow, ...]
+
+
+class Event(Answer, frozen=True, kw_only=True, tag="event"):
+    """A line of ``GET /v1/events``. ``time`` in s since the epoch. ``node``: the one it is about, "" when none.
+
+    ``event`` "dropped": so many (``detail["count"]``) were left out here because the reader was too slow.
+    """
+
+    time: float
+    event: EventKind
+    node: str = ""
+    address: str = ""
+    text: str
+    detail: dict[str, str] = {}
+
+
+class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One node over the interval. ``packets``/``octets`` per s arrived on its data interfaces; None: not known.
+
+    ``begun``: sessions per s that it got; ``reasons``: packets per s by reason, those above 0.
+    """
+
+    id: int
+    name: str
+    role: Role
+    state: NodeState
+    sessions: int
+    begun: float
+    packets: float | None = None
+    octets: float | None = None
+    reasons: dict[str, float] = {}
+
+
+class TopRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/top``: the answer comes after ``interval`` s (0.1 to 60), measured over them."""
+
+    interval: float = 1.0
+
+
+class Top(Answer, frozen=True, kw_only=True, tag="top"):
+    interval: float
+    nodes: tuple[LoadRow, ...]
+    flows: int
+    flow_capacity: int

@@ -1,32 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * handoff: TC egress on the primary's data interfaces. A forwarded SYN has been through the whole ruleset: its conntrack
- * entry holds every decision. The schedule picks the owner; the flow is recorded under both tuples; an auxiliary's SYN
- * gets its original headers back, the handoff block appended, and leaves by the interface it came in on.
- * Writes records, buckets and turns; reads config, ports, nodes, bank, sequences.
+ * entry holds every decision. The policy says whether the session is shared, persistence or the schedule with whom; the
+ * flow is recorded under both tuples; an auxiliary's SYN gets its original headers back, the handoff block appended, and
+ * leaves by the interface it came in on.
+ * Writes records, buckets, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "assign.h"
 #include "block.h"
 #include "checksum.h"
 #include "conntrack.h"
-#include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
 
 /* In skb->cb[0] between the redirect and our second sight of the same packet on its ingress interface. */
 #define ON_ITS_WAY 0x41415357
-
-/* The decision netfilter took, read out of the entry. */
-struct decision {
-	struct tuple original;
-	struct tuple reply;
-	__u32 connmark;
-	__u32 status;
-	bool has_helper;
-};
 
 /* The packet as it is about to leave. */
 struct egress {
@@ -44,6 +36,7 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	struct bpf_sock_tuple key;
 	struct ct_options options;
 	struct nf_conn *ct;
+	__u8 tcp_state;
 	void *ext;
 
 	/* After POSTROUTING the packet carries the reply tuple, inverted. Looked up as it stands it may hit another
@@ -61,38 +54,12 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	ct_tuple(ct, AA_CT_REPLY, &decision->reply);
 	decision->connmark = ct_field(ct, __u32, AA_CT_MARK);
 	decision->status = ct_field(ct, __u32, AA_CT_STATUS);
+	tcp_state = ct_field(ct, __u8, AA_CT_TCP_STATE);
+	decision->under_way = tcp_state > CT_TCP_SYN_SENT && tcp_state < CT_TCP_TIME_WAIT;
 	ext = ct_field(ct, void *, AA_CT_EXT);
 	decision->has_helper = ext && ct_field(ext, __u8, 0) != 0; /* offset[NF_CT_EXT_HELPER] */
 	ct_release(ct);
 	return options.direction == FLOW_REPLY ? 0 : -1;
-}
-
-/* Takes one turn of the schedule. */
-static __always_inline __u8 next_owner(__u8 self)
-{
-	struct sequence *sequence;
-	int zero = 0, which = 0;
-	__u64 *turn;
-	__u32 *active, index;
-
-	active = bank.lookup(&zero);
-	turn = turns.lookup(&zero);
-	if (!active || !turn)
-		return self;
-	which = *active & 1;
-	sequence = sequences.lookup(&which);
-	if (!sequence || sequence->length == 0 || sequence->length > AA_SEQUENCE_CAPACITY)
-		return self;
-	index = __sync_fetch_and_add(turn, 1) % sequence->length;
-	return sequence->node[index & (AA_SEQUENCE_CAPACITY - 1)];
-}
-
-static __always_inline void tell_table_full(const struct tuple *original, __u8 slot)
-{
-	struct event event = {.time_ns = bpf_ktime_get_ns(), .kind = EVENT_TABLE_FULL, .slot = slot};
-
-	__builtin_memcpy(event.address, original->saddr, 16);
-	events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP);
 }
 
 static __always_inline int restore_headers(struct __sk_buff *skb, const struct egress *now, const struct tuple *original)
@@ -164,83 +131,6 @@ static __always_inline int append_block(struct __sk_buff *skb, const struct egre
 			   block_sum(block, true, payload_offset_odd));
 }
 
-/* What became of a SYN: whose it is and why. `owner` 0: nobody's, it stays without a record. */
-struct assignment {
-	__u8 owner;
-	enum reason why;
-};
-
-/* A SYN of a flow that is under way has the owner it had. */
-static __always_inline void repeat(struct record *record, const struct found *found)
-{
-	record->seen_ns = bpf_ktime_get_coarse_ns();
-	if (record->state != FLOW_ESTABLISHED)
-		return;
-	/* conntrack gave the primary's entry the timeout of a SYN again: the next ACK must raise it. */
-	record->state = FLOW_SYN_RECV;
-	change_flow(record, entry_record(found->word), ENTRY_SETTLED, 0);
-}
-
-static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision, __u8 slot)
-{
-	struct assignment failed = {0, HANDOFF_TABLE_FULL}, done = {0, HANDOFF_SENT};
-	__u32 index = take_record(conf);
-	const struct node *node;
-	struct record *record;
-
-	record = records.lookup(&index);
-	if (!index || !record) {
-		tell_table_full(&decision->original, slot);
-		return failed;
-	}
-	done.owner = next_owner(conf->self);
-	node = node_of(done.owner);
-	if (!node || node->hop == HOP_NONE)
-		done.owner = conf->self;
-	record->original = decision->original;
-	record->reply = decision->reply;
-	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
-	record->mark = decision->connmark;
-	record->owner = done.owner;
-	record->ended = 0;
-	record->slot = slot;
-	record->state = FLOW_SYN_SENT;
-	if (insert_flow(conf, record, index)) {
-		record->state = 0;
-		give_back(index);
-		failed.why = HANDOFF_UNPLACED;
-		return failed;
-	}
-	return done;
-}
-
-static __always_inline void end(struct record *record, __u32 index)
-{
-	remove_word(record->place[FLOW_ORIGINAL], index);
-	remove_word(record->place[FLOW_REPLY], index);
-	record->state = FLOW_DEAD; /* the sweep gives the number back */
-}
-
-static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision, __u8 slot)
-{
-	struct assignment known = {0, HANDOFF_AGAIN};
-	struct record *record;
-	struct found found = {};
-
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
-		record = record_of(found.word);
-		if (record && !(found.word & ENTRY_REPLY) && is_exactly(found.word, record, &decision->original)) {
-			if (record->state < FLOW_CLOSING) {
-				known.owner = entry_owner(found.word);
-				repeat(record, &found);
-				return known;
-			}
-			end(record, entry_record(found.word));
-		}
-	}
-	return begin(conf, decision, slot);
-}
-
 /* The session stays on this node after all: if it has a record already, that says so from now on. */
 static __always_inline int stay(const struct config *conf, const struct decision *decision, enum reason why)
 {
@@ -250,7 +140,7 @@ static __always_inline int stay(const struct config *conf, const struct decision
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
-			record->owner = conf->self;
+			give_to_self(conf, record);
 			change_flow(record, entry_record(found.word), ENTRY_OWNER_MASK,
 				    (__u64)conf->self << ENTRY_OWNER_SHIFT);
 		}
@@ -298,7 +188,7 @@ static __always_inline int keep(const struct config *conf, const struct decision
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && record->state >= FLOW_CLOSING && is_exactly(found.word, record, &decision->original))
-			end(record, entry_record(found.word));
+			end_flow(record, entry_record(found.word));
 	}
 	return verdict(TC_ACT_OK, why);
 }
@@ -317,6 +207,7 @@ int handoff(struct __sk_buff *skb)
 	struct iphdr *ip;
 	struct assignment assigned;
 	enum reason unfit = HANDOFF_SENT;
+	struct request request;
 	__u32 room;
 	bool odd;
 
@@ -363,7 +254,10 @@ int handoff(struct __sk_buff *skb)
 	if (room > port->mtu)
 		return stay(conf, &decision, HANDOFF_NO_ROOM);
 
-	assigned = assign(conf, &decision, port->slot);
+	request.connmark = decision.connmark;
+	request.mark = skb->mark;
+	request.slot = port->slot;
+	assigned = assign(conf, &decision, &request);
 	if (!assigned.owner)
 		return verdict(TC_ACT_OK, assigned.why);
 	node = node_of(assigned.owner);

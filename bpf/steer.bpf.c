@@ -9,7 +9,7 @@
 #include <linux/bpf.h>
 
 #include "conntrack.h"
-#include "flow_table.h"
+#include "flow_state.h"
 #include "fragment.h"
 #include "maps.h"
 #include "parse.h"
@@ -24,25 +24,8 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 	ct_key(&key, original);
 	ct_options_init(&options);
 	ct = xdp_ct_lookup(ctx, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
-	if (!ct)
-		return;
-	if (assure)
-		ct_change_status(ct, ct_field(ct, __u32, AA_CT_STATUS) | IPS_SEEN_REPLY | IPS_ASSURED);
-	ct_change_timeout(ct, timeout_s * 1000);
-	ct_release(ct);
-}
-
-static __always_inline __u8 next_state(const struct record *record, bool reply, const struct tcphdr *tcp)
-{
-	if (tcp->rst)
-		return FLOW_CLOSED;
-	if (tcp->fin)
-		return record->ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
-	if (record->state == FLOW_SYN_SENT && reply && tcp->syn && tcp->ack)
-		return FLOW_SYN_RECV;
-	if (record->state == FLOW_SYN_RECV && !reply && tcp->ack && !tcp->syn)
-		return FLOW_ESTABLISHED;
-	return record->state;
+	if (ct)
+		ct_hold(ct, timeout_s, assure);
 }
 
 /* Called until the handshake is complete, and for flags that end a flow. */
@@ -50,18 +33,15 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 				   const struct tcphdr *tcp)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	bool reply = word & ENTRY_REPLY;
-	__u8 state = next_state(record, reply, tcp);
+	__u8 state = advance(record, word & ENTRY_REPLY, tcp_flags(tcp));
 
-	if (tcp->rst || tcp->fin)
-		record->ended |= 1 << reply;
-	if (state <= record->state)
+	if (!state)
 		return;
-	record->state = state;
 	if (state == FLOW_ESTABLISHED)
 		change_flow(record, entry_record(word), 0, ENTRY_SETTLED);
 	if (owner && owner->hop == HOP_LOCAL)
 		return; /* the stack sees these packets itself */
+	record->held_ns = bpf_ktime_get_coarse_ns();
 	if (state == FLOW_ESTABLISHED)
 		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_ESTABLISHED], true);
 	else if (state == FLOW_CLOSED)

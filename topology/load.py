@@ -34,12 +34,14 @@ class SessionReport(msgspec.Struct, frozen=True):
 
 
 class StreamReport(msgspec.Struct, frozen=True):
-    """``retransmits``: segments both ends sent again, so packets that were lost."""
+    """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait of who
+    receives for a line."""
 
     sent: int
     lines: int
     wrong: int
     retransmits: int
+    gap_ms: int = 0
 
 
 class BulkReport(msgspec.Struct, frozen=True):

@@ -8,7 +8,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
-from aa_cluster.api import Answer, Arp, FlowRow, Flows, Nodes, ReasonRow, Stats, WeightRequest
+from aa_cluster.api import (
+    Answer,
+    Arp,
+    DrainRequest,
+    FlowRow,
+    Flows,
+    Nodes,
+    ReasonRow,
+    ScheduleRequest,
+    Stats,
+    WeightRequest,
+)
 from aa_cluster.errors import LabError
 from aa_cluster.topology.lab import Lab
 
@@ -68,6 +79,19 @@ def set_weights(lab: Lab, weights: Mapping[int, int]) -> None:
 def only(lab: Lab, index: int) -> None:
     """All new sessions go to this node."""
     set_weights(lab, {index: 1} | {node: 0 for node in range(1, lab.plan.nodes + 1) if node != index})
+
+
+def drain(lab: Lab, index: int, by: int = 1) -> None:
+    """No new sessions for this node, asked of node ``by``."""
+    lab.client(by).post("/v1/drain", DrainRequest(node=lab.node_name(index)))
+
+
+def undrain(lab: Lab, index: int, by: int = 1) -> None:
+    lab.client(by).post("/v1/undrain", DrainRequest(node=lab.node_name(index)))
+
+
+def set_schedule(lab: Lab, kind: str, by: int = 1) -> None:
+    lab.client(by).post("/v1/schedule", ScheduleRequest(schedule=kind))
 
 
 def forwarded(lab: Lab, node: int | str) -> int:

@@ -9,11 +9,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
+from aa_cluster.agent import load, neighbourhood
 from aa_cluster.agent.context import Context, mac_text
+from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.state import PrimaryState
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
-from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError, TimeoutReached
+from aa_cluster.agent.told import say_all
+from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError, TimeoutReached, UsageError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, NodeEntry
 
@@ -30,6 +33,9 @@ DRAIN_STEP = 0.5
 OWN_BEAT = 1.5
 """Heartbeat intervals after which a node speaks although the primary was not heard."""
 REJOIN_PAUSE = 2.0
+ORDER_SECONDS = 70.0
+"""`top` may measure for a minute."""
+EVENT_SECONDS = 1.0
 
 _log = log.get("auxiliary")
 
@@ -64,13 +70,19 @@ class Auxiliary:
         self._absent = 0
         self._leaving = False
         self._rejoining = False
+        self._mute = False
+        self._relay = EventRelay(settings.node_id, self._tell_primary)
 
     def start(self) -> None:
+        self.context.events.relay = self._relay.put
         self._send_beat()
+        self._tasks.start(self._read_events(), "events")
 
     async def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self.context.events.relay = lambda event: None
+        self._relay.close()
         await self._tasks.cancel()
 
     async def report_ready(self) -> None:
@@ -90,6 +102,15 @@ class Auxiliary:
         answer = await self.ask(control.WeightAsk(_nonce(), name, weight))
         if isinstance(answer, control.WeightAck):
             self._take_table(answer.nodes)
+
+    async def pass_on(self, path: str, body: bytes) -> bytes:
+        """An operator's order to the primary; its answer (JSON)."""
+        if len(body) > control.MAX_BODY:
+            raise UsageError(f"an order of {len(body)} bytes, at most {control.MAX_BODY} fit the HA link")
+        answer = await self.ask(control.OrderAsk(_nonce(), path, body), ORDER_SECONDS)
+        if not isinstance(answer, control.OrderAnswer):
+            raise StateError(f"the primary answered {type(answer).__name__}", "try again")
+        return answer.body
 
     async def primary_digest(self) -> str:
         """The primary's ruleset digest now, or the one of its last heartbeat when it does not answer."""
@@ -137,8 +158,46 @@ class Auxiliary:
     def on_message(self, message: AnyMessage, peer: Peer) -> None:
         if isinstance(message, control.PrimaryBeat):
             self._hear(message, peer)
-        elif isinstance(message, control.Probe) and peer.address == self.primary.ha_address:
+        elif peer.address != self.primary.ha_address:
+            return
+        elif isinstance(message, control.Probe):
             self._send_beat()
+        elif isinstance(message, control.EventNote):
+            self._show(message)
+        elif isinstance(message, control.Request):
+            self._tasks.start(self._answer(message, peer), type(message).__name__)
+
+    async def _answer(self, request: control.Request, peer: Peer) -> None:
+        """A repetition is worked on again: what the primary asks may be asked twice."""
+        answer: AnyMessage
+        try:
+            match request:
+                case control.LoadAsk():
+                    answer = await load.answer(self, request)
+                case control.NeighbourTell():
+                    changed = await neighbourhood.correct(self.context, self.settings.ports, request)
+                    answer = control.NeighbourAck(request.nonce, changed)
+                case _:
+                    answer = control.Refused(request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", "")
+        except AaError as error:
+            answer = control.Refused(request.nonce, error.exit_code, error.message[:1024], error.hint[:1024])
+        self.context.link.send(answer, peer.address)
+
+    def _show(self, note: control.EventNote) -> None:
+        """What happened elsewhere; its own events come back and have been shown."""
+        for entry in note.events:
+            event = event_of(entry)
+            if event is not None and entry.origin != self.settings.node_id:
+                self.context.events.pass_on(event)
+
+    def _tell_primary(self, note: control.EventNote) -> None:
+        self.context.link.send(note, self.primary.ha_address)
+
+    async def _read_events(self) -> None:
+        """Refused blocks do not wake the agent, so that nobody can: they are looked for once a second."""
+        while True:
+            await asyncio.sleep(EVENT_SECONDS)
+            say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))
 
     async def _sessions_left(self) -> int:
         answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id))
@@ -158,6 +217,9 @@ class Auxiliary:
             self._come_back(f"generation {beat.generation} has begun under {beat.name}")
             return
         self.heard = self.context.clock()
+        if self._mute:
+            self._mute = False
+            self.context.events.say("heard", f"the primary {beat.name} is heard again", node=beat.name)
         self._send_beat()
         self.schedule, self.ruleset, self.epoch = beat.schedule, beat.ruleset, beat.epoch
         self._follow(peer.address, beat.ha_mac)
@@ -177,7 +239,7 @@ class Auxiliary:
         self.table_at = self.context.clock()
         own = next((node for node in nodes if node.name == self.context.name), None)
         self._absent = 0 if own is not None else self._absent + 1
-        if own is not None and own.state == "draining" and self.ready:
+        if own is not None and own.state == "draining" and not own.drained and self.ready:
             self._tasks.start(self.report_ready(), "ready")
         if self._absent >= ABSENT_TABLES and self.ready:
             self._come_back("the primary does not know this node")
@@ -209,6 +271,11 @@ class Auxiliary:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(OWN_BEAT * self.context.beat, self._send_beat)
+        silence = self.context.clock() - self.heard
+        if silence > self.context.dead and self.ready and not self._mute:
+            self._mute = True
+            name = self.primary.name
+            self.context.events.say("silent", f"the primary {name} has fallen silent", node=name)
         beat = control.AuxiliaryBeat(
             self.settings.node_id, self.context.name, self.settings.generation, self.ready and not self._leaving
         )

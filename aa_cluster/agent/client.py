@@ -24,6 +24,10 @@ AnyAnswer = (
     | api.Joined
     | api.Leaving
     | api.WeightSet
+    | api.Drained
+    | api.Schedule
+    | api.Event
+    | api.Top
     | api.Error
 )
 DEFAULT_TIMEOUT = 30.0
@@ -70,6 +74,13 @@ class AgentClient:
         """``POST path`` whose answer comes as JSON lines, each as soon as the agent sends it."""
         return self._lines("POST", path, body)
 
+    def events(self, params: Mapping[str, str]) -> Iterator[api.Event]:
+        """``GET /v1/events``, for ever. The agent says a blank line in between, so silence means that it is gone."""
+        query = f"?{urlencode(params)}" if params else ""
+        for answer in self._lines("GET", f"/v1/events{query}", None):
+            if isinstance(answer, api.Event):
+                yield answer
+
     def _last(self, method: str, path: str, body: msgspec.Struct | None) -> api.Answer:
         answer: api.Answer | None = None
         for answer in self._lines(method, path, body):  # noqa: B007  # the last one counts
@@ -85,14 +96,15 @@ class AgentClient:
             connection.request(method, path, content, {"Content-Type": "application/json"})
             with connection.getresponse() as response:
                 while line := response.readline():
-                    yield _decode(line)
+                    if line.strip():
+                        yield _decode(line)
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
         finally:
             connection.close()
 
     def _patience(self, body: msgspec.Struct | None) -> float:
-        asked = getattr(body, "timeout", None)
+        asked = getattr(body, "timeout", getattr(body, "interval", None))
         return max(self._timeout, asked + GRACE) if isinstance(asked, (int, float)) else self._timeout
 
     def _unreachable(self, error: Exception) -> AgentUnreachable:

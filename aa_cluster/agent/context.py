@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from aa_cluster import config as configuration
 from aa_cluster.agent import survey
+from aa_cluster.agent.events import EventHub
 from aa_cluster.agent.state import NodeState, StateFile
 from aa_cluster.config import Config
 from aa_cluster.wire.keys import KeyRing
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Context:
-    """``state`` is what is on disk; change it with ``remember`` only."""
+    """``state`` is what is on disk; change it with ``remember`` only. ``config_path``: the configuration's file."""
 
     config: Config
     keys: KeyRing
@@ -33,6 +35,8 @@ class Context:
     file: StateFile
     clock: Callable[[], float]
     state: NodeState = field(default_factory=NodeState)
+    config_path: Path = configuration.DEFAULT_PATH
+    events: EventHub = field(default_factory=EventHub)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -29,7 +29,7 @@ def flows(table: np.ndarray, query: Mapping[str, str], names: Mapping[int, str])
     limit = _number(query, "limit") if "limit" in query else DEFAULT_LIMIT
     newest = chosen[np.argsort(chosen["created_ns"])[::-1][:limit]]
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    return api.Flows(total=len(chosen), flows=tuple(_row(flow, names, now) for flow in newest))
+    return api.Flows(total=len(chosen), flows=tuple(row_of(flow, names, now) for flow in newest))
 
 
 def _mask(table: np.ndarray, query: Mapping[str, str], names: Mapping[int, str]) -> np.ndarray:
@@ -79,7 +79,7 @@ def _state(text: str) -> int:
     raise UsageError(f"no flow state is called {text!r}", f"the states are: {', '.join(STATE_NAMES.values())}")
 
 
-def _row(flow: Any, names: Mapping[int, str], now: int) -> api.FlowRow:
+def row_of(flow: Any, names: Mapping[int, str], now: int) -> api.FlowRow:
     """``flow``: one numpy record of ``FLOW_ROW``."""
     protocol, owner = int(flow["protocol"]), int(flow["owner"])
     return api.FlowRow(

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
+    from aa_cluster.netlink.traffic import Received
 
 CACHE = Path("/var/lib/aa-cluster/objects")
 """Compiled programs; shared by all instances of a machine, so only the first one compiles."""
@@ -26,6 +28,10 @@ class Host:
     set_mac: Callable[[str, bytes], None]
     announce: Callable[[str, bytes, Sequence[str]], None]
     put_neighbour: Callable[[int, str, bytes], None]
+    read_neighbours: Callable[[int], Mapping[str, bytes]]
+    correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
+    watch_neighbours: Callable[[Mapping[int, str]], Watch]
+    received: Callable[[Collection[str]], Received]
     ruleset_digest: Callable[[], str]
     dataplane: Callable[[Settings], Dataplane]
     pinned: Callable[[Path], bool]
@@ -36,7 +42,8 @@ class Host:
 def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
-    from aa_cluster.netlink import announce, links, neighbours, ruleset
+    from aa_cluster.netlink import announce, links, neighbours, ruleset, traffic
+    from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
     return Host(
         read_link=links.read,
@@ -44,6 +51,10 @@ def this_machine() -> Host:
         set_mac=links.set_mac,
         announce=announce.gratuitous_arp,
         put_neighbour=neighbours.put,
+        read_neighbours=neighbours.read,
+        correct_neighbours=neighbours.correct,
+        watch_neighbours=NeighbourWatch,
+        received=traffic.received,
         ruleset_digest=lambda: ruleset.read().digest,
         dataplane=Dataplane,
         pinned=Dataplane.pinned,

@@ -8,7 +8,8 @@ from dataclasses import replace
 from aa_cluster.agent.context import mac_bytes, mac_text
 from aa_cluster.agent.state import MemberState, NodeState
 from aa_cluster.config import Config
-from aa_cluster.core.membership import Facts, Membership, Node
+from aa_cluster.core import schedule
+from aa_cluster.core.membership import KINDS, Facts, Membership, Node
 
 
 def members_state(members: Membership) -> tuple[MemberState, ...]:
@@ -33,13 +34,14 @@ def _to_state(node: Node) -> MemberState:
 def founding(config: Config, state: NodeState, own: Facts, now: float) -> Membership:
     """A new generation: this node alone."""
     weight = state.weights.get(own.name, config.node.weight)
-    node = Node(id=state.node_id, facts=own, weight=weight, heard=now, ready=True)
+    drained = own.name in state.drained
+    node = Node(id=state.node_id, facts=own, weight=weight, heard=now, ready=True, drained=drained)
     return _membership(config, state, {node.id: node}, now)
 
 
 def recalled(config: Config, state: NodeState, own: Facts, now: float) -> Membership:
     """As the last agent of this node left it; everybody counts as heard just now."""
-    nodes = {member.id: _from_state(member, now) for member in state.members}
+    nodes = {member.id: _from_state(member, member.name in state.drained, now) for member in state.members}
     if state.node_id not in nodes:
         return founding(config, state, own, now)
     nodes[state.node_id] = replace(nodes[state.node_id], facts=own, ready=True, silent=False, draining=False)
@@ -51,17 +53,23 @@ def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: f
         self_id=state.node_id,
         generation=state.generation,
         epoch=state.epoch,
-        kind=config.schedule.kind,
+        kind=_kind(config, state),
         dead=config.ha.dead_ms / 1000,
         beat=config.ha.heartbeat_ms / 1000,
         nodes=nodes,
         ids=state.ids,
         weights=state.weights,
         checked=now,
+        drained=frozenset(state.drained),
     )
 
 
-def _from_state(member: MemberState, now: float) -> Node:
+def _kind(config: Config, state: NodeState) -> schedule.Kind:
+    """What the operator chose while it ran, else the configuration's."""
+    return next((kind for kind in KINDS if kind == state.schedule), config.schedule.kind)
+
+
+def _from_state(member: MemberState, drained: bool, now: float) -> Node:
     facts = Facts(
         member.name,
         mac_bytes(member.ha_mac),
@@ -77,4 +85,5 @@ def _from_state(member: MemberState, now: float) -> Node:
         ready=member.ready,
         draining=member.draining,
         silent=member.silent,
+        drained=drained,
     )

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
-from aa_cluster.agent import attachment, memory
+from aa_cluster.agent import attachment, memory, orders
 from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.context import Context, mac_bytes, mac_text
@@ -19,7 +19,7 @@ from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.state import NodeState, PrimaryState
 from aa_cluster.agent.survey import Survey, refusal
 from aa_cluster.agent.threads import PlaneThread
-from aa_cluster.core.membership import Facts, assign_id
+from aa_cluster.core.membership import Facts, Membership, assign_id
 from aa_cluster.errors import AaError, StateError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage
@@ -109,7 +109,7 @@ class Node:
                 primary=None,
             )
             members = memory.founding(context.config, context.state, self._own(survey, virtual), context.clock())
-            role = Primary(context, plane, settings, members, survey)
+            role = self._primary(plane, settings, members, survey)
             self.role = role
             role.start()
             role.begin()
@@ -257,7 +257,7 @@ class Node:
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
         plane = await attachment.attach(context, settings, fresh=False)
         members = memory.recalled(context.config, state, self._own(survey, virtual), context.clock())
-        role = Primary(context, plane, settings, members, survey)
+        role = self._primary(plane, settings, members, survey)
         self.role = role
         role.start()
         role.go_on()
@@ -340,6 +340,16 @@ class Node:
             self.role.plane.close()
 
     # Pieces.
+
+    def _primary(self, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey) -> Primary:
+        role = Primary(self.context, plane, settings, members, survey)
+
+        async def order(ask: control.OrderAsk) -> AnyMessage:
+            answer = await orders.obey(self, role, ask.path, ask.body)
+            return control.OrderAnswer(ask.nonce, orders.fits(answer))
+
+        role.on_order = order
+        return role
 
     def _own(self, survey: Survey, virtual: tuple[bytes, ...]) -> Facts:
         return Facts(self.context.name, survey.ha.mac, survey.ha_address, virtual, self.context.host.kernel)

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from aa_cluster import log
+from aa_cluster import api, log
 from aa_cluster.agent.context import Context
+from aa_cluster.agent.event_relay import EventRelay, event_of
+from aa_cluster.agent.flow_watch import FlowWatch
 from aa_cluster.agent.memory import members_state
+from aa_cluster.agent.neighbourhood import Neighbourhood
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
-from aa_cluster.core import admission, membership
+from aa_cluster.core import admission, membership, schedule
 from aa_cluster.core.membership import Command, Event, Membership
 from aa_cluster.errors import AaError, DataplaneError, NetlinkError
 from aa_cluster.wire import control
@@ -28,6 +31,19 @@ if TYPE_CHECKING:
 
 TABLE_SECONDS = 1.0
 ANSWERS_KEPT = 64
+
+_NEWS: dict[str, tuple[api.EventKind, str]] = {
+    "ready": ("join", "{name} has joined"),
+    "left": ("leave", "{name} has left"),
+    "draining": ("drain", "{name} leaves: it gets no new sessions"),
+    "drained": ("drain", "{name} gets no new sessions, by order"),
+    "undrained": ("undrain", "{name} gets new sessions again, by order"),
+    "silent": ("silent", "{name} has fallen silent: it gets no new sessions"),
+    "heard again": ("heard", "{name} is heard again"),
+    "weight": ("weight", "{name} has weight {weight}"),
+    "schedule": ("schedule", "new sessions are given out by {kind}"),
+}
+"""What of the membership's notes is an event, and its words."""
 
 _log = log.get("primary")
 
@@ -45,15 +61,23 @@ class Primary:
         self.settings = settings
         self.ruleset = ""
         self.upkeep = Upkeep(context, plane, settings.ports)
+        self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
         self._commands: asyncio.Queue[Command | Callable[[], None]] = asyncio.Queue()
         self._answers: OrderedDict[bytes, AnyMessage | None] = OrderedDict()
         self._table_due = 0.0
+        self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
+        self._flow_watch = FlowWatch(context, plane, self.names)
+        self._relay = EventRelay(members.self_id, context.link.send)
 
     def start(self) -> None:
         self.context.link.is_primary = True
+        self.context.events.relay = self._relay.put
+        self.context.events.on_readers = self._flow_watch.follow_readers
+        self._flow_watch.follow_readers()
+        self._neighbourhood.start()
         self._tasks.start(self._carry_out(), "commands")
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
@@ -62,6 +86,11 @@ class Primary:
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
         self.context.link.is_primary = False
+        self.context.events.relay = lambda event: None
+        self.context.events.on_readers = lambda: None
+        self._relay.close()
+        await self._flow_watch.stop()
+        await self._neighbourhood.stop()
         await self.upkeep.stop()
         await self._tasks.cancel()
 
@@ -80,7 +109,8 @@ class Primary:
         """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
         only if it is not the one in force, so that it goes on where it was."""
         self._commands.put_nowait(membership.SetMembers(self.members.reachable()))
-        if self.context.state.applied != self.members.working():
+        state = self.context.state
+        if (state.applied, state.applied_kind) != (self.members.working(), self.members.kind):
             self._commands.put_nowait(membership.SetSequence(self.members.sequence()))
 
     def must_be_well(self) -> None:
@@ -108,12 +138,36 @@ class Primary:
             self._send_beat(peer.address)
         elif isinstance(message, control.PrimaryBeat):
             self._meet_rival(message, peer)
+        elif isinstance(message, control.EventNote):
+            self._pass_events_on(message)
         elif isinstance(message, control.Request):
             self._answer_once(message, peer)
 
     async def set_weight(self, name: str, weight: int) -> None:
         self.feed(membership.SetWeight(name, weight))
         await self.settled()
+
+    async def set_kind(self, kind: schedule.Kind) -> None:
+        """The operator's choice, kept until the next one."""
+        await self.context.remember(schedule=kind)
+        self.feed(membership.SetKind(kind))
+        await self.settled()
+
+    def names(self) -> dict[int, str]:
+        """Node id → name, of all that were ever in the cluster."""
+        return {number: name for name, number in self.members.ids.items()}
+
+    def _auxiliary_addresses(self) -> list[str]:
+        """On the HA link, of the nodes that have or may get work."""
+        others = (node for node in self.members.nodes.values() if node.id != self.members.self_id)
+        return [node.facts.ha_address for node in others if not node.silent]
+
+    def _pass_events_on(self, note: control.EventNote) -> None:
+        for entry in note.events:
+            event = event_of(entry)
+            if event is not None and entry.origin in self.members.nodes:
+                self.context.events.pass_on(event)
+                self._relay.forward(entry)
 
     def _is(self, node_id: int, name: str) -> bool:
         node = self.members.nodes.get(node_id)
@@ -133,6 +187,7 @@ class Primary:
             ha_address=node.facts.ha_address,
             macs=node.facts.macs,
             kernel=node.facts.kernel,
+            drained=node.drained,
         )
 
     # Requests: each is worked on once; a repetition gets the same answer.
@@ -177,6 +232,8 @@ class Primary:
             case control.WeightAsk():
                 await self.set_weight(request.node, request.weight)
                 return control.WeightAck(request.nonce, self.table())
+            case control.OrderAsk() if self.on_order is not None:
+                return await self.on_order(request)
             case control.RulesetAsk():
                 await self._read_ruleset()
                 return control.RulesetAnswer(request.nonce, self.ruleset)
@@ -279,7 +336,7 @@ class Primary:
                 await self._set_members(command.nodes)
             case membership.SetSequence():
                 await self.plane.call(self.plane.plane.set_sequence, command.sequence)
-                await self.context.remember(applied=self.members.working())
+                await self.context.remember(applied=self.members.working(), applied_kind=self.members.kind)
             case membership.Announce():
                 self._send_beat(whole=True)
             case membership.ProbeNode():
@@ -298,6 +355,7 @@ class Primary:
             epoch=self.members.epoch,
             ids=dict(self.members.ids),
             weights=dict(self.members.weights),
+            drained=tuple(sorted(self.members.drained)),
             members=members_state(self.members),
         )
 
@@ -311,3 +369,8 @@ class Primary:
         name = node.facts.name if node else next((k for k, v in self.members.ids.items() if v == note.node_id), "?")
         write = _log.warning if note.event in ("silent", "gone while joining") else _log.info
         write("node", name=name, id=note.node_id, change=note.event, epoch=self.members.epoch)
+        said = _NEWS.get(note.event)
+        if said is not None:
+            weight = "" if node is None else node.weight
+            values = {"name": name, "weight": weight, "kind": self.members.kind}
+            self.context.events.say(said[0], said[1].format(**values), node=name, epoch=self.members.epoch)

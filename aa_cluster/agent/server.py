@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
 
 from aa_cluster import api, log
-from aa_cluster.agent import views
+from aa_cluster.agent import orders, views
 from aa_cluster.agent.auxiliary import Auxiliary
+from aa_cluster.agent.events import FLOW_KINDS, Filter
 from aa_cluster.agent.primary import Primary
 from aa_cluster.errors import AaError, JoinRefused, StateError, UsageError
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SHUTDOWN_SECONDS = 0.5
 """What a request under way gets when the agent ends."""
+QUIET_SECONDS = 5.0
+"""Nothing happens for so long: see whether the reader of events is still there."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = log.get("api")
@@ -37,6 +41,7 @@ class Server:
         self._node = node
         self._path = path
         self._runner: web.AppRunner | None = None
+        self._closing = False
 
     async def open(self) -> None:
         """``StateError`` when another agent serves the socket already."""
@@ -53,6 +58,9 @@ class Server:
                 web.post("/v1/join", self._join),
                 web.post("/v1/leave", self._leave),
                 web.post("/v1/weight", self._weight),
+                web.get("/v1/events", self._events),
+                web.get("/v1/schedule", self._order),
+                *(web.post(path, self._order) for path in orders.ORDERS),
             ]
         )
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -66,6 +74,7 @@ class Server:
             os.umask(before)
 
     async def close(self) -> None:
+        self._closing = True
         if self._runner is not None:
             await self._runner.cleanup()
             self._path.unlink(missing_ok=True)
@@ -133,6 +142,24 @@ class Server:
             await response.prepare(request)
         await response.write(msgspec.json.encode(line) + b"\n")
 
+    async def _order(self, request: web.Request) -> web.Response:
+        answer = await orders.give(self._node, request.path, await request.read())
+        return web.Response(body=answer, content_type="application/json")
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """JSON lines without end; a blank line now and then shows that the reader is still there."""
+        wanted = _filter(request.query)
+        if wanted.flows and not isinstance(self._node.role, Primary):
+            raise StateError("only the primary knows when flows begin and end", "ask the agent of the primary")
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        with self._node.context.events.reading(wanted) as reader, contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            await response.write(b"\n")
+            while not self._closing:
+                lines = await reader.take(QUIET_SECONDS)
+                await response.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines) or b"\n")
+        return response
+
     async def _weight(self, request: web.Request) -> web.Response:
         wanted = await _body(request, api.WeightRequest)
         if not 0 <= wanted.weight <= 100:
@@ -157,6 +184,24 @@ async def _errors_as_answers(request: web.Request, handler: Handler) -> web.Stre
     except Exception as error:  # noqa: BLE001  # one broken request must not end the agent; it is logged
         _log.exception("request failed", path=request.path)
         return _answer(api.Error(code=1, message=f"{type(error).__name__}: {error}", hint="see the agent's log"), 500)
+
+
+def _filter(query: Mapping[str, str]) -> Filter:
+    """``kind``, ``node`` and ``address``: one or several with commas between; ``flows=1``."""
+    unknown = set(query) - {"kind", "node", "address", "flows"}
+    if unknown:
+        raise UsageError(f"unknown filter {', '.join(sorted(unknown))}", "use kind, node, address, flows")
+    kinds = _words(query, "kind")
+    strange = kinds - set(get_args(api.EventKind))
+    if strange:
+        known = ", ".join(get_args(api.EventKind))
+        raise UsageError(f"no event is called {', '.join(sorted(strange))}", f"the kinds are: {known}")
+    flows = query.get("flows", "0") == "1" or not kinds.isdisjoint(FLOW_KINDS)
+    return Filter(kinds, _words(query, "node"), _words(query, "address"), flows)
+
+
+def _words(query: Mapping[str, str], name: str) -> frozenset[str]:
+    return frozenset(filter(None, query.get(name, "").split(",")))
 
 
 def _error(error: AaError) -> api.Error:

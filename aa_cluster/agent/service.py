@@ -53,7 +53,7 @@ async def serve(
     keys = KeyRing.derive(load_key(config.cluster.key_file))
     link = Link(keys, config.cluster.id, time.monotonic, wire_version)
     file = StateFile(config.paths.state)
-    context = Context(config, keys, host, link, file, time.monotonic, file.load())
+    context = Context(config, keys, host, link, file, time.monotonic, file.load(), config_path)
     transport = UdpTransport(config.ha.interface, config.ha.port, link.receive)
     transport.open()
     link.attach(transport)

@@ -42,8 +42,9 @@ class PrimaryState(msgspec.Struct, frozen=True, kw_only=True):
 class NodeState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``ids`` and ``weights`` by name. ``physical_macs`` by interface: what to restore at ``leave``.
 
-    ``applied`` is the schedule's input (id → weight) that the dataplane was given last: a primary that resumes
-    with the same leaves the running schedule alone.
+    ``applied`` (id → weight) and ``applied_kind`` are what the dataplane's schedule was made of last: a primary that
+    resumes with the same leaves the running schedule alone. ``drained`` names, and the ``schedule`` the operator chose
+    ("" for the configuration's), are the operator's last word.
     """
 
     version: Literal[1] = 1
@@ -56,6 +57,9 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     physical_macs: dict[str, str] = {}
     members: tuple[MemberState, ...] = ()
     applied: dict[int, int] = {}
+    applied_kind: str = ""
+    drained: tuple[str, ...] = ()
+    schedule: str = ""
     primary: PrimaryState | None = None
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from aa_cluster import log
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.told import say_all
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Upkeep:
         self.trouble = ""
         self._context = context
         self._plane = plane
+        self._ports = tuple(ports)
         self._ifindex = {port.slot: port.ifindex for port in ports}
         self._tasks = TaskSet()
         self._counting = asyncio.Lock()
@@ -66,6 +67,7 @@ class Upkeep:
             start = self._context.clock()
             try:
                 await self._plane.call(self._plane.plane.sweep)
+                await self._take_events()
                 pause = max(SWEEP_SECONDS, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - start)))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
@@ -86,22 +88,25 @@ class Upkeep:
 
     def _on_events(self) -> None:
         self._ignore()
-        self._tasks.start(self._take_events(), "events")
+        self._tasks.start(self._on_wake(), "events")
 
-    async def _take_events(self) -> None:
+    async def _on_wake(self) -> None:
         try:
-            events = await self._plane.call(self._plane.plane.read_events)
-            await asyncio.to_thread(self._work_on, events)
+            await self._take_events()
         except AaError as error:
             _log.error("events cannot be read any more", why=str(error))
             return
         self._listen()
 
-    def _work_on(self, events: Sequence[Event]) -> None:
+    async def _take_events(self) -> None:
+        """Also once a sweep: most events do not wake the agent."""
+        events = await self._plane.call(self._plane.plane.read_events)
+        if events:
+            say_all(self._context, self._ports, events)
+            await asyncio.to_thread(self._enter_neighbours, events)
+
+    def _enter_neighbours(self, events: Sequence[Event]) -> None:
         """In a worker thread."""
-        others = Counter(event.kind for event in events if event.kind != "neighbour")
-        for kind, count in others.items():
-            _log.warning("dataplane event", what=kind, times=count)
         neighbours = {(event.slot, event.address): event.mac for event in events if event.kind == "neighbour"}
         for (slot, address), mac in neighbours.items():
             ifindex = self._ifindex.get(slot)

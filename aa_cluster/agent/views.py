@@ -45,9 +45,7 @@ async def status(node: Node) -> api.Status:
         cluster_id=context.config.cluster.id,
         generation=context.state.generation,
         epoch=_epoch(node),
-        schedule=role.schedule or context.config.schedule.kind
-        if isinstance(role, Auxiliary)
-        else context.config.schedule.kind,
+        schedule=_kind(node),
         uptime=context.clock() - node.started,
         interfaces=tuple(_interface(node, slot, link, modes) for slot, link in enumerate(links) if link is not None),
         nodes=rows,
@@ -65,6 +63,30 @@ async def nodes(node: Node) -> tuple[api.NodeRow, ...]:
     if isinstance(role, Auxiliary):
         return _rows(node, role.table, _shares(role), node.context.clock() - role.table_at)
     return ()
+
+
+async def schedule_of(node: Node, role: Primary) -> api.Schedule:
+    """On the primary."""
+    rows = await nodes(node)
+    return api.Schedule(
+        schedule=role.members.kind,
+        configured=node.context.config.schedule.kind,
+        nodes=tuple(
+            api.ScheduleRow(
+                id=row.id, name=row.name, state=row.state, weight=row.weight, share=row.share, sessions=row.sessions
+            )
+            for row in rows
+        ),
+    )
+
+
+def _kind(node: Node) -> str:
+    """The schedule in force, or what the configuration says when there is no cluster to tell."""
+    role = node.role
+    if isinstance(role, Primary):
+        return role.members.kind
+    told = role.schedule if isinstance(role, Auxiliary) else ""
+    return told or node.context.config.schedule.kind
 
 
 async def stats(node: Node) -> api.Stats:
@@ -183,6 +205,7 @@ def _rows(node: Node, table: tuple[NodeEntry, ...], shares: dict[int, float], ag
             ha_address=entry.ha_address,
             macs=dict(zip(interfaces, map(mac_text, entry.macs), strict=False)),
             kernel=entry.kernel,
+            drained=entry.drained,
         )
         for entry in table
     )
@@ -262,7 +285,9 @@ def _primary_problems(node: Node, role: Primary, flows: int) -> list[str]:
     if flows > NEARLY_FULL * capacity:
         problems.append(f"the flow table is nearly full: {flows} of {capacity}; raise [data] flow_table_size")
     if not _anybody_works(role.members):
-        problems.append("no node has a weight above 0: the primary serves all new sessions itself")
+        problems.append(
+            "no node takes new sessions (weight 0, draining or silent): the primary serves all of them itself"
+        )
     return problems
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from aa_cluster.core import schedule
 from aa_cluster.errors import StateError
 
 MAX_NODE = 63
+KINDS: tuple[schedule.Kind, ...] = get_args(schedule.Kind)
 JOINING_PATIENCE = 5
 """Times ``dead`` that a joining node may be silent before it is forgotten: it has no work that could suffer."""
 State = Literal["joining", "active", "draining", "silent"]
@@ -33,7 +34,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """``ready``: its dataplane is attached. ``heard``: when it was heard last, s."""
+    """``ready``: its dataplane is attached. ``heard``: when it was heard last, s.
+
+    ``draining``: it leaves; ``drained``: the operator wants no new sessions on it.
+    """
 
     id: int
     facts: Facts
@@ -42,6 +46,7 @@ class Node:
     ready: bool = False
     draining: bool = False
     silent: bool = False
+    drained: bool = False
 
     @property
     def state(self) -> State:
@@ -49,12 +54,12 @@ class Node:
             return "joining"
         if self.silent:
             return "silent"
-        return "draining" if self.draining else "active"
+        return "draining" if self.draining or self.drained else "active"
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """``ids`` never forgets a name; ``weights`` holds what the operator set, by name."""
+    """``ids`` never forgets a name; ``weights`` holds what the operator set, by name, ``drained`` whom they drained."""
 
     self_id: int
     generation: int
@@ -66,9 +71,20 @@ class Membership:
     ids: Mapping[str, int]
     weights: Mapping[str, int]
     checked: float
+    drained: frozenset[str] = frozenset()
 
     def by_name(self, name: str) -> Node | None:
         return next((node for node in self.nodes.values() if node.facts.name == name), None)
+
+    def called(self, text: str) -> Node:
+        """The node of this name or, when no node is called so, of this id; ``StateError`` when there is none."""
+        node = self.by_name(text)
+        if node is None and text.isdecimal():
+            node = self.nodes.get(int(text))
+        if node is None:
+            names = ", ".join(sorted(one.facts.name for one in self.nodes.values()))
+            raise StateError(f"no node is called {text!r}", f"the nodes are: {names}")
+        return node
 
     def reachable(self) -> tuple[Node, ...]:
         """Nodes packets can be steered to: also the silent and the draining, whose sessions go on."""
@@ -77,6 +93,10 @@ class Membership:
     def working(self) -> dict[int, int]:
         """id → weight of the nodes that get new sessions."""
         return {node.id: node.weight for node in self.reachable() if node.state == "active"}
+
+    def withdrawn(self) -> frozenset[int]:
+        """Ids of nodes that get no new session by any way, whatever their weight: draining, silent."""
+        return frozenset(node.id for node in self.reachable() if node.state != "active")
 
     def sequence(self) -> tuple[int, ...]:
         """The schedule; when no node has a weight above 0 the primary takes what comes."""
@@ -138,7 +158,20 @@ class SetWeight:
     weight: int
 
 
-Event = Join | Ready | Heard | Tick | Drain | Leave | SetWeight
+@dataclass(frozen=True, slots=True)
+class SetDrained:
+    """The operator's ``drain`` and ``undrain``: stays with the name, also when the node leaves and comes back."""
+
+    name: str
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetKind:
+    kind: schedule.Kind
+
+
+Event = Join | Ready | Heard | Tick | Drain | Leave | SetWeight | SetDrained | SetKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +236,10 @@ def step(state: Membership, event: Event) -> Step:
             return _remove(state, event.node_id, "left")
         case SetWeight():
             return _weight(state, event)
+        case SetDrained():
+            return _drained(state, event)
+        case SetKind():
+            return _kind(state, event.kind)
 
 
 def first(state: Membership) -> tuple[Command, ...]:
@@ -259,7 +296,7 @@ def _join(state: Membership, event: Join) -> Step:
     name = event.facts.name
     node_id = assign_id(state.ids, name)
     weight = state.weights.get(name, event.weight)
-    joining = Node(id=node_id, facts=event.facts, weight=weight, heard=event.now)
+    joining = Node(id=node_id, facts=event.facts, weight=weight, heard=event.now, drained=name in state.drained)
     granted = replace(state, ids={**state.ids, name: node_id})
     changed, commands = _change(granted, joining, "joining")
     return changed, commands or (Note("joining", node_id), Persist(), Announce())
@@ -316,10 +353,28 @@ def _remove(state: Membership, node_id: int, event: str) -> Step:
 
 
 def _weight(state: Membership, event: SetWeight) -> Step:
-    node = state.by_name(event.name)
-    if node is None:
-        names = ", ".join(sorted(one.facts.name for one in state.nodes.values()))
-        raise StateError(f"no node is called {event.name!r}", f"the nodes are: {names}")
-    weighted = replace(state, weights={**state.weights, event.name: event.weight})
+    node = state.called(event.name)
+    weighted = replace(state, weights={**state.weights, node.facts.name: event.weight})
     changed, commands = _change(weighted, replace(node, weight=event.weight), "weight")
     return changed, commands or (Persist(), Announce())
+
+
+def _drained(state: Membership, event: SetDrained) -> Step:
+    """A node that has left can be undrained too, so that it comes back with work."""
+    if not event.drained and event.name in state.drained and state.by_name(event.name) is None:
+        return replace(state, drained=state.drained - {event.name}), (Persist(),)
+    node = state.called(event.name)
+    name = frozenset((node.facts.name,))
+    kept = replace(state, drained=state.drained | name if event.drained else state.drained - name)
+    if node.drained == event.drained:
+        return kept, ()
+    word = "drained" if event.drained else "undrained"
+    changed, commands = _change(kept, replace(node, drained=event.drained), word)
+    return changed, commands or (Note(word, node.id), Persist(), Announce())
+
+
+def _kind(state: Membership, kind: schedule.Kind) -> Step:
+    if kind == state.kind:
+        return state, ()
+    changed = replace(state, kind=kind, epoch=state.epoch + 1)
+    return changed, (Note("schedule", state.self_id), *_spread(changed))

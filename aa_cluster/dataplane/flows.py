@@ -116,3 +116,11 @@ def sessions_by_owner(records: Map, watermark: Map) -> dict[int, int]:
     owners = used["owner"][(used["state"] != 0) & (used["state"] < CLOSING)]
     counts = np.bincount(owners, minlength=1)
     return {owner: int(number) for owner, number in enumerate(counts) if number}
+
+
+def begun_since(records: Map, watermark: Map, since_ns: int) -> dict[int, int]:
+    """Flows that began after that time (CLOCK_MONOTONIC), closed ones too, by owner id."""
+    used = _in_use(records, watermark)
+    owners = used["owner"][(used["state"] != 0) & (used["state"] != DEAD) & (used["created_ns"] > since_ns)]
+    counts = np.bincount(owners, minlength=1)
+    return {owner: int(number) for owner, number in enumerate(counts) if number}

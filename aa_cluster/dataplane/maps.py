@@ -101,9 +101,6 @@ class Map:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
 
 
-MOST_FLOWS = 0x3FFFFF
-"""An entry names its record in 22 bits, and 0 is no record (bpf/include/flow_table.h)."""
-
 ENTRIES_PER_BUCKET = 8
 
 
@@ -113,7 +110,14 @@ def buckets_for(flow_entries: int) -> int:
     return 1 << max(0, math.ceil(math.log2(wanted)))
 
 
-def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
+RULE_LINES, RULE_COUNTERS = 128, 128
+"""AA_RULE_LINES and AA_RULE_COUNTERS of bpf/include/types.h, of one bank."""
+
+BINDINGS = 65_536
+"""Clients that persistence remembers, where nothing else is said."""
+
+
+def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, int, int]]:
     """(kind, entries, flags) of the maps whose declaration does not say it.
 
     Memory-mapped arrays begin on a page: that is also what puts each bucket into one cache line.
@@ -122,6 +126,10 @@ def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
         "buckets": (syscall.MAP_ARRAY, buckets_for(flow_entries), syscall.MMAPABLE),
         "records": (syscall.MAP_ARRAY, flow_entries + 1, syscall.MMAPABLE),
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
+        "tallies": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
+        "rules": (syscall.MAP_ARRAY, 2 * RULE_LINES, syscall.MMAPABLE),
+        "rule_hits": (syscall.MAP_ARRAY, 2 * RULE_COUNTERS, syscall.MMAPABLE),
+        "bindings": (syscall.MAP_LRU_HASH, bindings, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
         "fragments": (syscall.MAP_LRU_HASH, FRAGMENTS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
@@ -133,13 +141,15 @@ def open_all(
     pins: Path | None,
     flow_entries: int,
     mapped: Container[str] = frozenset(),
+    *,
+    bindings: int = BINDINGS,
 ) -> dict[str, Map]:
     """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests).
 
-    ``mapped``: further arrays to be made so that ``Map.view`` works.
+    ``mapped``: further arrays to be made so that ``Map.view`` works. ``bindings``: clients persistence remembers.
     """
     out: dict[str, Map] = {}
-    special = sizes(flow_entries)
+    special = sizes(flow_entries, bindings)
     for name, declaration in declarations.items():
         ordinary = declaration.kind, declaration.entries, syscall.MMAPABLE if name in mapped else 0
         kind, entries, flags = special.get(name, ordinary)

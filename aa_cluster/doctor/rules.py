@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aa_cluster.api import Check
 from aa_cluster.config import Config
+from aa_cluster.doctor import limits
 from aa_cluster.doctor.proc import PROC, number_of, text_of
 from aa_cluster.doctor.verdict import failed, passed, skipped, warned
 from aa_cluster.netlink import ruleset
@@ -30,6 +31,7 @@ def checks(config: Config, primary_digest: str | None) -> Iterator[Check]:
     yield conntrack_hooks(found.text)
     yield conntrack_size(number_of(Path(PROC / "sys/net/netfilter/nf_conntrack_max")), config.data.flow_table_size)
     yield same_rules(found.digest, primary_digest)
+    yield from limits.checks(found.text)
 
 
 def nat_hooks(text: str, legacy_tables: list[str]) -> Check:

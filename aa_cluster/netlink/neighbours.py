@@ -3,7 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from aa_cluster.netlink.rtnl import attribute, converse
+
+NUD_PERMANENT = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``permanent``: an operator's, which nothing that comes from the wire may change."""
+
+    mac: bytes
+    permanent: bool
 
 
 def put(ifindex: int, address: str, mac: bytes) -> None:
@@ -19,10 +31,32 @@ def put(ifindex: int, address: str, mac: bytes) -> None:
 
 def read(ifindex: int) -> dict[str, bytes]:
     """MAC by address, of the entries of one interface that have a MAC."""
-    entries = converse("list neighbours", lambda socket: list(socket.get_neighbours(ifindex=ifindex)))
+    return {address: entry.mac for address, entry in entries(ifindex).items()}
+
+
+def entries(ifindex: int) -> dict[str, Entry]:
+    """By address, the entries of one interface that have a MAC."""
+    listed = converse("list neighbours", lambda socket: list(socket.get_neighbours(ifindex=ifindex)))
     found = {}
-    for entry in entries:
+    for entry in listed:
         mac = attribute(entry, "NDA_LLADDR")
         if mac:
-            found[str(attribute(entry, "NDA_DST"))] = bytes.fromhex(mac.replace(":", ""))
+            packed = bytes.fromhex(mac.replace(":", ""))
+            found[str(attribute(entry, "NDA_DST"))] = Entry(packed, bool(entry["state"] & NUD_PERMANENT))
     return found
+
+
+def correct(ifindex: int, known: dict[str, bytes]) -> tuple[str, ...]:
+    """Give the entries that exist for ``known`` addresses the MACs they have there; the addresses that were wrong.
+
+    Makes no entry, and leaves permanent ones alone.
+    """
+    there = entries(ifindex)
+    wrong = {
+        address: mac
+        for address, mac in known.items()
+        if address in there and not there[address].permanent and there[address].mac != mac
+    }
+    for address, mac in wrong.items():
+        put(ifindex, address, mac)
+    return tuple(wrong)

@@ -44,6 +44,11 @@ HEADER_BYTES = 28
 TAG_BYTES = 16
 INSTANCE_BYTES = 8
 MAX_DATAGRAM = 60_000
+MAX_BODY = 56_000
+"""Bytes of an operator's order, or of the answer to it."""
+MAX_NEIGHBOURS = 128
+MAX_EVENTS = 48
+"""In one message, so that it fits a datagram."""
 MAX_NODE = 63
 
 _HEADER = struct.Struct("!4sBBH4s8sQ")
@@ -51,7 +56,9 @@ _HEADER = struct.Struct("!4sBBH4s8sQ")
 Mac = Annotated[bytes, Meta(min_length=6, max_length=6)]
 Nonce = Annotated[bytes, Meta(min_length=8, max_length=8)]
 NodeId = Annotated[int, Meta(ge=1, le=MAX_NODE)]
+U8 = Annotated[int, Meta(ge=0, le=0xFF)]
 U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+Count = Annotated[int, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1, max_length=32)]
 Text = Annotated[str, Meta(max_length=1024)]
 Weight = Annotated[int, Meta(ge=0, le=100)]
@@ -96,7 +103,7 @@ class Finding(Part, frozen=True, array_like=True):
 
 
 class NodeEntry(Part, frozen=True, array_like=True):
-    """One row of the primary's table. ``silent_ms`` since the primary heard it."""
+    """One row of the primary's table. ``silent_ms`` since the primary heard it; ``drained``: by the operator."""
 
     id: NodeId
     name: Name
@@ -109,6 +116,27 @@ class NodeEntry(Part, frozen=True, array_like=True):
     ha_address: Text
     macs: tuple[Mac, ...]
     kernel: Text
+    drained: bool = False
+
+
+class Neighbour(Part, frozen=True, array_like=True):
+    """A host on the segment of data interface ``slot`` and the MAC it has now."""
+
+    slot: U8
+    address: Text
+    mac: Mac
+
+
+class EventEntry(Part, frozen=True, array_like=True):
+    """One line of ``monitor``, as ``api.Event``; ``time`` in s since the epoch. ``origin``: who saw it."""
+
+    origin: NodeId
+    time: float
+    event: Text
+    node: Text
+    address: Text
+    text: Text
+    detail: dict[Text, Text]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -241,6 +269,50 @@ class RulesetAnswer(Reply, frozen=True, array_like=True, tag=True):
     ruleset: Digest
 
 
+class OrderAsk(Request, frozen=True, array_like=True, tag=True):
+    """An operator's order, given on another node: ``path`` and ``body`` (JSON) as on the agent's socket."""
+
+    path: Text
+    body: Annotated[bytes, Meta(max_length=MAX_BODY)]
+
+
+class OrderAnswer(Reply, frozen=True, array_like=True, tag=True):
+    """``body``: the answer as the primary's socket would give it (JSON)."""
+
+    body: Annotated[bytes, Meta(max_length=MAX_BODY)]
+
+
+class LoadAsk(Request, frozen=True, array_like=True, tag=True):
+    """How much have you done so far? (``top``; primary → auxiliary.)"""
+
+
+class LoadAnswer(Reply, frozen=True, array_like=True, tag=True):
+    """Counted up to ``at_ms`` of the sender's own clock: received on its data interfaces, and packets by reason."""
+
+    at_ms: Count
+    packets: Count
+    octets: Count
+    reasons: dict[Text, Count]
+
+
+class NeighbourTell(Request, frozen=True, array_like=True, tag=True):
+    """These hosts have these MACs now (primary → auxiliary): correct what you know of them, learn nothing new."""
+
+    neighbours: Annotated[tuple[Neighbour, ...], Meta(max_length=MAX_NEIGHBOURS)]
+
+
+class NeighbourAck(Reply, frozen=True, array_like=True, tag=True):
+    """``changed`` entries were wrong and are right now."""
+
+    changed: U32
+
+
+class EventNote(Message, frozen=True, array_like=True, tag=True):
+    """What happened, for everybody who watches (``monitor``). Not repeated: a lost one is lost."""
+
+    events: Annotated[tuple[EventEntry, ...], Meta(max_length=MAX_EVENTS)]
+
+
 class Refused(Reply, frozen=True, array_like=True, tag=True):
     """A request that cannot be met. ``code``: the exit code of errors.py."""
 
@@ -268,6 +340,13 @@ AnyMessage = (
     | WeightAck
     | RulesetAsk
     | RulesetAnswer
+    | OrderAsk
+    | OrderAnswer
+    | LoadAsk
+    | LoadAnswer
+    | NeighbourTell
+    | NeighbourAck
+    | EventNote
     | Refused
 )
 

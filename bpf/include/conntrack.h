@@ -26,6 +26,7 @@
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
+#define CT_TCP_SYN_SENT 1
 #define CT_TCP_TIME_WAIT 7 /* enum tcp_conntrack: this and above have ended */
 #define CT_MANIP_SRC 0
 #define CT_MANIP_DST 1
@@ -76,6 +77,15 @@ static __always_inline void ct_key(struct bpf_sock_tuple *key, const struct tupl
 	key->ipv4.daddr = unmap_ipv4(tuple->daddr);
 	key->ipv4.sport = tuple->sport;
 	key->ipv4.dport = tuple->dport;
+}
+
+/* Gives the reference back. `assure`: a session that is under way, not one that early drop may take. */
+static __always_inline void ct_hold(struct nf_conn *ct, __u32 timeout_s, bool assure)
+{
+	if (assure)
+		ct_change_status(ct, ct_field(ct, __u32, AA_CT_STATUS) | IPS_SEEN_REPLY | IPS_ASSURED);
+	ct_change_timeout(ct, timeout_s * 1000);
+	ct_release(ct);
 }
 
 /* One direction of an entry; `base` is AA_CT_ORIGINAL or AA_CT_REPLY. */

@@ -23,10 +23,11 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from aa_cluster.dataplane import flows, kfuncs, programs, reasons, source, syscall
+from aa_cluster.core.policy import Policy
+from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons, source, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.events import Event, Ring
-from aa_cluster.dataplane.flow_fill import Hasher
+from aa_cluster.dataplane.flow_fill import Hasher, recount
 from aa_cluster.dataplane.flows import (
     ESTABLISHED,
     FINGERPRINT_SHIFT,
@@ -45,6 +46,7 @@ TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 
 KEY = bytes(range(16))
 TABLE_KEY = random.Random(6).randbytes(HASH_KEY_BYTES)
+SOURCE_KEY = random.Random(7).randbytes(16)
 TIMEOUTS = {1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
 SELF, OTHER, THIRD = 1, 2, 3
@@ -115,10 +117,10 @@ class Plane:
         why = {reason.name: int(delta[reason.number]) for reason in reasons.all_reasons() if delta[reason.number]}
         return Ran(result.verdict, result.packet, why, result.context)
 
-    def configure(self, /, **changes: int) -> None:
+    def configure(self, /, **changes: int | np.ndarray) -> None:
         record = self.maps["config"].record()
         record["key"] = np.frombuffer(KEY, "<u8")
-        values = {
+        values: dict[str, int | np.ndarray] = {
             "generation": GENERATION,
             "epoch": EPOCH,
             "cluster_id": CLUSTER,
@@ -127,10 +129,12 @@ class Plane:
             "ha_ifindex": HA_IFINDEX,
             "bucket_mask": self.maps["buckets"].info.entries - 1,
             "flow_limit": self.maps["records"].info.entries - 1,
+            "half_open_limit": self.maps["records"].info.entries - 1,
         } | changes
         for name, value in values.items():
             record[name] = value
         record["hash_key"] = np.frombuffer(TABLE_KEY, "<u8")
+        record["source_key"] = np.frombuffer(SOURCE_KEY, "<u8")
         for state, seconds in TIMEOUTS.items():
             record["timeout_s"][state] = seconds
         record["ha_mac"] = record["primary_ha_mac"] = raw_mac(HA_MAC)
@@ -175,6 +179,7 @@ class Plane:
         flags = SETTLED if state >= ESTABLISHED else 0
         for direction, which in enumerate((flow, reply)):
             record["place"][direction] = self.put_entry(which, index, owner, flags | (REPLY if direction else 0))
+        recount(self.maps)
         return index
 
     def hashes(self, which: FlowTuple) -> tuple[int, int]:
@@ -228,6 +233,11 @@ class Plane:
         self.maps["buckets"].view()["word"][:] = 0
         self.maps["records"].view()["state"][:] = 0
         self.maps["watermark"].put(0, np.array(0, "<u8"))
+        self.maps["tallies"].view()["persist_hits"][:] = self.maps["tallies"].view()["persist_misses"][:] = 0
+        recount(self.maps)
+        decisions.write_policy(self.maps, Policy(), {})
+        decisions.write_draining(self.maps, ())
+        decisions.unbind_all(self.maps)
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
         for name in ("questions", "fragments"):

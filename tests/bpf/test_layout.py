@@ -26,11 +26,15 @@ STRUCT_OF_MAP = {
     "buckets": "bucket",
     "records": "record",
     "swept": "sweep",
+    "tallies": "tally",
     "sequences": "sequence",
+    "policies": "policy",
+    "rules": "rule",
+    "bindings": "binding",
     "questions": "question",
     "fragments": "fragment",
 }
-KEY_OF_MAP = {"questions": "question_key", "fragments": "fragment_key"}
+KEY_OF_MAP = {"questions": "question_key", "fragments": "fragment_key", "bindings": "client"}
 
 BLOCK_FIELDS = [
     "cluster_id",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from aa_cluster.agent.state import StateFile
 from aa_cluster.dataplane.plane import Member, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
+from aa_cluster.netlink.neighbour_watch import Sighting
+from aa_cluster.netlink.traffic import Received
 from aa_cluster.wire import control
 from aa_cluster.wire.keys import KeyRing
 
@@ -117,6 +120,9 @@ class FakePlane:
     def sessions_by_owner(self) -> dict[int, int]:
         return dict(self.sessions)
 
+    def begun_since(self, seconds: float) -> dict[int, int]:
+        return {1: 10}
+
     def sweep(self) -> int:
         return 0
 
@@ -130,12 +136,38 @@ class FakePlane:
         return self.machine.pipe[0]
 
     def read_events(self) -> list[Any]:
-        os.read(self.machine.pipe[0], 100)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.machine.pipe[0], 100)
         events, self.machine.events = self.machine.events, []
         return events
 
     def xdp_modes(self) -> dict[str, str]:
         return {port.name: "native" for port in self.settings.ports}
+
+
+class FakeWatch:
+    """``see`` makes a sighting; the agent finds it through a pipe."""
+
+    def __init__(self) -> None:
+        self.overrun = False
+        self._seen: list[Sighting] = []
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[0], False)
+
+    def see(self, ifindex: int, address: str, mac: bytes) -> None:
+        self._seen.append(Sighting(ifindex, address, mac))
+        os.write(self._pipe[1], b"!")
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._pipe[0],)
+
+    def read(self) -> list[Sighting]:
+        os.read(self._pipe[0], 100)
+        seen, self._seen = self._seen, []
+        return seen
+
+    def close(self) -> None:
+        pass
 
 
 class Machine:
@@ -159,6 +191,9 @@ class Machine:
         self.events: list[Any] = []
         self.neighbours: list[tuple[int, str, bytes]] = []
         self.pipe = os.pipe()
+        os.set_blocking(self.pipe[0], False)
+        self.watch = FakeWatch()
+        self.table: dict[int, dict[str, bytes]] = {}
         self.planes: list[FakePlane] = []
         self.links = {
             "int": self._link("int", 0, ("10.77.1.1/24",)),
@@ -206,6 +241,10 @@ class Machine:
             set_mac=self._set_mac,
             announce=lambda name, mac, addresses: self.log.append(f"announce {name}"),
             put_neighbour=lambda ifindex, address, mac: self.neighbours.append((ifindex, address, mac)),
+            read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
+            correct_neighbours=self._correct,
+            watch_neighbours=lambda names: self.watch,
+            received=lambda names: Received(100, 6400),
             ruleset_digest=lambda: self.ruleset,
             dataplane=self._dataplane,  # type: ignore[arg-type]
             pinned=lambda pins: self.pinned,
@@ -222,6 +261,12 @@ class Machine:
 
         self.log.append(f"mac {name}")
         self.links[name] = dataclasses.replace(self.links[name], mac=mac)
+
+    def _correct(self, ifindex: int, known: dict[str, bytes]) -> tuple[str, ...]:
+        there = self.table.get(ifindex, {})
+        wrong = {address: mac for address, mac in known.items() if there.get(address, mac) != mac}
+        there.update(wrong)
+        return tuple(wrong)
 
     def _dataplane(self, settings: Settings) -> FakePlane:
         self.planes.append(FakePlane(self, settings))

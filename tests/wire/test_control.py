@@ -45,6 +45,19 @@ ENTRY = st.builds(
     TEXT,
     _few(MAC),
     TEXT,
+    st.booleans(),
+)
+NEIGHBOUR = st.builds(control.Neighbour, st.integers(0, 255), TEXT, MAC)
+U64 = st.integers(0, 0xFFFF_FFFF_FFFF_FFFF)
+EVENT = st.builds(
+    control.EventEntry,
+    ID,
+    st.floats(0, 1e10),
+    TEXT,
+    TEXT,
+    TEXT,
+    TEXT,
+    st.dictionaries(TEXT, TEXT, max_size=3),
 )
 INTERFACE = st.builds(control.InterfaceFacts, NAME, MAC, _few(TEXT), st.integers(0, 65536))
 FINDING = st.builds(control.Finding, TEXT, TEXT, TEXT, TEXT)
@@ -82,6 +95,13 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
     control.WeightAck: st.builds(control.WeightAck, NONCE, _few(ENTRY)),
     control.RulesetAsk: st.builds(control.RulesetAsk, NONCE),
     control.RulesetAnswer: st.builds(control.RulesetAnswer, NONCE, DIGEST),
+    control.OrderAsk: st.builds(control.OrderAsk, NONCE, TEXT, st.binary(max_size=80)),
+    control.OrderAnswer: st.builds(control.OrderAnswer, NONCE, st.binary(max_size=80)),
+    control.LoadAsk: st.builds(control.LoadAsk, NONCE),
+    control.LoadAnswer: st.builds(control.LoadAnswer, NONCE, U64, U64, U64, st.dictionaries(TEXT, U64, max_size=3)),
+    control.NeighbourTell: st.builds(control.NeighbourTell, NONCE, _few(NEIGHBOUR)),
+    control.NeighbourAck: st.builds(control.NeighbourAck, NONCE, U32),
+    control.EventNote: st.builds(control.EventNote, _few(EVENT)),
     control.Refused: st.builds(control.Refused, NONCE, st.integers(1, 255), TEXT, TEXT),
 }
 ANY = st.one_of(*MESSAGES.values())

@@ -7,8 +7,8 @@ input ends. Paced well below what any queue here holds, so that a retransmitted 
 ::
 
     client → server   "push RATE" | "pull RATE"
-    push: server → client lines … until the client shuts its direction down, then "end LINES RETRANSMITS 0"
-    pull: client → server lines …, shuts down; server answers "end LINES RETRANSMITS WRONG"
+    push: server → client lines … until the client shuts its direction down, then "end LINES RETRANSMITS 0 0"
+    pull: client → server lines …, shuts down; server answers "end LINES RETRANSMITS WRONG GAP_MS"
 """
 
 from __future__ import annotations
@@ -39,15 +39,19 @@ def send(connection: socket.socket, rate: float, over: Callable[[float], bool]) 
     return number
 
 
-def check(reader: BinaryIO) -> tuple[int, int, list[bytes]]:
-    """Read to the end: lines, how many were not what they should be, and the fields of a closing ``end`` line."""
+def check(reader: BinaryIO) -> tuple[int, int, int, list[bytes]]:
+    """Read to the end: lines, how many were not what they should be, the longest wait for one (ms), and the fields of
+    a closing ``end`` line."""
     lines = wrong = 0
+    gap, last = 0.0, time.monotonic()
     for got in reader:
         if got.startswith(b"end "):
-            return lines, wrong, got.split()[1:]
+            return lines, wrong, int(1000 * gap), got.split()[1:]
+        now = time.monotonic()
+        gap, last = max(gap, now - last), now
         wrong += got != line(lines)
         lines += 1
-    return lines, wrong, []
+    return lines, wrong, int(1000 * gap), []
 
 
 def session(connection: socket.socket) -> None:
@@ -56,10 +60,10 @@ def session(connection: socket.socket) -> None:
     way, rate = reader.readline().split()
     if way == b"push":
         sent = send(connection, float(rate), lambda wait: _readable(connection, wait))
-        connection.sendall(b"end %d %d 0\n" % (sent, retransmits(connection)))
+        connection.sendall(b"end %d %d 0 0\n" % (sent, retransmits(connection)))
     else:
-        lines, wrong, _ = check(reader)
-        connection.sendall(b"end %d %d %d\n" % (lines, retransmits(connection), wrong))
+        lines, wrong, gap, _ = check(reader)
+        connection.sendall(b"end %d %d %d %d\n" % (lines, retransmits(connection), wrong, gap))
 
 
 def _readable(connection: socket.socket | BinaryIO, wait: float) -> bool:
@@ -77,15 +81,15 @@ def run(way: str, address: str, port: int, rate: float) -> dict[str, int]:
         if way == "pull":
             sent = send(connection, rate, lambda wait: _readable(sys.stdin.buffer, wait))
             connection.shutdown(socket.SHUT_WR)
-            _, _, (lines, again, wrong) = check(reader)
-            counted = {"sent": sent, "lines": int(lines), "wrong": int(wrong)}
+            *_, (lines, again, wrong, gap) = check(reader)
+            counted = {"sent": sent, "lines": int(lines), "wrong": int(wrong), "gap_ms": int(gap)}
         else:
-            lines_in, wrong_in, (told, again) = _receive(connection, reader)
-            counted = {"sent": told, "lines": lines_in, "wrong": wrong_in}
+            lines_in, wrong_in, gap_in, (told, again) = _receive(connection, reader)
+            counted = {"sent": told, "lines": lines_in, "wrong": wrong_in, "gap_ms": gap_in}
         return counted | {"retransmits": retransmits(connection) + int(again)}
 
 
-def _receive(connection: socket.socket, reader: BinaryIO) -> tuple[int, int, tuple[int, bytes]]:
+def _receive(connection: socket.socket, reader: BinaryIO) -> tuple[int, int, int, tuple[int, bytes]]:
     """Check what the server pushes; at the end of standard input tell it to stop."""
     import threading
 
@@ -94,10 +98,10 @@ def _receive(connection: socket.socket, reader: BinaryIO) -> tuple[int, int, tup
         connection.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=stop, daemon=True).start()
-    lines, wrong, end = check(reader)
+    lines, wrong, gap, end = check(reader)
     if not end:
         raise ConnectionError(f"the stream broke after {lines} lines")
-    return lines, wrong, (int(end[0]), end[1])
+    return lines, wrong, gap, (int(end[0]), end[1])
 
 
 def main() -> None:

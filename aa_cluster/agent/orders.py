@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The operator's orders: given to any node, carried out by the primary. They touch new sessions only.
+
+An auxiliary passes path and body on over the HA link; the answer comes back the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from aa_cluster import api
+from aa_cluster.agent import load, views
+from aa_cluster.agent.auxiliary import Auxiliary
+from aa_cluster.agent.primary import Primary
+from aa_cluster.core import membership
+from aa_cluster.errors import StateError, UsageError
+from aa_cluster.wire import control
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.node import Node
+
+T = TypeVar("T")
+Order = Callable[["Node", Primary, bytes], Awaitable[api.Answer]]
+
+
+async def give(node: Node, path: str, body: bytes) -> bytes:
+    """The answer (JSON) to an order given on this node. Errors are those of the primary."""
+    role = node.role
+    if isinstance(role, Primary):
+        return await obey(node, role, path, body)
+    if isinstance(role, Auxiliary):
+        return await role.pass_on(path, body)
+    raise StateError("this node is in no cluster, so there is nobody to give orders to", "`aa-cluster join` first")
+
+
+async def obey(node: Node, role: Primary, path: str, body: bytes) -> bytes:
+    order = ORDERS.get(path)
+    if order is None:
+        raise UsageError(f"{path} is not an order", f"orders are: {', '.join(ORDERS)}")
+    return msgspec.json.encode(await order(node, role, body))
+
+
+def fits(answer: bytes) -> bytes:
+    """For the HA link; ``StateError`` when it is too long."""
+    if len(answer) > control.MAX_BODY:
+        raise StateError(f"the answer has {len(answer)} bytes, too many for the HA link", "ask on the primary itself")
+    return answer
+
+
+async def _drain(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await _set_drained(node, role, body, True)
+
+
+async def _undrain(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await _set_drained(node, role, body, False)
+
+
+async def _set_drained(node: Node, role: Primary, body: bytes, drained: bool) -> api.Answer:
+    wanted = _read(body, api.DrainRequest)
+    role.feed(membership.SetDrained(wanted.node, drained))
+    await role.settled()
+    return api.Drained(nodes=await views.nodes(node))
+
+
+async def _schedule(node: Node, role: Primary, body: bytes) -> api.Answer:
+    """An empty body only asks."""
+    if body:
+        wanted = _read(body, api.ScheduleRequest).schedule
+        kind = next((one for one in membership.KINDS if one == wanted), None)
+        if kind is None:
+            raise UsageError(f"no schedule is called {wanted!r}", f"the kinds are: {', '.join(membership.KINDS)}")
+        await role.set_kind(kind)
+    return await views.schedule_of(node, role)
+
+
+async def _top(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await load.top(role, _read(body, api.TopRequest))
+
+
+ORDERS: dict[str, Order] = {
+    "/v1/drain": _drain,
+    "/v1/undrain": _undrain,
+    "/v1/schedule": _schedule,
+    "/v1/top": _top,
+}
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"the order cannot be read: {error}", "see aa_cluster/api.py for what it takes") from None
