@@ -10,7 +10,13 @@
 #include "parse.h"
 
 #ifndef AA_FRAGMENT_NS
-#define AA_FRAGMENT_NS (5 * AA_NSEC_PER_SEC) /* the pieces of a packet come together or not at all */
+#define AA_FRAGMENT_NS (2 * AA_NSEC_PER_SEC) /* the pieces of a packet come together or not at all */
+#endif
+
+/* How far a piece overtakes another. Fast hosts use all 65,536 identifications in seconds: the next packet of that one,
+ * in order, must not follow this one into the stack. */
+#ifndef AA_FRAGMENT_EARLY_NS
+#define AA_FRAGMENT_EARLY_NS (AA_NSEC_PER_SEC / 5)
 #endif
 
 #define FRAGMENT_TO_STACK 0
@@ -30,7 +36,9 @@ static __always_inline struct fragment *recall(const struct fragment_key *key)
 {
 	struct fragment *known = fragments.lookup(key);
 
-	return known && bpf_ktime_get_coarse_ns() - known->seen_ns < AA_FRAGMENT_NS ? known : 0;
+	if (!known)
+		return 0;
+	return bpf_ktime_get_coarse_ns() - known->seen_ns < (known->early ? AA_FRAGMENT_EARLY_NS : AA_FRAGMENT_NS) ? known : 0;
 }
 
 static __always_inline void remember(const struct fragment_key *key, __u8 owner, bool early)

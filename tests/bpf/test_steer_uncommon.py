@@ -416,11 +416,11 @@ def test_what_is_remembered_ends_after_seconds(plane: Plane) -> None:
     plane.add_flow(ORIGINAL, REPLY, OTHER, ESTABLISHED)
     first, later = pieces(ORIGINAL, (64, 64))
     plane.run("steer", first)
-    age(plane, 4.9)
+    age(plane, 1.8)
     sent_on(plane.run("steer", later), later, "STEER_FRAGMENT_LATER")
-    age(plane, 5.1)
+    age(plane, 2.1)
     passed(plane.run("steer", later), later, "STEER_FRAGMENT")
-    age(plane, 5.1)
+    age(plane, 0.3)
     sent_on(plane.run("steer", first), first, "STEER_FRAGMENT_FIRST")
 
 

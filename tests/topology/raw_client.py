@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import time
@@ -18,6 +19,9 @@ from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.tcpframe import ones_sum
 
 ETH_P_ALL = 3
+IDENTS = itertools.count(1)
+"""No identification is used twice: what the nodes remember of a packet in pieces outlives a test."""
+
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 
@@ -49,7 +53,7 @@ class RawClient:
     shape: Shape = Shape()
     sequence: int = 1000
     acknowledged: int = 0
-    ident: int = 1
+    ident: int = field(default_factory=lambda: next(IDENTS))
     answer: bytes = b""
     _socket: socket.socket = field(init=False)
 
@@ -89,7 +93,7 @@ class RawClient:
     def send(self, flags: int, data: bytes = b"", cuts: Sequence[int] = (), order: Sequence[int] = ()) -> None:
         segment = self._segment(flags, data)
         edges = [0, *cuts, len(segment)]
-        self.ident += 1
+        self.ident = next(IDENTS)
         parts = [self._frame(segment[start:end], start, end < len(segment)) for start, end in pairwise(edges)]
         for index in order or range(len(parts)):
             self._socket.send(parts[index])
