@@ -21,13 +21,14 @@
 
 #define FRAGMENT_TO_STACK 0
 
-static __always_inline void fragment_key_init(struct fragment_key *key, const struct iphdr *ip)
+/* Ports are of no account. */
+static __always_inline void fragment_key_init(struct fragment_key *key, const struct tuple *tuple, __be32 id)
 {
-	map_ipv4(key->saddr, ip->saddr);
-	map_ipv4(key->daddr, ip->daddr);
-	key->id = ip->id;
-	key->protocol = ip->protocol;
-	key->family = 4;
+	__builtin_memcpy(key->saddr, tuple->saddr, 16);
+	__builtin_memcpy(key->daddr, tuple->daddr, 16);
+	key->id = id;
+	key->protocol = tuple->protocol;
+	key->family = tuple->family;
 	key->zero = 0;
 }
 

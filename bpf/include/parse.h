@@ -265,10 +265,15 @@ static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
 	return ((const __u8 *)tcp)[13];
 }
 
-/* The SYN that opens a session, not its answer. */
+/* Those of the SYN that opens a session, not of its answer. */
+static __always_inline bool opening(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
 static __always_inline bool opens(const struct tcphdr *tcp)
 {
-	return (tcp_flags(tcp) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return opening(tcp_flags(tcp));
 }
 
 #endif
