@@ -15,7 +15,7 @@ from scapy.packet import Packet
 from aa_cluster.core.policy import NO_MARK, Mark, Policy, Ports, Rule
 from aa_cluster.core.schedule import sequence
 from aa_cluster.dataplane import decisions
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, EXACT, REPLY, SETTLED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, EXACT, REPLY, SETTLED, SYN_RECV, SYN_SENT
 from aa_cluster.wire.block import LENGTH, FlowTuple, decode
 from tests.bpf.harness import (
     CLIENT,
@@ -41,6 +41,7 @@ from tests.bpf.harness import (
     segment,
     tuple_of,
 )
+from tests.bpf.packets import OPTIONS, WRITTEN, with_options
 
 pytestmark = pytest.mark.bpf
 
@@ -240,9 +241,55 @@ def test_other_protocols_pass(plane: Plane) -> None:
     assert plane.run("handoff", packet).why == {"HANDOFF_OTHER": 1}
 
 
-def test_ip_options_stay(plane: Plane) -> None:
-    packet = Ether(dst=VIRTUAL) / IP(src=CLIENT, dst=SERVER, options=b"\x94\x04\0\0") / TCP(flags="S")
-    assert plane.run("handoff", packet).why == {"HANDOFF_UNSUPPORTED": 1}
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", ["none", "masquerade", "dnat and snat"])
+@pytest.mark.parametrize("payload", [b"", b"odd"], ids=["empty", "odd"])
+def test_ip_options_go_along(plane: Plane, options: bytes, kind: str, payload: bytes) -> None:
+    original, reply = nat(kind)
+    entry(original, reply)
+    ran = plane.run("handoff", with_options(reversed_tuple(reply), "S", options, payload, ttl=63))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"HANDOFF_SENT": 1})
+    assert checksums_right(ran.raw)
+    decode(ran.raw[-LENGTH:], KEY, original, SEQUENCE)
+    expected = with_options(original, "S", options, payload)
+    expected[IP].len += LENGTH
+    stripped = Ether(ran.raw[:-LENGTH])
+    for packet in (expected, stripped):
+        packet.src = packet.dst = VIRTUAL
+        packet[IP].chksum = packet[TCP].chksum = 0
+    assert bytes(stripped) == bytes(expected)
+
+
+@pytest.mark.parametrize("size", range(4, 44, 4))
+def test_options_take_of_the_room(plane: Plane, size: int) -> None:
+    original, reply = nat("none")
+    entry(original, reply)
+    fits = 1500 - LENGTH - 40 - size
+    for data, why in ((fits + 1, "HANDOFF_NO_ROOM"), (fits, "HANDOFF_SENT")):
+        packet = with_options(reversed_tuple(reply), "S", b"\x01" * size, b"d" * data, ttl=63)
+        assert plane.run("handoff", packet).why == {why: 1}
+
+
+@pytest.mark.parametrize("options", WRITTEN.values(), ids=WRITTEN)
+def test_options_that_routers_write_into_stay(plane: Plane, options: bytes) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    packet = with_options(reversed_tuple(reply), "S", options, ttl=63)
+    ran = plane.run("handoff", packet)
+    assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_OPTIONS": 1}, bytes(packet))
+    assert plane.flow_count() == 0
+
+
+@pytest.mark.parametrize(("state", "left"), [(CLOSED, 0), (CLOSING, 0), (ESTABLISHED, 2), (SYN_SENT, 2)])
+def test_a_session_that_stays_is_not_led_away_by_an_earlier_one(plane: Plane, state: int, left: int) -> None:
+    """… and a lone SYN takes no running flow from its owner."""
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, state)
+    ran = plane.run("handoff", with_options(reversed_tuple(reply), "S", WRITTEN["record route"], ttl=63))
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_OPTIONS": 1})
+    assert plane.entry_count() == left
+    assert not left or plane.owner(original) == OTHER
 
 
 def test_not_ready_without_an_identity(plane: Plane) -> None:
