@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from aa_cluster.core import policy
+from aa_cluster.core.schedule import Kind
 from aa_cluster.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/aa-cluster/aa-cluster.toml")
@@ -59,9 +61,52 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``round-robin`` ignores weights except 0; ``weighted`` is smooth weighted round-robin."""
+    """Who gets a new session (docs/scheduling.md). ``round-robin`` ignores weights except 0."""
 
-    kind: Literal["round-robin", "weighted"] = "weighted"
+    kind: Kind = "weighted"
+
+
+class Persistence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A client keeps its node until no session of its has begun for ``idle_s``.
+
+    A client is an address, or all of a prefix. ``size``: clients remembered, the least recently used gives way.
+    """
+
+    enabled: bool = False
+    idle_s: Annotated[int, Meta(ge=1, le=30 * 24 * 3600)] = 300
+    prefix_v4: Annotated[int, Meta(ge=1, le=32)] = 32
+    prefix_v6: Annotated[int, Meta(ge=1, le=128)] = 128
+    size: Annotated[int, Meta(ge=256, le=4_194_304)] = 65_536
+
+
+PortList = str | int | tuple[str | int, ...]
+
+
+class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A key that is left out matches everything (docs/policy.md)."""
+
+    action: Literal["share", "keep"]
+    interface: Ifname | None = None
+    protocol: Literal["tcp"] | None = None
+    source: str | None = None
+    destination: str | None = None
+    source_ports: PortList | None = None
+    ports: PortList | None = None
+    mark: str | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which sessions are shared: the first rule that matches says; ``keep_mark`` goes before all rules."""
+
+    rules: tuple[PolicyRule, ...] = ()
+    default: Literal["share", "keep"] = "share"
+    keep_mark: str = "0x0/0x0"
+
+
+class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``half_open_share``: of the table, for flows whose handshake is not complete."""
+
+    half_open_share: Annotated[float, Meta(gt=0, le=1)] = 0.25
 
 
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +132,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ha: HaLink
     data: Data
     schedule: Schedule = Schedule()
+    persistence: Persistence = Persistence()
+    policy: Policy = Policy()
+    flows: Flows = Flows()
     paths: Paths = Paths()
     log: Log = Log()
 
@@ -143,6 +191,7 @@ def _cross_check(config: Config, path: Path) -> None:
         if name not in names:
             raise ConfigError(f"{path}: data.virtual_macs names {name!r}, which is not in data.interfaces")
         parse_mac(mac, f"{path}: data.virtual_macs.{name}")
+    policy.parse(config.policy, names, f"{path}: policy")
 
 
 def parse_mac(text: str, what: str = "MAC address") -> bytes:

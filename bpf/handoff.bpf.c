@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * handoff: TC egress on the primary's data interfaces. A forwarded SYN has been through the whole ruleset: its conntrack
- * entry holds every decision. The schedule picks the owner; the flow is recorded under both tuples; an auxiliary's SYN
- * gets its original headers back, the handoff block appended, and leaves by the interface it came in on.
- * Writes records, buckets and turns; reads config, ports, nodes, bank, sequences.
+ * entry holds every decision. The policy says whether the session is shared, persistence or the schedule with whom; the
+ * flow is recorded under both tuples; an auxiliary's SYN gets its original headers back, the handoff block appended, and
+ * leaves by the interface it came in on.
+ * Writes records, buckets, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -14,7 +15,10 @@
 #include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
+#include "persist.h"
+#include "policy.h"
 #include "rewrite.h"
+#include "schedule.h"
 
 /* In skb->cb[0] between the redirect and our second sight of the same packet on its ingress interface. */
 #define ON_ITS_WAY 0x41415357
@@ -26,6 +30,7 @@ struct decision {
 	__u32 connmark;
 	__u32 status;
 	bool has_helper;
+	bool under_way; /* conntrack has seen more of it than a SYN */
 };
 
 /* The packet as it is about to leave. */
@@ -43,6 +48,7 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	struct bpf_sock_tuple key;
 	struct ct_options options;
 	struct nf_conn *ct;
+	__u8 tcp_state;
 	void *ext;
 
 	/* After POSTROUTING the packet carries the reply tuple, inverted. Looked up as it stands it may hit another
@@ -60,30 +66,12 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	ct_tuple(ct, AA_CT_REPLY, &decision->reply);
 	decision->connmark = ct_field(ct, __u32, AA_CT_MARK);
 	decision->status = ct_field(ct, __u32, AA_CT_STATUS);
+	tcp_state = ct_field(ct, __u8, AA_CT_TCP_STATE);
+	decision->under_way = tcp_state > CT_TCP_SYN_SENT && tcp_state < CT_TCP_TIME_WAIT;
 	ext = ct_field(ct, void *, AA_CT_EXT);
 	decision->has_helper = ext && ct_field(ext, __u8, 0) != 0; /* offset[NF_CT_EXT_HELPER] */
 	ct_release(ct);
 	return options.direction == FLOW_REPLY ? 0 : -1;
-}
-
-/* Takes one turn of the schedule. */
-static __always_inline __u8 next_owner(__u8 self)
-{
-	struct sequence *sequence;
-	int zero = 0, which = 0;
-	__u64 *turn;
-	__u32 *active, index;
-
-	active = bank.lookup(&zero);
-	turn = turns.lookup(&zero);
-	if (!active || !turn)
-		return self;
-	which = *active & 1;
-	sequence = sequences.lookup(&which);
-	if (!sequence || sequence->length == 0 || sequence->length > AA_SEQUENCE_CAPACITY)
-		return self;
-	index = __sync_fetch_and_add(turn, 1) % sequence->length;
-	return sequence->node[index & (AA_SEQUENCE_CAPACITY - 1)];
 }
 
 static __always_inline void tell_table_full(const struct tuple *original, __u8 slot)
@@ -172,55 +160,83 @@ struct assignment {
 /* A SYN of a flow that is under way has the owner it had. */
 static __always_inline void repeat(struct record *record, const struct found *found)
 {
+	union status was = {.word = *(volatile __u64 *)status_word(record)}, now = was;
+
 	record->seen_ns = bpf_ktime_get_coarse_ns();
-	if (record->state != FLOW_ESTABLISHED)
+	if (was.state != FLOW_ESTABLISHED)
 		return;
 	/* conntrack gave the primary's entry the timeout of a SYN again: the next ACK must raise it. */
-	record->state = FLOW_SYN_RECV;
-	change_flow(record, entry_record(found->word), ENTRY_SETTLED, 0);
+	now.state = FLOW_SYN_RECV;
+	if (change_status(record, was, now))
+		change_flow(record, entry_record(found->word), ENTRY_SETTLED, 0);
 }
 
-static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision, __u8 slot)
+/* A flood of SYNs must not take the room of sessions that are wanted. */
+static __always_inline bool too_many_half_open(const struct config *conf)
 {
-	struct assignment failed = {0, HANDOFF_TABLE_FULL}, done = {0, HANDOFF_SENT};
-	__u32 index = take_record(conf);
-	const struct node *node;
-	struct record *record;
+	const struct tally *tally = tally_of_table();
 
+	return !tally || tally->half_open >= conf->half_open_limit;
+}
+
+/* The owner of a session that is shared. */
+static __always_inline __u8 choose(const struct config *conf, const struct tuple *session)
+{
+	struct client client;
+	__u8 owner;
+
+	if (!conf->persist_idle_ns)
+		return next_owner(conf, session);
+	client_of(conf, session, &client);
+	owner = recall(conf, &client);
+	if (!owner) {
+		owner = next_owner(conf, session);
+		remember(&client, owner);
+	}
+	return owner;
+}
+
+static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision,
+					       const struct request *request)
+{
+	struct assignment done = {0, HANDOFF_UNDER_WAY};
+	union status begun = {};
+	struct record *record;
+	__u32 index;
+
+	if (decision->under_way)
+		return done;
+	done.why = judge(&decision->original, request);
+	if (done.why != HANDOFF_SENT)
+		return done;
+	done.why = HANDOFF_HALF_OPEN;
+	if (too_many_half_open(conf))
+		return done;
+	done.why = HANDOFF_TABLE_FULL;
+	index = take_record(conf);
 	record = records.lookup(&index);
 	if (!index || !record) {
-		tell_table_full(&decision->original, slot);
-		return failed;
+		tell_table_full(&decision->original, request->slot);
+		return done;
 	}
-	done.owner = next_owner(conf->self);
-	node = node_of(done.owner);
-	if (!node || node->hop == HOP_NONE)
-		done.owner = conf->self;
+	begun.owner = choose(conf, &decision->original);
+	begun.mark = decision->connmark;
+	begun.slot = request->slot;
+	begun.state = FLOW_SYN_SENT;
 	record->original = decision->original;
 	record->reply = decision->reply;
 	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
-	record->mark = decision->connmark;
-	record->owner = done.owner;
-	record->ended = 0;
-	record->slot = slot;
-	record->state = FLOW_SYN_SENT;
-	if (insert_flow(conf, record, index)) {
-		record->state = 0;
-		give_back(index);
-		failed.why = HANDOFF_UNPLACED;
-		return failed;
-	}
+	*status_word(record) = begun.word;
+	done.why = HANDOFF_UNPLACED;
+	if (insert_flow(conf, record, index))
+		return done;
+	done.owner = begun.owner;
+	done.why = HANDOFF_SENT;
 	return done;
 }
 
-static __always_inline void end(struct record *record, __u32 index)
-{
-	remove_word(record->place[FLOW_ORIGINAL], index);
-	remove_word(record->place[FLOW_REPLY], index);
-	record->state = FLOW_DEAD; /* the sweep gives the number back */
-}
-
-static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision, __u8 slot)
+static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision,
+						const struct request *request)
 {
 	struct assignment known = {0, HANDOFF_AGAIN};
 	struct record *record;
@@ -234,10 +250,24 @@ static __always_inline struct assignment assign(const struct config *conf, const
 				repeat(record, &found);
 				return known;
 			}
-			end(record, entry_record(found.word));
+			end_flow(record, entry_record(found.word));
 		}
 	}
-	return begin(conf, decision, slot);
+	return begin(conf, decision, request);
+}
+
+static __always_inline void give_to_self(const struct config *conf, struct record *record)
+{
+	union status was, now;
+	int i;
+
+	for (i = 0; i < STATUS_TRIES; i++) {
+		was.word = *(volatile __u64 *)status_word(record);
+		now = was;
+		now.owner = conf->self;
+		if (change_status(record, was, now))
+			return;
+	}
 }
 
 /* The session stays on this node after all: if it has a record already, that says so from now on. */
@@ -249,7 +279,7 @@ static __always_inline int stay(const struct config *conf, const struct decision
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
-			record->owner = conf->self;
+			give_to_self(conf, record);
 			change_flow(record, entry_record(found.word), ENTRY_OWNER_MASK,
 				    (__u64)conf->self << ENTRY_OWNER_SHIFT);
 		}
@@ -270,6 +300,7 @@ int handoff(struct __sk_buff *skb)
 	struct tcphdr *tcp;
 	struct iphdr *ip;
 	struct assignment assigned;
+	struct request request;
 	__u32 room;
 	bool odd;
 
@@ -311,7 +342,10 @@ int handoff(struct __sk_buff *skb)
 	if (room > port->mtu)
 		return stay(conf, &decision, HANDOFF_NO_ROOM);
 
-	assigned = assign(conf, &decision, port->slot);
+	request.connmark = decision.connmark;
+	request.mark = skb->mark;
+	request.slot = port->slot;
+	assigned = assign(conf, &decision, &request);
 	if (!assigned.owner)
 		return verdict(TC_ACT_OK, assigned.why);
 	node = node_of(assigned.owner);

@@ -8,7 +8,7 @@
 #include <linux/bpf.h>
 
 #include "conntrack.h"
-#include "flow_table.h"
+#include "flow_state.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -30,17 +30,42 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 	ct_release(ct);
 }
 
-static __always_inline __u8 next_state(const struct record *record, bool reply, const struct tcphdr *tcp)
+static __always_inline __u8 next_state(union status now, bool reply, const struct tcphdr *tcp)
 {
 	if (tcp->rst)
 		return FLOW_CLOSED;
 	if (tcp->fin)
-		return record->ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
-	if (record->state == FLOW_SYN_SENT && reply && tcp->syn && tcp->ack)
+		return now.ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
+	if (now.state == FLOW_SYN_SENT && reply && tcp->syn && tcp->ack)
 		return FLOW_SYN_RECV;
-	if (record->state == FLOW_SYN_RECV && !reply && tcp->ack && !tcp->syn)
+	if (now.state == FLOW_SYN_RECV && !reply && tcp->ack && !tcp->syn)
 		return FLOW_ESTABLISHED;
-	return record->state;
+	return now.state;
+}
+
+/* What this packet makes of the flow: its new state, or 0 when it changes none. */
+static __always_inline __u8 advance(struct record *record, bool reply, const struct tcphdr *tcp)
+{
+	union status was, now;
+	__u8 state;
+	int i;
+
+	for (i = 0; i < STATUS_TRIES; i++) {
+		was.word = *(volatile __u64 *)status_word(record);
+		if (!is_in_use(was))
+			return 0;
+		now = was;
+		state = next_state(was, reply, tcp);
+		if (state > was.state)
+			now.state = state;
+		if (tcp->rst || tcp->fin)
+			now.ended |= 1 << reply;
+		if (now.word == was.word)
+			return 0;
+		if (change_status(record, was, now))
+			return now.state != was.state ? now.state : 0;
+	}
+	return 0;
 }
 
 /* Called until the handshake is complete, and for flags that end a flow. */
@@ -48,14 +73,10 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 				   const struct tcphdr *tcp)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	bool reply = word & ENTRY_REPLY;
-	__u8 state = next_state(record, reply, tcp);
+	__u8 state = advance(record, word & ENTRY_REPLY, tcp);
 
-	if (tcp->rst || tcp->fin)
-		record->ended |= 1 << reply;
-	if (state <= record->state)
+	if (!state)
 		return;
-	record->state = state;
 	if (state == FLOW_ESTABLISHED)
 		change_flow(record, entry_record(word), 0, ENTRY_SETTLED);
 	if (owner && owner->hop == HOP_LOCAL)

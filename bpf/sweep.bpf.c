@@ -3,7 +3,7 @@
  * sweep: ages the flow table of the primary. Attached nowhere: the agent runs it with BPF_PROG_TEST_RUN, each run looks at
  * AA_SWEEP_BITE records and goes on where the last one stopped. So ageing needs no lock, no copy of the table and no
  * object per flow in user space, and its changes are as atomic as the other programs'.
- * Writes records, buckets, released, swept; reads config, watermark. Counts nothing: no packet passes here.
+ * Writes records, buckets, tallies, released, swept; reads config, watermark. Counts nothing: no packet passes here.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -32,7 +32,8 @@ static __always_inline bool untouch(__u32 place, __u32 index)
 static __always_inline void age(const struct config *conf, struct record *record, __u32 index, struct sweep *progress,
 				__u64 now)
 {
-	__u64 timeout = (__u64)conf->timeout_s[record->state & 7] * AA_NSEC_PER_SEC;
+	union status was = {.word = *status_word(record)}, gone = was;
+	__u64 timeout = (__u64)conf->timeout_s[was.state & 7] * AA_NSEC_PER_SEC;
 	__u64 stale = timeout / STALE_SHARE < STALE_MOST_NS ? timeout / STALE_SHARE : STALE_MOST_NS;
 	__u64 idle = now > record->seen_ns ? now - record->seen_ns : 0;
 	bool original, reply;
@@ -47,9 +48,11 @@ static __always_inline void age(const struct config *conf, struct record *record
 	}
 	if (idle < timeout)
 		return;
+	gone.state = FLOW_DEAD;
+	if (!is_in_use(was) || !change_status(record, was, gone))
+		return; /* a packet changed it just now: it lives */
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);
-	record->state = FLOW_DEAD;
 	progress->expired++;
 }
 

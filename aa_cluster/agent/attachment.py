@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from aa_cluster import log
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.core import persistence
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
     from aa_cluster.agent.host import Host
     from aa_cluster.agent.survey import Survey
+    from aa_cluster.config import Persistence as PersistenceSection
     from aa_cluster.dataplane.plane import Settings
     from aa_cluster.netlink.links import LinkFacts
 
@@ -53,7 +55,16 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         flow_entries=context.config.data.flow_table_size,
         pins=context.config.paths.pins,
         cache=context.host.cache,
+        half_open_share=context.config.flows.half_open_share,
+        persistence=_persistence(context.config.persistence),
+        bindings=context.config.persistence.size,
     )
+
+
+def _persistence(section: PersistenceSection) -> persistence.Settings | None:
+    if not section.enabled:
+        return None
+    return persistence.Settings(section.idle_s, section.prefix_v4, section.prefix_v6)
 
 
 async def attach(context: Context, what: Settings, fresh: bool) -> PlaneThread:

@@ -37,7 +37,24 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 # flow_table_size = 262144                      # flows; preallocated
 
 [schedule]
-# kind = "weighted"                             # weighted | round-robin (ignores weights except 0)
+# kind = "weighted"                             # weighted | round-robin (ignores weights except 0) |
+                                                # least-connections | source-hash | random
+
+[persistence]
+# enabled = false                               # a client keeps its node …
+# idle_s = 300                                  # … until none of its sessions has begun for so long
+# prefix_v4 = 32                                # what one client is
+# prefix_v6 = 128
+# size = 65536                                  # clients remembered; preallocated
+
+[policy]
+# rules = []                                    # which sessions are shared: the first rule that matches decides, like
+#                                               #   { action = "keep", interface = "eth1", ports = "5060-5061" }
+# default = "share"                             # share | keep
+# keep_mark = "0x0/0x0"                         # connmark or packet mark with which the ruleset keeps a session
+
+[flows]
+# half_open_share = 0.25                        # of the table, for flows whose handshake is not complete
 
 [paths]
 # run = "/run/aa-cluster"                       # the agent's socket
@@ -105,6 +122,8 @@ def builtins(read: Config) -> dict[str, dict[str, object]]:
 
 def _value(value: object) -> str:
     """One TOML value. TOML's basic strings, arrays and numbers are written as JSON's."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_value(key)} = {_value(one)}" for key, one in value.items()) + " }"
     return msgspec.json.encode(value).decode()

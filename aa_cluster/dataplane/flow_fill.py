@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from aa_cluster.dataplane.flows import (
+    CLOSING,
     DEAD,
     ESTABLISHED,
     FINGERPRINT_SHIFT,
@@ -69,7 +70,18 @@ def insert(maps: Mapping[str, Map], hasher: Hasher, flows: np.ndarray) -> np.nda
     placed = np.zeros(len(flows), bool)
     for start in range(0, len(flows), _BITE):
         placed[start : start + _BITE] = _insert_some(maps, hasher, flows[start : start + _BITE])
+    recount(maps)
     return placed
+
+
+def recount(maps: Mapping[str, Map]) -> None:
+    """Sets the programs' counters to what the records say: for whoever wrote records, while no program does."""
+    highest = maps["watermark"].get(0)
+    used = maps["records"].view()[1 : (0 if highest is None else int(highest)) + 1]
+    tally = maps["tallies"].view()
+    live = used[(used["state"] != 0) & (used["state"] < CLOSING)]
+    tally["live"][0] = np.bincount(live["owner"], minlength=tally["live"].shape[1])
+    tally["half_open"][0] = np.count_nonzero(live["state"] < ESTABLISHED)
 
 
 def _insert_some(maps: Mapping[str, Map], hasher: Hasher, flows: np.ndarray) -> np.ndarray:

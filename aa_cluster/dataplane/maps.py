@@ -110,7 +110,14 @@ def buckets_for(flow_entries: int) -> int:
     return 1 << max(0, math.ceil(math.log2(wanted)))
 
 
-def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
+RULE_LINES, RULE_COUNTERS = 128, 128
+"""AA_RULE_LINES and AA_RULE_COUNTERS of bpf/include/types.h, of one bank."""
+
+BINDINGS = 65_536
+"""Clients that persistence remembers, where nothing else is said."""
+
+
+def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, int, int]]:
     """(kind, entries, flags) of the maps whose declaration does not say it.
 
     Memory-mapped arrays begin on a page: that is also what puts each bucket into one cache line.
@@ -119,15 +126,21 @@ def sizes(flow_entries: int) -> dict[str, tuple[int, int, int]]:
         "buckets": (syscall.MAP_ARRAY, buckets_for(flow_entries), syscall.MMAPABLE),
         "records": (syscall.MAP_ARRAY, flow_entries + 1, syscall.MMAPABLE),
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
+        "tallies": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
+        "rules": (syscall.MAP_ARRAY, 2 * RULE_LINES, syscall.MMAPABLE),
+        "rule_hits": (syscall.MAP_ARRAY, 2 * RULE_COUNTERS, syscall.MMAPABLE),
+        "bindings": (syscall.MAP_LRU_HASH, bindings, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
     }
 
 
-def open_all(declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int) -> dict[str, Map]:
+def open_all(
+    declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int, bindings: int = BINDINGS
+) -> dict[str, Map]:
     """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests)."""
     out: dict[str, Map] = {}
-    special = sizes(flow_entries)
+    special = sizes(flow_entries, bindings)
     for name, declaration in declarations.items():
         kind, entries, flags = special.get(name, (declaration.kind, declaration.entries, 0))
         shape = Shape(kind, declaration.key_size, declaration.value_size, entries, flags)

@@ -6,28 +6,29 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pyroute2 import IPRoute
 
-from aa_cluster.dataplane import flows, kfuncs, programs, reasons
+from aa_cluster.core import persistence
+from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
+from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
+from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
-from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
+from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, Map, open_all
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Dataplane", "Event", "Member", "Port", "Question", "Settings"]
+__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Question", "Settings"]
 
 MAX_NODES = 64
 MAX_PORTS = 16
-SEQUENCE_CAPACITY = 8192
 PORT_TABLE = 256
 """AA_PORT_TABLE of bpf/include/types.h."""
 
@@ -88,6 +89,12 @@ class Settings:
     flow_entries: int
     pins: Path
     cache: Path
+    half_open_share: float = 1.0
+    """Of the table, for flows whose handshake is not complete."""
+
+    persistence: persistence.Settings | None = None
+    bindings: int = BINDINGS
+    """Clients that persistence remembers; taken when the maps are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ class Dataplane:
         maps_dir = self._settings.pins / "maps"
         maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
-        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries)
+        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries, self._settings.bindings)
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._write_configuration()
         self._activate(compiled)
@@ -233,7 +240,10 @@ class Dataplane:
             record["timeout_s"][state] = min(seconds, LONGEST_TIMEOUT_S)
         record["hash_key"] = np.frombuffer(settings.table_key, "<u8")
         record["bucket_mask"] = self._maps["buckets"].info.entries - 1
-        record["flow_limit"] = self._maps["records"].info.entries - 1
+        limit = self._maps["records"].info.entries - 1
+        record["flow_limit"], record["half_open_limit"] = limit, max(1, int(limit * settings.half_open_share))
+        record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
+        decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
         record["ha_mac"] = list(settings.ha_mac)
         record["primary_ha_mac"] = list(settings.primary_ha_mac)
@@ -257,17 +267,71 @@ class Dataplane:
         record["macs"] = list(flat)
         return record
 
+    def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
+        """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``
+        and kind, never empty. ``weights``: the nodes that may get new sessions; by persistence also those of weight 0.
+        """
+        decisions.write_schedule(self._maps, kind, sequence, weights)
+
     def set_sequence(self, sequence: Sequence[int]) -> None:
-        """Primary: the schedule, node ids in turn (core.schedule makes it); swapped atomically. Never empty."""
-        if not 0 < len(sequence) <= SEQUENCE_CAPACITY:
-            raise DataplaneError(f"a schedule of {len(sequence)} turns, expected 1 to {SEQUENCE_CAPACITY}")
-        bank = self._maps["bank"].get(0)
-        aside = 1 - (int(bank) & 1 if bank is not None else 0)
-        record = self._maps["sequences"].record()
-        record["length"] = len(sequence)
-        record["node"][: len(sequence)] = sequence
-        self._maps["sequences"].put(aside, record)
-        self._maps["bank"].put(0, np.array(aside, "<u4"))
+        """``set_schedule`` for nodes in turn."""
+        self.set_schedule("weighted", sequence, {})
+
+    def set_draining(self, ids: Collection[int]) -> None:
+        """Primary: these nodes get no new session, neither by schedule nor by persistence; at once, for all together.
+
+        A schedule that still names one gives its turn to the next that can take it.
+        """
+        decisions.write_draining(self._maps, ids)
+
+    def set_policy(self, rules: Sequence[Rule], default: Action = "share", keep_mark: Mark = NO_MARK) -> bool:
+        """Primary: which sessions are shared, swapped atomically. False: it was in force already, counters go on."""
+        slots = {port.name: port.slot for port in self._settings.ports}
+        return decisions.write_policy(self._maps, Policy(tuple(rules), default, keep_mark), slots)
+
+    def rule_hits(self) -> list[int]:
+        """New sessions by the rule that decided them, since the policy in force was set."""
+        return list(self.policy_hits().rules)
+
+    def policy_hits(self) -> PolicyHits:
+        """The same with what the default and the keep mark decided."""
+        return decisions.read_hits(self._maps)
+
+    def live_sessions(self) -> dict[int, int]:
+        """As ``sessions_by_owner``, out of the counters that the programs keep: one read, whatever the table's size."""
+        return decisions.read_live(self._maps)
+
+    def half_open(self) -> int:
+        """Flows whose handshake is not complete, out of the programs' counters."""
+        return decisions.read_half_open(self._maps)
+
+    def persist_counts(self) -> tuple[int, int]:
+        """(hits, misses) since the maps were made."""
+        return decisions.read_persistence_counts(self._maps)
+
+    def persist_entries(self) -> list[Binding]:
+        """Clients whose node is still remembered, the last seen first; empty without persistence."""
+        wanted = self._settings.persistence
+        return [] if wanted is None else decisions.read_bindings(self._maps, wanted.idle_s)
+
+    def persist_set(self, address: str, node: int) -> None:
+        """The client gets that node, as if it had just begun a session there."""
+        decisions.bind(self._maps, self._persistence(), address, node)
+
+    def persist_delete(self, address: str) -> bool:
+        """False: there was no such client."""
+        return decisions.unbind(self._maps, self._persistence(), address)
+
+    def persist_flush(self) -> int:
+        """How many clients were forgotten."""
+        return decisions.unbind_all(self._maps)
+
+    def _persistence(self) -> persistence.Settings:
+        if self._settings.persistence is None:
+            raise DataplaneError(
+                "persistence is not enabled on this node", "set [persistence] enabled = true on every node and restart"
+            )
+        return self._settings.persistence
 
     def counters(self) -> dict[str, int]:
         """Packets by reason name, summed over CPUs."""
@@ -338,12 +402,6 @@ def check_ports(ports: Iterable[Port]) -> None:
                 f"by a multiple of {PORT_TABLE}",
                 f"recreate {port.name} to give it another number",
             )
-
-
-def mapped(address: str) -> bytes:
-    """``10.0.0.1`` → the 16 bytes of ::ffff:10.0.0.1, as the programs keep addresses."""
-    parsed = ip_address(address)
-    return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
 
 
 def mount_bpffs(where: Path = BPFFS) -> None:

@@ -50,6 +50,21 @@ def _address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
     return 0 if buffer is None else ctypes.addressof(buffer)
 
 
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
+_MEMBARRIER_CMD_GLOBAL = 1
+
+
+def wait_for_programs() -> None:
+    """Returns when every program that runs now has ended: what it read may then be written over. Milliseconds.
+
+    membarrier(2), whose global form is the kernel's synchronize_rcu(); BPF programs run inside RCU read sections. Where
+    there is no membarrier nothing is waited for.
+    """
+    number = _MEMBARRIER.get(platform.machine())
+    if number is not None:
+        _libc.syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+
+
 def map_create(kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str) -> int:
     label = name.encode()[:15]
     return _bpf(MAP_CREATE, _attr("=IIIIIII16s", kind, key_size, value_size, entries, flags, 0, 0, label))

@@ -26,6 +26,7 @@
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
+#define CT_TCP_SYN_SENT 1
 #define CT_TCP_TIME_WAIT 7 /* enum tcp_conntrack: this and above have ended */
 #define CT_MANIP_SRC 0
 #define CT_MANIP_DST 1

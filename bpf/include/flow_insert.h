@@ -3,7 +3,7 @@
 #ifndef AA_FLOW_INSERT_H
 #define AA_FLOW_INSERT_H
 
-#include "flow_table.h"
+#include "flow_state.h"
 
 /* A record that was given back, or the next one never used; 0 when there is none. */
 static __always_inline __u32 take_record(const struct config *conf)
@@ -65,8 +65,7 @@ static __always_inline int insert_entry(const struct config *conf, struct hash h
 	return 0;
 }
 
-/* Both entries or none. The record is filled in but for its places. */
-static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index)
+static __always_inline int insert_entries(const struct config *conf, struct record *record, __u32 index)
 {
 	__u64 owner = (__u64)record->owner << ENTRY_OWNER_SHIFT;
 
@@ -77,6 +76,21 @@ static __always_inline int insert_flow(const struct config *conf, struct record 
 		return -1;
 	}
 	return 0;
+}
+
+/* Both entries or none, and then the number is given back. The record is filled in but for its places. */
+static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index)
+{
+	union status none = {}, begun;
+
+	begun.word = *status_word(record);
+	count_change(none, begun); /* before anybody can find the flow and end it */
+	if (insert_entries(conf, record, index) == 0)
+		return 0;
+	count_change(begun, none);
+	record->state = 0;
+	give_back(index);
+	return -1;
 }
 
 #endif

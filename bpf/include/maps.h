@@ -18,9 +18,16 @@ BPF_TABLE("array", __u32, struct record, records, 1); /* … and cold */
 BPF_ARRAY(watermark, __u64, 1);               /* the highest record number given out so far */
 BPF_QUEUE(released, __u32, 1);                /* record numbers that can be given out again */
 BPF_ARRAY(swept, struct sweep, 1);            /* only the sweep writes it */
+BPF_ARRAY(tallies, struct tally, 1);          /* what the flow table holds, counted as it changes */
 BPF_ARRAY(bank, __u32, 1);                    /* which of the two sequences is in force */
 BPF_ARRAY(sequences, struct sequence, 2);     /* node ids in turn; the one not in force is rewritten */
 BPF_ARRAY(turns, __u64, 1);                   /* sessions scheduled so far; only `handoff` writes it */
+BPF_ARRAY(draining, __u64, 1);                /* a bit a node id: no new sessions, also none by persistence */
+BPF_ARRAY(policy_bank, __u32, 1);             /* which half of the next three is in force */
+BPF_ARRAY(policies, struct policy, 2);
+BPF_TABLE("array", __u32, struct rule, rules, 2 * AA_RULE_LINES);
+BPF_TABLE("array", __u32, __u64, rule_hits, 2 * AA_RULE_COUNTERS);
+BPF_TABLE("lru_hash", struct client, struct binding, bindings, 1); /* persistence */
 BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP questions */
 BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */
 BPF_RINGBUF_OUTPUT(events, 1);                /* what the agent is told */

@@ -38,6 +38,11 @@
 	R(29, HANDOFF_FAILED, handoff, drop, "the packet could not be rewritten") \
 	R(31, HANDOFF_UNPLACED, handoff, punt, "no free entry where the flow's hash points, or its fingerprint is taken") \
 	R(30, HANDOFF_NOT_READY, handoff, punt, "no configuration or schedule yet") \
+	R(32, HANDOFF_KEPT_BY_RULE, handoff, pass, "a policy rule keeps the session on the primary") \
+	R(33, HANDOFF_KEPT_BY_DEFAULT, handoff, pass, "no policy rule matches, and the default keeps the session here") \
+	R(34, HANDOFF_KEPT_BY_MARK, handoff, pass, "the ruleset's mark keeps the session on the primary") \
+	R(35, HANDOFF_HALF_OPEN, handoff, punt, "half-open flows have used their share of the table") \
+	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
 	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \

@@ -9,6 +9,10 @@
 #define AA_MAX_NODES 64
 #define AA_MAX_PORTS 16
 #define AA_SEQUENCE_CAPACITY 8192 /* a power of two: the index is masked */
+#define AA_RULE_LINES 128         /* of the policy, compiled; a power of two */
+#define AA_RULE_COUNTERS 128      /* per bank: one a rule (64), then the default's and the keep mark's */
+#define AA_HITS_DEFAULT 64
+#define AA_HITS_KEEP_MARK 65
 #define AA_HASH_KEYS 11 /* 64-bit words for one sum over the largest tuple: five pairs and one */
 #define AA_NSEC_PER_SEC 1000000000ull
 
@@ -56,13 +60,23 @@ struct record {
 	__u64 seen_ns;    /* moved by the sweep, for a flow that was touched */
 	__u32 place[2];   /* by direction: bucket × 8 + index of the entry; entries never move */
 	__u32 mark;       /* connmark at the decision */
-	__u8 owner;       /* node id */
+	__u8 owner;       /* node id; this and the next three change only as one word: see flow_state.h */
 	__u8 state;       /* enum flow_state; 0: not in use */
 	__u8 ended;       /* a bit for each direction that has sent FIN or RST */
 	__u8 slot;        /* data interface the first packet came in on */
 	__u8 pad[16];
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
+
+/* What the table holds at this moment. Whoever changes a record's state counts the change (flow_state.h). */
+struct tally {
+	__u64 live[AA_MAX_NODES]; /* by owner: flows that are neither closing nor closed */
+	__u64 half_open;          /* of those, the ones whose handshake is not complete */
+	__u64 persist_hits;       /* new sessions that went where their client's last one did … */
+	__u64 persist_misses;     /* … and those for which a node was chosen */
+	__u64 pad[5];
+};
+_Static_assert(sizeof(struct tally) == 576, "whole cache lines");
 
 /* How a node is reached. */
 enum hop {
@@ -103,6 +117,11 @@ struct config {
 	__u32 bucket_mask;                /* buckets − 1 */
 	__u32 flow_limit;                 /* the highest record number */
 	__u64 key[2];                     /* SipHash key of the handoff tag, little-endian halves */
+	__u64 source_key[2];              /* SipHash key of the client's address, for source-hash */
+	__u64 persist_idle_ns;            /* 0: no persistence */
+	__u8 persist_v4[16];              /* what of a client's address counts: a mask over the v4-mapped form … */
+	__u8 persist_v6[16];              /* … and over IPv6 */
+	__u32 half_open_limit;            /* flows whose handshake is not complete */
 	__u32 generation;
 	__u32 epoch; /* on an auxiliary: the oldest acceptable */
 	__u32 ha_ifindex;
@@ -112,9 +131,8 @@ struct config {
 	__u8 primary;
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
-	__u8 pad[4];
 };
-_Static_assert(sizeof(struct config) == 264, "config has no hidden padding");
+_Static_assert(sizeof(struct config) == 320, "config has no hidden padding");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
@@ -123,9 +141,60 @@ struct sweep {
 	__u64 released; /* record numbers given back, ever */
 };
 
+/* How `sequence.node` is read. */
+enum schedule_kind {
+	SCHEDULE_IN_TURN = 0,     /* round-robin and weighted: one after the other */
+	SCHEDULE_LEAST = 1,       /* each node once: the one with the fewest live flows for its weight */
+	SCHEDULE_SOURCE_HASH = 2, /* a table: the client's address points into it */
+	SCHEDULE_RANDOM = 3,      /* any place */
+};
+
 struct sequence {
 	__u32 length;
+	__u32 kind;                /* enum schedule_kind */
+	__u64 members;             /* a bit a node id: those that may get new sessions */
+	__u8 weight[AA_MAX_NODES]; /* by node id */
 	__u8 node[AA_SEQUENCE_CAPACITY];
+};
+
+/* A policy in force; its lines are in `rules`. */
+struct policy {
+	__u32 lines;
+	__u32 keep; /* the default: 0 share, 1 keep; all zero, as maps begin, shares everything */
+	__u32 keep_mark;
+	__u32 keep_mask; /* 0: no mark keeps a session */
+};
+
+/* One line of a rule: a rule with several port ranges has several. Addresses are v4-mapped. */
+struct rule {
+	__u8 source[16];
+	__u8 source_mask[16];
+	__u8 destination[16];
+	__u8 destination_mask[16];
+	__u32 mark;
+	__u32 mark_mask;
+	__u16 source_first; /* ports, host order */
+	__u16 source_last;
+	__u16 first;
+	__u16 last;
+	__u16 slots;   /* a bit a data interface */
+	__u8 protocol; /* 0: any */
+	__u8 family;   /* 4, 6; 0: either */
+	__u8 share;
+	__u8 number; /* of the rule */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct rule) == 88, "rule has no hidden padding");
+
+/* Who a client is to persistence: its address under the configured prefix. */
+struct client {
+	__u8 address[16];
+};
+
+struct binding {
+	__u64 seen_ns; /* when its last session began */
+	__u32 node;
+	__u32 pad;
 };
 
 struct question_key {

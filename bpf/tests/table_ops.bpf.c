@@ -80,13 +80,8 @@ static __always_inline __u32 insert(const struct config *conf, __u32 flow, const
 	record->reply = *reply;
 	record->seen_ns = record->created_ns = bpf_ktime_get_coarse_ns();
 	record->owner = owner_of(flow);
-	record->state = FLOW_ESTABLISHED;
-	if (insert_flow(conf, record, index)) {
-		record->state = 0;
-		give_back(index);
-		return NO_PLACE;
-	}
-	return DONE;
+	record->state = FLOW_SYN_SENT + flow % 5; /* each state there is, for the counters' sake */
+	return insert_flow(conf, record, index) ? NO_PLACE : DONE;
 }
 
 static __always_inline __u32 on_entry(const struct config *conf, __u32 kind, const struct tuple *tuple)
@@ -107,9 +102,7 @@ static __always_inline __u32 on_entry(const struct config *conf, __u32 kind, con
 		change_word(found.at, index, 0, ENTRY_TOUCHED);
 		return DONE;
 	}
-	remove_word(record->place[FLOW_ORIGINAL], index);
-	remove_word(record->place[FLOW_REPLY], index);
-	record->state = FLOW_DEAD;
+	end_flow(record, index);
 	return DONE;
 }
 

@@ -23,10 +23,11 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from aa_cluster.dataplane import flows, kfuncs, programs, reasons, source, syscall
+from aa_cluster.core.policy import Policy
+from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons, source, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.events import Event, Ring
-from aa_cluster.dataplane.flow_fill import Hasher
+from aa_cluster.dataplane.flow_fill import Hasher, recount
 from aa_cluster.dataplane.flows import (
     ESTABLISHED,
     FINGERPRINT_SHIFT,
@@ -127,6 +128,7 @@ class Plane:
             "ha_ifindex": HA_IFINDEX,
             "bucket_mask": self.maps["buckets"].info.entries - 1,
             "flow_limit": self.maps["records"].info.entries - 1,
+            "half_open_limit": self.maps["records"].info.entries - 1,
         } | changes
         for name, value in values.items():
             record[name] = value
@@ -175,6 +177,7 @@ class Plane:
         flags = SETTLED if state >= ESTABLISHED else 0
         for direction, which in enumerate((flow, reply)):
             record["place"][direction] = self.put_entry(which, index, owner, flags | (REPLY if direction else 0))
+        recount(self.maps)
         return index
 
     def hashes(self, which: FlowTuple) -> tuple[int, int]:
@@ -228,6 +231,11 @@ class Plane:
         self.maps["buckets"].view()["word"][:] = 0
         self.maps["records"].view()["state"][:] = 0
         self.maps["watermark"].put(0, np.array(0, "<u8"))
+        self.maps["tallies"].view()["persist_hits"][:] = self.maps["tallies"].view()["persist_misses"][:] = 0
+        recount(self.maps)
+        decisions.write_policy(self.maps, Policy(), {})
+        decisions.write_draining(self.maps, ())
+        decisions.unbind_all(self.maps)
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
         for key in self.maps["questions"].read()[0]:

@@ -26,10 +26,14 @@ STRUCT_OF_MAP = {
     "buckets": "bucket",
     "records": "record",
     "swept": "sweep",
+    "tallies": "tally",
     "sequences": "sequence",
+    "policies": "policy",
+    "rules": "rule",
+    "bindings": "binding",
     "questions": "question",
 }
-KEY_OF_MAP = {"questions": "question_key"}
+KEY_OF_MAP = {"questions": "question_key", "bindings": "client"}
 
 BLOCK_FIELDS = [
     "cluster_id",

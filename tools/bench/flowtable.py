@@ -101,6 +101,7 @@ def rewrite(maps: Mapping[str, Map], owner: int, state: int) -> None:
     words[used] = words[used] & kept | np.uint64(owner << flows.OWNER_SHIFT | settled)
     records = maps["records"].view()[1 : highest(maps) + 1]
     records["owner"], records["state"], records["ended"] = owner, state, 0
+    flow_fill.recount(maps)
 
 
 def highest(maps: Mapping[str, Map]) -> int:
@@ -116,6 +117,7 @@ def forget(maps: Mapping[str, Map], after: int) -> None:
     maps["buckets"].view()["word"].reshape(-1)[places] = 0
     records[:] = np.zeros((), records.dtype)
     maps["watermark"].put(0, np.array(after, "<u8"))
+    flow_fill.recount(maps)
 
 
 def configure(maps: Mapping[str, Map], record: np.ndarray) -> None:
@@ -124,6 +126,7 @@ def configure(maps: Mapping[str, Map], record: np.ndarray) -> None:
     record["hash_key"] = random.integers(0, 1 << 63, record["hash_key"].shape, "<u8")
     record["bucket_mask"] = maps["buckets"].info.entries - 1
     record["flow_limit"] = maps["records"].info.entries - 1
+    record["half_open_limit"] = record["flow_limit"]
     record["timeout_s"] = 3600
 
 

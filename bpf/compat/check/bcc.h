@@ -44,6 +44,7 @@ static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32, const void *, __u3
 static long (*bpf_skb_load_bytes)(const void *, __u32, void *, __u32) __attribute__((unused)) = (void *)26;
 static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32, __u64) __attribute__((unused)) = (void *)38;
 static long (*bpf_fib_lookup)(void *, struct bpf_fib_lookup *, int, __u32) __attribute__((unused)) = (void *)69;
+static __u32 (*bpf_get_prandom_u32)(void) __attribute__((unused)) = (void *)7;
 static __u64 (*bpf_ktime_get_ns)(void) __attribute__((unused)) = (void *)5;
 static __u64 (*bpf_ktime_get_coarse_ns)(void) __attribute__((unused)) = (void *)160;
 

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The states of a flow, and the counters that follow them. Packets of both directions, the sweep and a new SYN may change
+ * one record at the same moment on different CPUs, so its owner, state and flags are one word that changes by
+ * compare-and-swap, and who made a change counts it: `tallies` is exact whenever nothing is under way.
+ */
+#ifndef AA_FLOW_STATE_H
+#define AA_FLOW_STATE_H
+
+#include "flow_table.h"
+
+#define STATUS_TRIES 4 /* another CPU changes the same flow once or twice at most meanwhile: it can only go forward */
+
+union status {
+	__u64 word;
+	struct {
+		__u32 mark;
+		__u8 owner;
+		__u8 state;
+		__u8 ended;
+		__u8 slot;
+	};
+};
+_Static_assert(__builtin_offsetof(struct record, mark) % 8 == 0, "changed as one word");
+_Static_assert(__builtin_offsetof(struct record, slot) == __builtin_offsetof(struct record, mark) + 7, "the same order");
+
+static __always_inline __u64 *status_word(struct record *record)
+{
+	return (__u64 *)&record->mark;
+}
+
+static __always_inline bool is_live(__u8 state)
+{
+	return state != 0 && state < FLOW_CLOSING;
+}
+
+static __always_inline bool is_half_open(__u8 state)
+{
+	return state != 0 && state < FLOW_ESTABLISHED;
+}
+
+static __always_inline struct tally *tally_of_table(void)
+{
+	int zero = 0;
+
+	return tallies.lookup(&zero);
+}
+
+/* `state` 0: the flow is not in the table. */
+static __always_inline void count_change(union status was, union status now)
+{
+	struct tally *tally = tally_of_table();
+
+	if (!tally)
+		return;
+	if (is_live(was.state) != is_live(now.state) || was.owner != now.owner) {
+		if (is_live(was.state))
+			__sync_fetch_and_add(&tally->live[was.owner & (AA_MAX_NODES - 1)], -1ull);
+		if (is_live(now.state))
+			__sync_fetch_and_add(&tally->live[now.owner & (AA_MAX_NODES - 1)], 1);
+	}
+	if (is_half_open(was.state) != is_half_open(now.state))
+		__sync_fetch_and_add(&tally->half_open, is_half_open(now.state) ? 1ull : -1ull);
+}
+
+/* False when somebody else changed the record first. */
+static __always_inline bool change_status(struct record *record, union status was, union status now)
+{
+	if (__sync_val_compare_and_swap(status_word(record), was.word, now.word) != was.word)
+		return false;
+	count_change(was, now);
+	return true;
+}
+
+/* Nothing changes a record that is free or swept. */
+static __always_inline bool is_in_use(union status status)
+{
+	return status.state != 0 && status.state != FLOW_DEAD;
+}
+
+/* Ends a flow, whatever its state; the sweep gives the number back. */
+static __always_inline void end_flow(struct record *record, __u32 index)
+{
+	union status was, now;
+	int i;
+
+	for (i = 0; i < STATUS_TRIES; i++) {
+		was.word = *(volatile __u64 *)status_word(record);
+		if (!is_in_use(was))
+			break;
+		now = was;
+		now.state = FLOW_DEAD;
+		if (change_status(record, was, now))
+			break;
+	}
+	remove_word(record->place[FLOW_ORIGINAL], index);
+	remove_word(record->place[FLOW_REPLY], index);
+}
+
+#endif
