@@ -34,8 +34,8 @@ class SessionReport(msgspec.Struct, frozen=True):
 
 
 class StreamReport(msgspec.Struct, frozen=True):
-    """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait of the one
-    who receives for a line."""
+    """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait of who
+    receives for a line."""
 
     sent: int
     lines: int

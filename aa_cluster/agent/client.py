@@ -28,6 +28,10 @@ AnyAnswer = (
     | api.Schedule
     | api.Event
     | api.Top
+    | api.Policy
+    | api.PolicyChecked
+    | api.PolicyReloaded
+    | api.Persist
     | api.Error
 )
 DEFAULT_TIMEOUT = 30.0
