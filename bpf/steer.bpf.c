@@ -30,50 +30,12 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 	ct_release(ct);
 }
 
-static __always_inline __u8 next_state(union status now, bool reply, const struct tcphdr *tcp)
-{
-	if (tcp->rst)
-		return FLOW_CLOSED;
-	if (tcp->fin)
-		return now.ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
-	if (now.state == FLOW_SYN_SENT && reply && tcp->syn && tcp->ack)
-		return FLOW_SYN_RECV;
-	if (now.state == FLOW_SYN_RECV && !reply && tcp->ack && !tcp->syn)
-		return FLOW_ESTABLISHED;
-	return now.state;
-}
-
-/* What this packet makes of the flow: its new state, or 0 when it changes none. */
-static __always_inline __u8 advance(struct record *record, bool reply, const struct tcphdr *tcp)
-{
-	union status was, now;
-	__u8 state;
-	int i;
-
-	for (i = 0; i < STATUS_TRIES; i++) {
-		was.word = *(volatile __u64 *)status_word(record);
-		if (!is_in_use(was))
-			return 0;
-		now = was;
-		state = next_state(was, reply, tcp);
-		if (state > was.state)
-			now.state = state;
-		if (tcp->rst || tcp->fin)
-			now.ended |= 1 << reply;
-		if (now.word == was.word)
-			return 0;
-		if (change_status(record, was, now))
-			return now.state != was.state ? now.state : 0;
-	}
-	return 0;
-}
-
 /* Called until the handshake is complete, and for flags that end a flow. */
 static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, __u64 word, struct record *record,
 				   const struct tcphdr *tcp)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	__u8 state = advance(record, word & ENTRY_REPLY, tcp);
+	__u8 state = advance(record, word & ENTRY_REPLY, tcp_flags(tcp));
 
 	if (!state)
 		return;

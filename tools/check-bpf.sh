@@ -4,8 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 multiarch=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_config_var("MULTIARCH"))')
-for program in bpf/*.bpf.c bpf/bench/*.bpf.c; do
+for program in bpf/*.bpf.c bpf/bench/*.bpf.c bpf/tests/*.bpf.c; do
 	clang -target bpf -O2 -fsyntax-only -std=gnu11 -Wall -Wextra -Werror -Wshadow \
 		-include bpf/compat/check/bcc.h -Ibpf/include -I/usr/include -I"/usr/include/$multiarch" "$program"
 done
-echo "bpf: $(ls bpf/*.bpf.c bpf/bench/*.bpf.c | wc -l) programs clean"
+echo "bpf: $(ls bpf/*.bpf.c bpf/bench/*.bpf.c bpf/tests/*.bpf.c | wc -l) programs clean"

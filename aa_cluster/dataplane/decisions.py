@@ -27,6 +27,7 @@ Maps = Mapping[str, Map]
 
 MAX_NODES = 64
 SEQUENCE_CAPACITY = 8192
+MOST_WEIGHT = 255
 KINDS = {"round-robin": 0, "weighted": 0, "least-connections": 1, "source-hash": 2, "random": 3}
 """enum schedule_kind of bpf/include/types.h."""
 
@@ -65,6 +66,8 @@ def write_schedule(maps: Maps, kind: str, sequence: Sequence[int], weights: Mapp
         raise DataplaneError(f"a schedule of {len(sequence)} turns, expected 1 to {SEQUENCE_CAPACITY}")
     if kind == "least-connections" and len(set(sequence)) != len(sequence):
         raise DataplaneError("a least-connections schedule names a node twice")
+    if any(not 0 <= weight <= MOST_WEIGHT for weight in weights.values()):
+        raise DataplaneError(f"weights {dict(weights)}, expected 0 to {MOST_WEIGHT}")
     members = set(weights) | set(sequence)
     _check_ids(members)
     active = _number(maps["bank"])
@@ -191,7 +194,7 @@ def unbind(maps: Maps, settings: persistence.Settings, address: str) -> bool:
 def unbind_all(maps: Maps) -> int:
     """How many there were."""
     keys, _ = maps["bindings"].read()
-    return sum(maps["bindings"].delete(key.tobytes()) for key in keys)
+    return maps["bindings"].delete_all(keys)
 
 
 def fill_persistence(record: np.ndarray, settings: persistence.Settings | None) -> None:

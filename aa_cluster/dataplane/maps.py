@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,13 +136,22 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
 
 
 def open_all(
-    declarations: Mapping[str, MapDeclaration], pins: Path | None, flow_entries: int, bindings: int = BINDINGS
+    declarations: Mapping[str, MapDeclaration],
+    pins: Path | None,
+    flow_entries: int,
+    mapped: Container[str] = frozenset(),
+    *,
+    bindings: int = BINDINGS,
 ) -> dict[str, Map]:
-    """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests)."""
+    """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests).
+
+    ``mapped``: further arrays to be made so that ``Map.view`` works. ``bindings``: clients persistence remembers.
+    """
     out: dict[str, Map] = {}
     special = sizes(flow_entries, bindings)
     for name, declaration in declarations.items():
-        kind, entries, flags = special.get(name, (declaration.kind, declaration.entries, 0))
+        ordinary = declaration.kind, declaration.entries, syscall.MMAPABLE if name in mapped else 0
+        kind, entries, flags = special.get(name, ordinary)
         shape = Shape(kind, declaration.key_size, declaration.value_size, entries, flags)
         if name in direct.MAPS:
             shape = Shape(kind, declaration.key_size, entries * declaration.value_size, 1, syscall.MMAPABLE)

@@ -136,7 +136,7 @@ class Dataplane:
         maps_dir = self._settings.pins / "maps"
         maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
-        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries, self._settings.bindings)
+        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries, bindings=self._settings.bindings)
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._write_configuration()
         self._activate(compiled)

@@ -26,7 +26,7 @@ def load(objects: Mapping[str, Object], maps: Mapping[str, Map]) -> dict[str, in
         for name, compiled in objects.items():
             kind = syscall.PROG_XDP if name in XDP_OBJECTS else syscall.PROG_SCHED_CLS
             for label, program in compiled.programs.items():
-                loaded[label] = _load_one(kind, label, program, maps, modules)
+                loaded[label] = load_one(kind, label, program, maps, modules)
     except BaseException:
         for fd in loaded.values():
             os.close(fd)
@@ -37,7 +37,8 @@ def load(objects: Mapping[str, Object], maps: Mapping[str, Map]) -> dict[str, in
     return loaded
 
 
-def _load_one(kind: int, name: str, program: Program, maps: Mapping[str, Map], modules: Mapping[str, int]) -> int:
+def load_one(kind: int, name: str, program: Program, maps: Mapping[str, Map], modules: Mapping[str, int]) -> int:
+    """The fd of one program, its maps and kernel functions in place. ``modules``: BTF fds by module name."""
     code = bytearray(program.code)
     for index, label in program.maps:
         struct.pack_into("=i", code, index * 8 + 4, maps[label].fd)

@@ -78,19 +78,26 @@ static __always_inline int insert_entries(const struct config *conf, struct reco
 	return 0;
 }
 
-/* Both entries or none, and then the number is given back. The record is filled in but for its places. */
-static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index)
+/*
+ * Both entries or none, and then the number is given back. The record is filled in but for its places and its state, which
+ * is 0 until the entries stand: whoever finds one before that knows the owner by it, and the sweep passes by.
+ */
+static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index, __u8 state)
 {
-	union status none = {}, begun;
+	union status none, begun;
+	int i;
 
-	begun.word = *status_word(record);
-	count_change(none, begun); /* before anybody can find the flow and end it */
-	if (insert_entries(conf, record, index) == 0)
-		return 0;
-	count_change(begun, none);
-	record->state = 0;
-	give_back(index);
-	return -1;
+	if (insert_entries(conf, record, index)) {
+		give_back(index);
+		return -1;
+	}
+	for (i = 0; i < STATUS_TRIES; i++) {
+		begun.word = none.word = *(volatile __u64 *)status_word(record);
+		begun.state = state;
+		if (change_status(record, none, begun))
+			break;
+	}
+	return 0;
 }
 
 #endif

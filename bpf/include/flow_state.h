@@ -46,7 +46,10 @@ static __always_inline struct tally *tally_of_table(void)
 	return tallies.lookup(&zero);
 }
 
-/* `state` 0: the flow is not in the table. */
+/*
+ * `state` 0: the flow is not in the table. Another CPU may count a flow's end before this one has counted its begin: for
+ * that moment a counter is one too low, −1 at worst.
+ */
 static __always_inline void count_change(union status was, union status now)
 {
 	struct tally *tally = tally_of_table();
@@ -95,6 +98,45 @@ static __always_inline void end_flow(struct record *record, __u32 index)
 	}
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);
+}
+
+/* `flags`: TCP_*, of a packet of that direction. */
+static __always_inline __u8 next_state(union status now, bool reply, __u8 flags)
+{
+	if (flags & TCP_RST)
+		return FLOW_CLOSED;
+	if (flags & TCP_FIN)
+		return now.ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
+	if (now.state == FLOW_SYN_SENT && reply && (flags & TCP_SYN) && (flags & TCP_ACK))
+		return FLOW_SYN_RECV;
+	if (now.state == FLOW_SYN_RECV && !reply && (flags & TCP_ACK) && !(flags & TCP_SYN))
+		return FLOW_ESTABLISHED;
+	return now.state;
+}
+
+/* What this packet makes of the flow: its new state, or 0 when it changes none. */
+static __always_inline __u8 advance(struct record *record, bool reply, __u8 flags)
+{
+	union status was, now;
+	__u8 state;
+	int i;
+
+	for (i = 0; i < STATUS_TRIES; i++) {
+		was.word = *(volatile __u64 *)status_word(record);
+		if (!is_in_use(was))
+			return 0;
+		now = was;
+		state = next_state(was, reply, flags);
+		if (state > was.state)
+			now.state = state;
+		if (flags & (TCP_RST | TCP_FIN))
+			now.ended |= 1 << reply;
+		if (now.word == was.word)
+			return 0;
+		if (change_status(record, was, now))
+			return now.state != was.state ? now.state : 0;
+	}
+	return 0;
 }
 
 #endif

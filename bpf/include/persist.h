@@ -51,4 +51,21 @@ static __always_inline void remember(const struct client *client, __u8 node)
 	bindings.update(client, &binding);
 }
 
+/* The owner of a session that is shared. */
+static __always_inline __u8 choose(const struct config *conf, const struct tuple *session)
+{
+	struct client client;
+	__u8 owner;
+
+	if (!conf->persist_idle_ns)
+		return next_owner(conf, session);
+	client_of(conf, session, &client);
+	owner = recall(conf, &client);
+	if (!owner) {
+		owner = next_owner(conf, session);
+		remember(&client, owner);
+	}
+	return owner;
+}
+
 #endif

@@ -80,8 +80,8 @@ static __always_inline __u32 insert(const struct config *conf, __u32 flow, const
 	record->reply = *reply;
 	record->seen_ns = record->created_ns = bpf_ktime_get_coarse_ns();
 	record->owner = owner_of(flow);
-	record->state = FLOW_SYN_SENT + flow % 5; /* each state there is, for the counters' sake */
-	return insert_flow(conf, record, index) ? NO_PLACE : DONE;
+	/* Each state there is, for the counters' sake. */
+	return insert_flow(conf, record, index, FLOW_SYN_SENT + flow % 5) ? NO_PLACE : DONE;
 }
 
 static __always_inline __u32 on_entry(const struct config *conf, __u32 kind, const struct tuple *tuple)

@@ -46,6 +46,7 @@ TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 
 KEY = bytes(range(16))
 TABLE_KEY = random.Random(6).randbytes(HASH_KEY_BYTES)
+SOURCE_KEY = random.Random(7).randbytes(16)
 TIMEOUTS = {1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
 SELF, OTHER, THIRD = 1, 2, 3
@@ -116,10 +117,10 @@ class Plane:
         why = {reason.name: int(delta[reason.number]) for reason in reasons.all_reasons() if delta[reason.number]}
         return Ran(result.verdict, result.packet, why, result.context)
 
-    def configure(self, /, **changes: int) -> None:
+    def configure(self, /, **changes: int | np.ndarray) -> None:
         record = self.maps["config"].record()
         record["key"] = np.frombuffer(KEY, "<u8")
-        values = {
+        values: dict[str, int | np.ndarray] = {
             "generation": GENERATION,
             "epoch": EPOCH,
             "cluster_id": CLUSTER,
@@ -133,6 +134,7 @@ class Plane:
         for name, value in values.items():
             record[name] = value
         record["hash_key"] = np.frombuffer(TABLE_KEY, "<u8")
+        record["source_key"] = np.frombuffer(SOURCE_KEY, "<u8")
         for state, seconds in TIMEOUTS.items():
             record["timeout_s"][state] = seconds
         record["ha_mac"] = record["primary_ha_mac"] = raw_mac(HA_MAC)

@@ -16,7 +16,20 @@ from pathlib import Path
 from rich.console import Console
 
 from aa_cluster.errors import AaError
-from tools.bench import agents, compare, latency, live, machine, packets, place, report, results, scale, sessions
+from tools.bench import (
+    agents,
+    compare,
+    designs,
+    latency,
+    live,
+    machine,
+    packets,
+    place,
+    report,
+    results,
+    scale,
+    sessions,
+)
 from tools.bench.session import Run, monotonic
 
 MINUTES = 15.0
@@ -26,6 +39,7 @@ OUT = Path("docs/bench")
 
 GROUPS: list[tuple[str, Callable[[Run], None]]] = [
     (packets.GROUP, packets.measure),
+    (designs.GROUP, designs.measure),
     (live.GROUP, live.measure),
     (sessions.GROUP, sessions.measure),
     (latency.GROUP, latency.measure),
@@ -108,7 +122,15 @@ def _group(run: Run, group: tuple[str, Callable[[Run], None]]) -> None:
         run.miss(name, "the rest of the group", str(error).splitlines()[0])
 
 
-WEIGHTS = {packets.GROUP: 5, live.GROUP: 5, sessions.GROUP: 1, latency.GROUP: 1, agents.GROUP: 2, scale.GROUP: 0.1}
+WEIGHTS = {
+    packets.GROUP: 5,
+    designs.GROUP: 3,
+    live.GROUP: 5,
+    sessions.GROUP: 1,
+    latency.GROUP: 1,
+    agents.GROUP: 2,
+    scale.GROUP: 0.1,
+}
 
 
 def share_of(now: float, end: float, groups: Sequence[str]) -> float:

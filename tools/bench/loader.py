@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +54,19 @@ def product(cache: Path, flow_entries: int) -> Iterator[Loaded]:
 
 
 @contextmanager
-def bench(name: str, cache: Path, entries: Mapping[str, int] | None = None) -> Iterator[Loaded]:
-    """One of the bench's own objects; ``entries`` gives sizes of maps that the source leaves open."""
+def bench(
+    name: str, cache: Path, entries: Mapping[str, int] | None = None, mapped: Container[str] = frozenset()
+) -> Iterator[Loaded]:
+    """One of the bench's own objects; ``entries`` gives sizes of maps that the source leaves open, ``mapped`` the
+    arrays that user space looks into.
+    """
     compiled = objects.load((name,), kfuncs.offsets(), cache)[name]
     declarations = {
         label: msgspec.structs.replace(item, entries=(entries or {}).get(label, item.entries))
         for label, item in compiled.maps.items()
     }
     with ExitStack() as stack:
-        maps = open_all(declarations, None, 1)
+        maps = open_all(declarations, None, 1, mapped)
         stack.callback(_close, maps)
         fds: dict[str, int] = {}
         stack.callback(_close_fds, fds)
@@ -72,14 +76,10 @@ def bench(name: str, cache: Path, entries: Mapping[str, int] | None = None) -> I
 
 
 def _load(label: str, program: objects.Program, maps: Mapping[str, Map]) -> int:
-    kind = syscall.PROG_XDP if label in XDP else syscall.PROG_SCHED_CLS
-    code = bytearray(program.code)
-    for index, name in program.maps:
-        code[index * 8 + 4 : index * 8 + 8] = maps[name].fd.to_bytes(4, "little")
+    kind = syscall.PROG_XDP if label in XDP or label.startswith("design_") else syscall.PROG_SCHED_CLS
     modules = kfuncs.module_btf_fds()
     try:
-        kfuncs.link(code, tuple(modules))
-        return syscall.prog_load(kind, bytes(code), label, tuple(modules.values()))
+        return programs.load_one(kind, label, program, maps, modules)
     finally:
         _close_fds(modules)
 

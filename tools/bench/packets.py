@@ -63,7 +63,7 @@ class Case:
 
     @property
     def empty(self) -> str:
-        return "empty_xdp" if self.program in ("steer", "plain_xdp", "send_back") else "empty_skb"
+        return "empty_xdp" if world.is_xdp(self.program) else "empty_skb"
 
 
 def _owned_by(owner: int, state: int) -> Callable[[World, int], None]:
@@ -192,20 +192,21 @@ def _all(run: Run, cases: list[Case], path: Path) -> None:
                 continue
             made.fill(flows, ESTABLISHED)
             for case in here:
-                _one(run, made, case, flows)
+                one(run, made, case, flows)
         if made.lost:
             run.notes.append(f"{made.lost} of {made.filled} flows found both their buckets full in the test-runs")
 
 
-def _one(run: Run, made: World, case: Case, flows: int) -> None:
+def one(run: Run, made: World, case: Case, flows: int, group: str = GROUP) -> None:
+    """One case at one size, into the book."""
     case.prepare(made, flows)
     samples = []
     for _ in run.turns():
         took = (_fresh if case.fresh else _steady)(run, made, case, flows)
         if isinstance(took, str):
-            return run.miss(GROUP, case.name, took, flows)
+            return run.miss(group, case.name, took, flows)
         samples.append(took[0] - took[1])
-    run.note(GROUP, case.name, samples, "ns", flows=flows, net_of="empty program", note=case.note)
+    run.note(group, case.name, samples, "ns", flows=flows, net_of="empty program", note=case.note)
     return None
 
 

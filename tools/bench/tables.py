@@ -11,6 +11,7 @@ from tools.bench.svg import short
 
 TITLES = {
     "packet": "Per packet, BPF_PROG_TEST_RUN, net of an empty program",
+    "design": "Designs of flow table, BPF_PROG_TEST_RUN, net of an empty program",
     "live": "Live frames, one core, one-armed veth, net of XDP drop",
     "session": "A short session: connect, one request, close (nine packets)",
     "latency": "TCP ping-pong of 64 bytes, both ends on one core",
@@ -36,7 +37,7 @@ def tables(report: Report) -> tuple[Table, ...]:
         for size in sorted({each.size for each in figures}):
             here = [each for each in figures if each.size == size]
             heading = f"{title}, {size}-byte frames" if size else title
-            if group in ("packet", "live") or len({each.flows for each in here}) > 2:
+            if group in ("packet", "design", "live") or len({each.flows for each in here}) > 2:
                 out.append(_grid(heading, here, report, group if size in (0, 60) else ""))
             else:
                 out.append(_list(heading, here))

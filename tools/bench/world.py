@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -59,10 +59,11 @@ class World:
     fresh_at: int = FRESH_FROM
     tracked: int = 0
     mark: int = 0
+    more: list[Loaded] = field(default_factory=list)
     lost: int = 0
 
     def fd(self, program: str) -> int:
-        for loaded in (self.plane, self.live, self.feeder):
+        for loaded in (self.plane, self.live, self.feeder, *self.more):
             if program in loaded.fds:
                 return loaded.fds[program]
         raise KeyError(program)
@@ -79,7 +80,7 @@ class World:
 
     def run(self, program: str, length: int, repeat: int) -> syscall.TestRun:
         """Feeds ``program`` that often; the duration is the kernel's, feeder included."""
-        kind = "xdp" if program in ("steer", "plain_xdp", "send_back", "empty_xdp") else "skb"
+        kind = "xdp" if is_xdp(program) else "skb"
         self.feeder.maps[f"bench_{kind}"].put(0, self.fd(program).to_bytes(4, "little"))
         context = b"" if kind == "xdp" else _skb_context()
         return syscall.run_program(self.fd(f"feed_{kind}"), bytes(length), repeat, context)
@@ -143,6 +144,11 @@ class World:
         keys["target"][:, 12:16] = addresses.view("u1").reshape(-1, 4)
         keys["slot"] = 0
         syscall.map_update_batch(questions.fd, keys.tobytes(), values.tobytes(), NEIGHBOURS)
+
+
+def is_xdp(program: str) -> bool:
+    """The others are classifiers."""
+    return program in ("steer", "plain_xdp", "send_back", "empty_xdp") or program.startswith("design_")
 
 
 def fill_plain(live: Loaded, keys: np.ndarray) -> None:
