@@ -218,7 +218,6 @@ class Machine:
         self.interfaces = changes.get("interfaces", ("int", "ext"))
         self.ruleset = "ab" * 32
         self.rules = ""
-        self.settings = changes.get("settings", "")
         self.broken = False
         self.stuck = False
         self.pinned = False
@@ -258,16 +257,17 @@ class Machine:
         return Node(context)
 
     def config(self) -> configuration.Config:
+        return configuration.parse(self.config_text().encode())
+
+    def config_text(self) -> str:
         names = ", ".join(f'"{name}"' for name in self.interfaces)
-        return configuration.parse(
-            f"""
+        return f"""
             cluster.id = 1
             node = {{ name = "{self.name}", weight = {self.weight} }}
             ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, dead_ms = {DEAD_MS} }}
             data.interfaces = [{names}]
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
-            """.encode()
-        )
+            """
 
     def host(self) -> Host:
         return Host(
