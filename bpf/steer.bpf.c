@@ -22,12 +22,8 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 	ct_key(&key, original);
 	ct_options_init(&options);
 	ct = xdp_ct_lookup(ctx, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
-	if (!ct)
-		return;
-	if (assure)
-		ct_change_status(ct, ct_field(ct, __u32, AA_CT_STATUS) | IPS_SEEN_REPLY | IPS_ASSURED);
-	ct_change_timeout(ct, timeout_s * 1000);
-	ct_release(ct);
+	if (ct)
+		ct_hold(ct, timeout_s, assure);
 }
 
 /* Called until the handshake is complete, and for flags that end a flow. */
@@ -43,6 +39,7 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 		change_flow(record, entry_record(word), 0, ENTRY_SETTLED);
 	if (owner && owner->hop == HOP_LOCAL)
 		return; /* the stack sees these packets itself */
+	record->held_ns = bpf_ktime_get_coarse_ns();
 	if (state == FLOW_ESTABLISHED)
 		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_ESTABLISHED], true);
 	else if (state == FLOW_CLOSED)

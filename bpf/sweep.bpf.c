@@ -3,11 +3,14 @@
  * sweep: ages the flow table of the primary. Attached nowhere: the agent runs it with BPF_PROG_TEST_RUN, each run looks at
  * AA_SWEEP_BITE records and goes on where the last one stopped. So ageing needs no lock, no copy of the table and no
  * object per flow in user space, and its changes are as atomic as the other programs'.
- * Writes records, buckets, tallies, released, swept; reads config, watermark. Counts nothing: no packet passes here.
+ * It also keeps the primary's conntrack entries as long as their flows: renews those of sessions that others own and that
+ * still have packets, lets go of those whose flow goes.
+ * Writes records, buckets, tallies, released, swept; reads config, nodes, watermark. Counts nothing: no packet passes here.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "conntrack.h"
 #include "flow_insert.h"
 #include "maps.h"
 
@@ -19,6 +22,37 @@
 #define STALE_SHARE 10
 #define STALE_MOST_NS (10 * AA_NSEC_PER_SEC)
 
+/* A number rests so long before it is given out again: no program holds one for longer than a packet takes. */
+#ifndef AA_REST_NS
+#define AA_REST_NS AA_NSEC_PER_SEC
+#endif
+
+/* Renewed when so much of its timeout is gone. */
+#define RENEW_SHARE 4
+
+static __always_inline void set_timeout(struct __sk_buff *skb, struct record *record, __u32 timeout_s)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_key(&key, &record->original);
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (ct)
+		ct_hold(ct, timeout_s, false);
+}
+
+static __always_inline void renew(struct __sk_buff *skb, struct record *record, __u8 state, __u64 timeout, __u64 now)
+{
+	const struct node *owner = node_of(record->owner);
+
+	if (owner->hop == HOP_LOCAL || state < FLOW_ESTABLISHED || now - record->held_ns < timeout / RENEW_SHARE)
+		return;
+	record->held_ns = now;
+	set_timeout(skb, record, timeout / AA_NSEC_PER_SEC);
+}
+
 static __always_inline bool untouch(__u32 place, __u32 index)
 {
 	__u64 *at = word_at(place);
@@ -29,8 +63,8 @@ static __always_inline bool untouch(__u32 place, __u32 index)
 	return true;
 }
 
-static __always_inline void age(const struct config *conf, struct record *record, __u32 index, struct sweep *progress,
-				__u64 now)
+static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
+				struct sweep *progress, __u64 now)
 {
 	union status was = {.word = *status_word(record)}, gone = was;
 	__u64 timeout = (__u64)conf->timeout_s[was.state & 7] * AA_NSEC_PER_SEC;
@@ -44,6 +78,7 @@ static __always_inline void age(const struct config *conf, struct record *record
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
 		record->seen_ns = now;
+		renew(skb, record, was.state, timeout, now);
 		return;
 	}
 	if (idle < timeout)
@@ -53,6 +88,9 @@ static __always_inline void age(const struct config *conf, struct record *record
 		return; /* a packet changed it just now: it lives */
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);
+	record->seen_ns = now;
+	if (node_of(was.owner)->hop != HOP_LOCAL)
+		set_timeout(skb, record, 0);
 	progress->expired++;
 }
 
@@ -81,12 +119,14 @@ int sweep(struct __sk_buff *skb)
 		if (!record || record->state == 0)
 			continue;
 		if (record->state == FLOW_DEAD) {
+			if (now - record->seen_ns < AA_REST_NS)
+				continue;
 			record->state = 0;
 			give_back(index);
 			progress->released++;
 			continue;
 		}
-		age(conf, record, index, progress, now);
+		age(skb, conf, record, index, progress, now);
 	}
 	return TC_ACT_OK;
 }

@@ -98,9 +98,6 @@ class Map:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
 
 
-MOST_FLOWS = 0x3FFFFF
-"""An entry names its record in 22 bits, and 0 is no record (bpf/include/flow_table.h)."""
-
 ENTRIES_PER_BUCKET = 8
 
 

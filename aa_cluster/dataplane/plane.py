@@ -364,7 +364,14 @@ class Dataplane:
         """Primary: one look at every record; flows idle past the timeout of their state go. Gives how many went."""
         if self._sweeper is None:
             raise DataplaneError("the sweep was asked for before the dataplane was started as primary")
+        self._write_timeouts()
         return self._sweeper.round()
+
+    def _write_timeouts(self) -> None:
+        """The node's own conntrack settings, as they are now."""
+        in_force = self._maps["config"].view()["timeout_s"][0]
+        for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
+            in_force[state] = min(seconds, LONGEST_TIMEOUT_S)
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""

@@ -79,6 +79,15 @@ static __always_inline void ct_key(struct bpf_sock_tuple *key, const struct tupl
 	key->ipv4.dport = tuple->dport;
 }
 
+/* Gives the reference back. `assure`: a session that is under way, not one that early drop may take. */
+static __always_inline void ct_hold(struct nf_conn *ct, __u32 timeout_s, bool assure)
+{
+	if (assure)
+		ct_change_status(ct, ct_field(ct, __u32, AA_CT_STATUS) | IPS_SEEN_REPLY | IPS_ASSURED);
+	ct_change_timeout(ct, timeout_s * 1000);
+	ct_release(ct);
+}
+
 /* One direction of an entry; `base` is AA_CT_ORIGINAL or AA_CT_REPLY. */
 #define ct_tuple(ct, base, out) \
 	do { \

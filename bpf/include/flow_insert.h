@@ -44,14 +44,30 @@ static __always_inline int claim(__u32 bucket, __u64 word, __u32 *place)
 	return -1;
 }
 
-/* 0, or −1: no room, or the fingerprint is another session's (whose entry is then compared whole from now on). */
-static __always_inline int insert_entry(const struct config *conf, struct hash hash, __u64 flags, __u32 index, __u32 *place)
+/*
+ * The tuple is in the table already. netfilter never gives a tuple to two connections at a time, so a record of another
+ * session under this very tuple is of one that is over here: it makes room. 0 when it did.
+ */
+static __always_inline int supersede(const struct found *other, const struct tuple *tuple, __u32 index)
 {
+	struct record *old = record_of(other->word), *own = records.lookup(&index);
+
+	if (!old || !own || !is_exactly(other->word, old, tuple) || same_tuple(&old->original, &own->original))
+		return -1;
+	end_flow(old, entry_record(other->word));
+	return 0;
+}
+
+/* 0, or −1: no room, or the fingerprint is another session's (whose entry is then compared whole from now on). */
+static __always_inline int insert_entry(const struct config *conf, const struct tuple *tuple, __u64 flags, __u32 index,
+					__u32 *place)
+{
+	struct hash hash = hash_tuple(conf, tuple);
 	__u64 word = (__u64)hash.fingerprint << ENTRY_FINGERPRINT_SHIFT | (__u64)index << ENTRY_RECORD_SHIFT | flags;
 	__u32 bucket = hash.bucket & conf->bucket_mask;
 	struct found other = {};
 
-	if (find(conf, hash, &other)) {
+	if (find(conf, hash, &other) && supersede(&other, tuple, index)) {
 		change_word(other.at, entry_record(other.word), 0, ENTRY_EXACT);
 		return -1;
 	}
@@ -69,9 +85,9 @@ static __always_inline int insert_entries(const struct config *conf, struct reco
 {
 	__u64 owner = (__u64)record->owner << ENTRY_OWNER_SHIFT;
 
-	if (insert_entry(conf, hash_tuple(conf, &record->reply), owner | ENTRY_REPLY, index, &record->place[FLOW_REPLY]))
+	if (insert_entry(conf, &record->reply, owner | ENTRY_REPLY, index, &record->place[FLOW_REPLY]))
 		return -1;
-	if (insert_entry(conf, hash_tuple(conf, &record->original), owner, index, &record->place[FLOW_ORIGINAL])) {
+	if (insert_entry(conf, &record->original, owner, index, &record->place[FLOW_ORIGINAL])) {
 		remove_word(record->place[FLOW_REPLY], index);
 		return -1;
 	}

@@ -98,6 +98,7 @@ static __always_inline void end_flow(struct record *record, __u32 index)
 	}
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);
+	record->seen_ns = bpf_ktime_get_coarse_ns(); /* its number rests from now on */
 }
 
 /* `flags`: TCP_*, of a packet of that direction. */

@@ -35,7 +35,7 @@ enum flow_state {
 	FLOW_ESTABLISHED = 3,
 	FLOW_CLOSING = 4, /* a FIN in one direction */
 	FLOW_CLOSED = 5,  /* a FIN in both, or a RST */
-	FLOW_DEAD = 6,    /* swept: its entries are gone, its number rests until the next sweep */
+	FLOW_DEAD = 6,    /* swept: its entries are gone, its number rests for a second */
 };
 
 enum flow_direction {
@@ -64,7 +64,8 @@ struct record {
 	__u8 state;       /* enum flow_state; 0: not in use */
 	__u8 ended;       /* a bit for each direction that has sent FIN or RST */
 	__u8 slot;        /* data interface the first packet came in on */
-	__u8 pad[16];
+	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout */
+	__u8 pad[8];
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
 

@@ -308,3 +308,15 @@ def test_a_taken_fingerprint_keeps_the_later_session_here(plane: Plane) -> None:
     ran = hand_off(plane)
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNPLACED": 1})
     assert plane.word(original) & EXACT
+
+
+@pytest.mark.parametrize("state", [SYN_SENT, ESTABLISHED, CLOSED])
+def test_a_reply_tuple_used_again_is_the_new_sessions(plane: Plane, state: int) -> None:
+    """The old session is over for netfilter, which gave its NAT port to another client; its flow was not swept yet."""
+    original, reply = nat("masquerade")
+    plane.schedule(THIRD)
+    plane.add_flow(tuple_of("10.77.1.7", 7, SERVER, 80), reply, OTHER, state)
+    entry(original, reply)
+    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
+    assert (plane.owner(original), plane.owner(reply)) == (THIRD, THIRD)
+    assert (plane.flow_count(), plane.entry_count()) == (1, 2)

@@ -91,8 +91,9 @@ def test_drain_under_load(live: Lab) -> None:
         after = time.monotonic() - drained - 0.05
         table = flows_of(lab, CLIENT, {row.source_port for row in flows(lab)}, (SERVER, 80))
         report = busy.stop()
-    assert '"completed": 1500' in told
-    assert (report.failed, report.retransmits) == ((), 0)
+    assert '"completed": 1500' in told, told[:200]
+    assert report.failed == ()
+    assert report.retransmits <= report.rounds // 500, "more than TCP's own impatience on a busy machine"
     young = owners(row for row in table if row.age < after)
     assert set(young) == {"node1", "node3"}, f"{young} in the {after:.1f} s after the drain"
     assert young.total() > 50
@@ -193,7 +194,8 @@ def test_fifty_changes_under_two_hundred_sessions(live: Lab) -> None:
                 raise AssertionError(f"after change {number}, {done}: {error}") from error
         assert where(live, busy.begun) == before
         report = busy.stop()
-    assert (report.failed, report.retransmits) == ((), 0)
+    assert report.failed == ()
+    assert report.retransmits <= report.rounds // 500, "more than TCP's own impatience on a busy machine"
     assert report.rounds > 50 * 200 * 0.2
     assert report.slowest < 1
 
