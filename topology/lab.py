@@ -42,6 +42,7 @@ class Description(msgspec.Struct, frozen=True):
     networks: tuple[str, ...]
     ruleset: str
     far: bool = False
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Lab:
 
     ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires;
     ``far`` puts a router on ext and a host behind a narrow way.
+    ``extra`` is more TOML for the end of every node's configuration.
     As a context manager it is up inside and gone after, whatever happens. All failures are ``AaError``.
     """
 
@@ -73,12 +75,14 @@ class Lab:
         joined: int | None = None,
         agents: bool = True,
         far: bool = False,
+        extra: str = "",
     ) -> None:
         self.plan = Plan(name, nodes, tuple(networks), far)
         usual = "dmz" if "dmz" in self.plan.networks else "default"
         self.ruleset = rulesets.text(usual) if ruleset is None else ruleset
         self.joined = nodes if joined is None else joined
         self.agents = agents
+        self.extra = extra
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -91,7 +95,7 @@ class Lab:
             raise LabError(f"no lab {name} is up (up: {others})", "`aa-cluster lab up` builds one") from None
         except msgspec.MsgspecError as error:
             raise LabError(f"{file} does not read: {error}", f"`aa-cluster lab down --name {name}` cleans up") from None
-        return cls(kept.name, kept.nodes, kept.ruleset, kept.networks, far=kept.far)
+        return cls(kept.name, kept.nodes, kept.ruleset, kept.networks, far=kept.far, extra=kept.extra)
 
     # -- whole lab
 
@@ -128,7 +132,7 @@ class Lab:
         plan = self.plan
         leftovers.mount_bpffs()
         plan.run.mkdir(parents=True)
-        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far)
+        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
         (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
         key = plan.run / "cluster.key"
         key.touch(mode=0o600)
@@ -151,7 +155,7 @@ class Lab:
     def _build_node(self, node: str) -> None:
         build_node(self.plan, self.plan.node(node))
         wiring.load_ruleset(self.plan, node, self.ruleset)
-        self.site(node).write_config(self.plan.networks, "ha")
+        self.site(node).write_config(self.plan.networks, "ha", self.extra)
 
     def _start(self) -> None:
         nodes = self.plan.node_names

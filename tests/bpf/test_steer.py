@@ -11,6 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from aa_cluster.dataplane import decisions
 from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, EXACT, SETTLED, SYN_RECV, SYN_SENT, TOUCHED
 from aa_cluster.netlink import conntrack
 from tests.bpf.harness import (
@@ -221,3 +222,12 @@ def test_an_entry_in_the_other_bucket_is_found(plane: Plane) -> None:
     table[bucket] = [(number + 1) << 32 | 1 << 10 for number in range(8)]
     table[(bucket ^ (fingerprint | 1)) & (len(table) - 1)][5] = moved
     assert plane.run("steer", segment(ORIGINAL, "A")).why == {"STEER_TX": 1}
+
+
+def test_the_live_counters_follow_the_flow(plane: Plane) -> None:
+    plane.add_flow(ORIGINAL, REPLY, OTHER, SYN_SENT)
+    seen = []
+    for which, flags in ((REPLY, "SA"), (ORIGINAL, "A"), (REPLY, "A"), (ORIGINAL, "FA"), (REPLY, "FA"), (REPLY, "R")):
+        plane.run("steer", segment(which, flags))
+        seen.append((decisions.read_live(plane.maps), decisions.read_half_open(plane.maps)))
+    assert seen == [({OTHER: 1}, 1), ({OTHER: 1}, 0), ({OTHER: 1}, 0), ({}, 0), ({}, 0), ({}, 0)]

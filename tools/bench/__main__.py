@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import os
 import signal
 import subprocess
@@ -102,6 +103,7 @@ def _measure(given: argparse.Namespace, console: Console) -> int:
         try:
             for number, group in enumerate(chosen):
                 run.deadline = share_of(run.clock(), end, [name for name, _ in chosen[number:]])
+                run.case_end = math.inf
                 _group(run, group)
         finally:
             made = _report(run, given.quick)
