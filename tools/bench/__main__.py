@@ -125,9 +125,9 @@ def _group(run: Run, group: tuple[str, Callable[[Run], None]]) -> None:
 
 
 WEIGHTS = {
-    packets.GROUP: 5,
-    designs.GROUP: 3,
-    live.GROUP: 5,
+    packets.GROUP: 3,
+    designs.GROUP: 2,
+    live.GROUP: 8,
     sessions.GROUP: 1,
     latency.GROUP: 1,
     agents.GROUP: 2,
