@@ -15,6 +15,8 @@
 #define AA_HITS_KEEP_MARK 65
 #define AA_HASH_KEYS 11 /* 64-bit words for one sum over the largest tuple: five pairs and one */
 #define AA_NSEC_PER_SEC 1000000000ull
+#define AA_FEATURE_ACCOUNTING 1
+#define AA_FEATURE_SHARE_HELPERS 2
 
 /* One direction of a flow as its packets arrive on the wire. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2). */
 struct tuple {
@@ -132,8 +134,10 @@ struct config {
 	__u8 primary;
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
+	__u32 features; /* AA_FEATURE_* */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 320, "config has no hidden padding");
+_Static_assert(sizeof(struct config) == 328, "config has no hidden padding");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
