@@ -262,7 +262,7 @@ int admit(struct __sk_buff *skb)
 	__u32 zero = 0;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ANNOUNCE))
-		return TC_ACT_OK; /* counted by arp_answer */
+		return verdict(TC_ACT_OK, ADMIT_OTHER);
 	work = workplaces.lookup(&zero);
 	if (!work)
 		return verdict(TC_ACT_SHOT, ADMIT_FAILED);

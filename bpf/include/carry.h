@@ -59,7 +59,8 @@ static __always_inline int parse_load(struct cursor *cursor, struct load *load, 
 		tuple->dport = tcp->dest;
 		return 0;
 	}
-	if (parse_ports(cursor, &pair))
+	if (parse_ports(cursor, &pair) || (void *)(pair + 2) > cursor->end ||
+	    pair[1].source != be16(load->total_length - ipv4_length(ip))) /* there stands the length */
 		return -1;
 	tuple->sport = pair->source;
 	tuple->dport = pair->destination;

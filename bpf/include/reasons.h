@@ -113,7 +113,8 @@
 	R(136, ADMIT_BLOCK, admit, drop, "announcement with a block of another version, cluster or generation, or that makes no sense") \
 	R(137, ADMIT_TAG, admit, drop, "announcement whose tag is wrong") \
 	R(138, ADMIT_MALFORMED, admit, drop, "announcement cut short") \
-	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten")
+	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten") \
+	R(140, ADMIT_OTHER, admit, pass, "no announcement")
 
 #define AA_REASON_COUNT 160
 
