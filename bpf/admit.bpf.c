@@ -69,8 +69,8 @@ static __always_inline bool is_left_over(struct nf_conn *ct, __u8 protocol)
 	return protocol == IPPROTO_TCP && (state == CT_TCP_NONE || state >= CT_TCP_TIME_WAIT);
 }
 
-/* 0 when no session has that tuple; what is left over of one goes. */
-static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *tuple)
+/* 0 when no session has that tuple; what is left over of one goes. `ended`: the flow table knows that it is. */
+static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *tuple, bool ended)
 {
 	struct bpf_sock_tuple key;
 	struct ct_options options;
@@ -81,7 +81,7 @@ static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *
 	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
 		return 0;
-	left_over = is_left_over(ct, tuple->protocol);
+	left_over = ended || is_left_over(ct, tuple->protocol);
 	if (left_over)
 		ct_change_timeout(ct, 0);
 	ct_release(ct);
@@ -95,14 +95,14 @@ static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *
 
 /* Holds the session's tuples on this node: −1 when they are another's. */
 static __always_inline int reserve(struct __sk_buff *skb, const struct config *conf, const struct tuple *original,
-				   const struct tuple *reply, __u32 connmark)
+				   const struct tuple *reply, __u32 connmark, bool ended)
 {
 	union ct_address source = {}, destination = {};
 	struct bpf_sock_tuple key;
 	struct ct_options options;
 	struct nf_conn *ct;
 
-	if (make_free(skb, reply) || make_free(skb, original))
+	if (make_free(skb, reply, ended) || make_free(skb, original, ended))
 		return -1;
 	ct_question(&key, &options, original);
 	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
@@ -133,21 +133,21 @@ static __always_inline void set_timeout(struct __sk_buff *skb, const struct tupl
 		ct_hold(ct, timeout_s, false);
 }
 
-static __always_inline enum reason record_session(struct __sk_buff *skb, const struct config *conf, const struct told *told)
+/* ADMIT_FULL: the entry is there, and must go again. */
+static __always_inline enum reason record_session(struct __sk_buff *skb, const struct config *conf, const struct told *told,
+						  bool ended)
 {
 	bool datagrams = told->original.protocol == IPPROTO_UDP;
 	union status begun = {};
 	struct record *record;
 	__u32 index;
 
-	if (reserve(skb, conf, &told->original, &told->reply, told->connmark))
+	if (reserve(skb, conf, &told->original, &told->reply, told->connmark, ended))
 		return ADMIT_CLASH;
 	index = take_record(conf);
 	record = records.lookup(&index);
-	if (!index || !record) {
-		set_timeout(skb, &told->original, 0);
+	if (!index || !record)
 		return ADMIT_FULL;
-	}
 	begun.owner = told->owner;
 	begun.mark = told->connmark;
 	begun.slot = told->slot;
@@ -156,48 +156,74 @@ static __always_inline enum reason record_session(struct __sk_buff *skb, const s
 	record->reply = told->reply;
 	record->created_ns = record->seen_ns = record->held_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
-	if (insert_flow(conf, record, index, datagrams ? FLOW_ESTABLISHED : FLOW_SYN_SENT)) {
-		set_timeout(skb, &told->original, 0);
+	if (insert_flow(conf, record, index, datagrams ? FLOW_ESTABLISHED : FLOW_SYN_SENT))
 		return ADMIT_FULL;
-	}
 	if (datagrams)
 		change_flow(record, index, 0, ENTRY_SETTLED);
 	return ADMIT_NEW;
 }
 
-/* A packet of a session that is recorded already. */
-static __always_inline void go_on(struct __sk_buff *skb, const struct config *conf, struct record *record, __u8 flags)
-{
-	__u8 state = advance(record, false, flags);
+/* The flow that has the answers' tuple: whose is it? */
+enum holder { NOBODY, SAME_SESSION, ENDED_SESSION, OTHER_SESSION, OTHER_TUPLE };
 
+static __always_inline enum holder holder_of(const struct found *found, const struct told *told)
+{
+	struct record *record = record_of(found->word);
+
+	if (!record || !is_exactly(found->word, record, &told->reply))
+		return OTHER_TUPLE;
+	if (same_tuple(&record->original, &told->original) && record->owner == told->owner &&
+	    (!told->opens || record->state < FLOW_CLOSING || told->original.protocol == IPPROTO_UDP))
+		return SAME_SESSION;
+	return record->state < FLOW_CLOSING ? OTHER_SESSION : ENDED_SESSION;
+}
+
+/* A packet of a session that is recorded already; `timeout_s` when its entry shall have another. */
+static __always_inline bool go_on(const struct config *conf, const struct found *found, __u8 flags, __u32 *timeout_s)
+{
+	struct record *record = record_of(found->word);
+
+	if (!record)
+		return false;
 	record->seen_ns = bpf_ktime_get_coarse_ns();
-	if (state == FLOW_CLOSED)
-		set_timeout(skb, &record->original, conf->timeout_s[FLOW_CLOSED]);
+	*timeout_s = conf->timeout_s[FLOW_CLOSED];
+	return advance(record, false, flags) == FLOW_CLOSED;
+}
+
+static __always_inline void end_found(const struct found *found)
+{
+	struct record *record = record_of(found->word);
+
+	if (record)
+		end_flow(record, entry_record(found->word));
 }
 
 static __always_inline enum reason admit_session(struct __sk_buff *skb, const struct config *conf, const struct told *told,
 						 __u8 flags)
 {
-	struct record *record;
+	enum holder holder = NOBODY;
 	struct found found = {};
+	enum reason why = ADMIT_AGAIN;
+	__u32 timeout_s = 0;
+	bool hold = false;
 
-	if (find(conf, hash_tuple(conf, &told->reply), &found)) {
-		record = record_of(found.word);
-		if (!record || !is_exactly(found.word, record, &told->reply))
-			return told->opens ? ADMIT_FULL : ADMIT_AGAIN;
-		if (same_tuple(&record->original, &told->original) && record->owner == told->owner &&
-		    (!told->opens || record->state < FLOW_CLOSING || told->original.protocol == IPPROTO_UDP)) {
-			go_on(skb, conf, record, flags);
-			return ADMIT_AGAIN;
-		}
-		if (!told->opens)
-			return ADMIT_AGAIN;
-		if (record->state < FLOW_CLOSING)
+	if (find(conf, hash_tuple(conf, &told->reply), &found))
+		holder = holder_of(&found, told);
+	if (holder == SAME_SESSION) {
+		hold = go_on(conf, &found, flags, &timeout_s);
+	} else if (told->opens) {
+		if (holder == OTHER_TUPLE)
+			return ADMIT_FULL;
+		if (holder == OTHER_SESSION)
 			return ADMIT_CLASH;
-		set_timeout(skb, &record->original, 0);
-		end_flow(record, entry_record(found.word));
+		if (holder == ENDED_SESSION)
+			end_found(&found);
+		why = record_session(skb, conf, told, holder == ENDED_SESSION);
+		hold = why == ADMIT_FULL;
 	}
-	return told->opens ? record_session(skb, conf, told) : ADMIT_AGAIN;
+	if (hold)
+		set_timeout(skb, &told->original, timeout_s);
+	return why;
 }
 
 /* Back to the node it came from, as it came, but for what it is. */
@@ -285,13 +311,12 @@ int admit(struct __sk_buff *skb)
 	if (why != ADMIT_NEW)
 		return verdict(TC_ACT_SHOT, why);
 
-	if (sealed->block.kind == BLOCK_KIND_EXPECT) {
-		tell(&work->told, &load, sealed);
-		expect(&work->told.original, sealed->block.owner);
-		return send_on(skb, port, &load, &sealed->block, ADMIT_EXPECTED);
-	}
 	tell(&work->told, &load, sealed);
-	why = admit_session(skb, conf, &work->told, load.flags);
+	why = ADMIT_EXPECTED;
+	if (sealed->block.kind == BLOCK_KIND_EXPECT)
+		expect(&work->told.original, sealed->block.owner);
+	else
+		why = admit_session(skb, conf, &work->told, load.flags);
 	if (why == ADMIT_CLASH)
 		return refuse(skb, conf, port, &load, sealed);
 	if (why == ADMIT_FULL)
