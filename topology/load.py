@@ -140,7 +140,9 @@ def busy_sessions(
 
 
 @contextmanager
-def serving(hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "datagrams"], port: int) -> Iterator[None]:
+def serving(
+    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "datagrams"], port: int
+) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
     with _running(hosts, host, program(tool, "serve", port)) as process:
         ready = process.stdout.readline() if process.stdout else ""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The announcement block: the handoff block's layout for what an auxiliary tells the primary (docs/own-sessions.md).
 
-Bytes 20 to 27 hold the MAC of the packet's next hop, a byte of flags and a zero byte instead of packet mark and conntrack
-status; ports and addresses are those of the original tuple (kind FLOW) or of the expected one (kind EXPECT). The tag covers
-the tuple in the packet's own headers, the TCP sequence number (0 for UDP) and the first 72 bytes. Frames that carry it
-have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
+Bytes 20 to 27 hold the MAC of the packet's next hop, a byte of flags and a zero byte instead of packet mark and
+conntrack status; ports and addresses are those of the original tuple (kind FLOW) or of the expected one (kind EXPECT).
+The tag covers the tuple in the packet's own headers, the TCP sequence number (0 for UDP) and the first 72 bytes.
+Frames that carry it have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
 """
 
 from __future__ import annotations

@@ -43,7 +43,12 @@ def plain(carrier: FlowTuple, flags: str = "S", payload: bytes = b"", checksum: 
 
 
 def with_block(
-    carrier: FlowTuple, block: Announcement, flags: str = "S", payload: bytes = b"", key: bytes = KEY, checksum: bool = True
+    carrier: FlowTuple,
+    block: Announcement,
+    flags: str = "S",
+    payload: bytes = b"",
+    key: bytes = KEY,
+    checksum: bool = True,
 ) -> Packet:
     """The same with the block behind its payload, on its way to the primary."""
     sequence = SEQUENCE if carrier.protocol == 6 else 0

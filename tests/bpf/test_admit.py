@@ -69,7 +69,8 @@ def test_its_answers_are_steered_and_complete_the_handshake(plane: Plane) -> Non
     assert (ran.verdict, ran.packet.dst) == (XDP_TX, node_mac(OTHER))
     assert plane.flow(REPLY)["state"] == ESTABLISHED
     (held,) = conntrack.dump()
-    assert held.timeout > 400_000 and held.status & conntrack.Status.ASSURED
+    assert held.timeout > 400_000
+    assert held.status & conntrack.Status.ASSURED
     assert plane.run("steer", segment(REPLY, "A", b"data")).why == {"STEER_TX": 1}
 
 
@@ -114,7 +115,8 @@ def test_a_packet_of_no_known_session_goes_on_unrecorded(plane: Plane) -> None:
 def test_datagrams(plane: Plane, payload: bytes, checksum: bool) -> None:
     ran = plane.run("admit", with_block(QUERY, announced(QUERY), "", payload, checksum=checksum))
     assert ran.why == {"ADMIT_NEW": 1}
-    assert right(ran.raw) and Ether(ran.raw)[UDP].payload.build() == payload
+    assert right(ran.raw)
+    assert Ether(ran.raw)[UDP].payload.build() == payload
     assert (Ether(ran.raw).dst, Ether(ran.raw)[UDP].chksum == 0) == (NEXT_HOP, not checksum)
     answer = reversed_tuple(QUERY)
     frame = Ether(src=CLIENT_MAC, dst=VIRTUAL) / IP(src=str(answer.source), dst=str(answer.destination))

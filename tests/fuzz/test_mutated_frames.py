@@ -17,6 +17,7 @@ import pytest
 from aa_cluster.dataplane import reasons, syscall
 from aa_cluster.netlink import conntrack
 from aa_cluster.wire.block import FlowTuple
+from tests.bpf.announcements import announced, with_block
 from tests.bpf.harness import (
     CLIENT,
     CLIENT_MAC,
@@ -41,7 +42,6 @@ from tests.bpf.harness import (
     skb_context,
     tuple_of,
 )
-from tests.bpf.announcements import announced, with_block
 from tests.bpf.packets import TAGS, carried, error, pieces, steered, tagged, with_options
 
 pytestmark = [pytest.mark.bpf, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -124,7 +124,8 @@ def is_udp(frame: bytearray) -> bool:
 def header_length(frame: bytearray, dice: random.Random) -> None:
     """A TCP header that swallows the block, or ends before it began. UDP's has no length to lie about."""
     if is_udp(frame):
-        return covered_byte(frame, dice)
+        covered_byte(frame, dice)
+        return
     at = tcp_at(frame)
     swallows = len(frame) < at + 60 + BLOCK_BYTES
     if len(frame) > at + TCP_OFFSET:

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.lab
 
 SERVER, CLUSTER_EXT = "10.77.2.100", "10.77.2.1"
 COUNT = 100
+CURL = ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", f"http://{SERVER}/"]
 
 
 def reserved(lab: Lab, node: str, protocol: int) -> dict[Tuple, conntrack.ConntrackEntry]:
@@ -50,12 +51,13 @@ def test_a_hundred_of_a_hundred_while_client_sessions_run(lab: Lab, ruleset: str
         for node in ("node2", "node3"):
             codes: Counter[str] = Counter()
             for _ in range(COUNT):
-                done = lab.exec(node, ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", f"{SERVER}/"])
+                done = lab.exec(node, CURL)
                 codes[done.stdout or done.stderr] += 1
             print(f"{ruleset}, {node}: {dict(codes)}")
             assert codes == {"200": COUNT}
         report = running.stop()
-    assert report.failed == () and report.rounds > 0
+    assert report.failed == ()
+    assert report.rounds > 0
     for node in (2, 3):
         told = counters(lab, node) - before[node]
         assert told["ANNOUNCE_FLOW"] >= COUNT  # each SYN; ends as well
@@ -103,11 +105,6 @@ def test_a_port_that_another_node_uses_is_refused(lab: Lab) -> None:
     lab.load_ruleset(rulesets.text("no-nat"))
     before = {node: counters(lab, node) for node in (1, 3)}
 
-    def curl(node: str, *more: str) -> str:
-        url = f"http://{SERVER}/"
-        argv = ["curl", "-sS", "-m", "2.5", "--local-port", "45678", "-o", "/dev/null", "-w", "%{http_code}", *more, url]
-        return lab.exec(node, argv).stdout
-
     with serving(lab, "server", "bulk", 7070):
         argv = ["curl", "-s", "-m", "20", "--local-port", "45678", "telnet://10.77.2.100:7070"]
         holding = lab.popen("node2", argv)
@@ -121,7 +118,8 @@ def test_a_port_that_another_node_uses_is_refused(lab: Lab) -> None:
             holding.wait(5)
     assert (counters(lab, 1) - before[1])["ADMIT_CLASH"] >= 1
     assert (counters(lab, 3) - before[3])["ADOPT_REFUSED"] >= 1
-    assert curl("node3") == "200"  # to another service: another tuple
+    argv = ["curl", "-sS", "-m", "5", "--local-port", "45678", "-o", "/dev/null", "-w", "%{http_code}", f"{SERVER}/"]
+    assert lab.exec("node3", argv).stdout == "200"  # to another service: another tuple
 
 
 def test_what_is_reset_is_forgotten(lab: Lab) -> None:

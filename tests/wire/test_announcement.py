@@ -28,7 +28,16 @@ def announcements(draw: st.DrawFn) -> Announcement:
     kind, node = draw(st.sampled_from((2, 3, 4))), draw(st.integers(1, 63))
     next_hop, flags = draw(st.binary(min_size=6, max_size=6)), draw(st.integers(0, 255))
     return Announcement(
-        kind, draw(port), node, draw(st.integers(0, 15)), draw(number), draw(number), draw(number), next_hop, flags, session
+        kind,
+        draw(port),
+        node,
+        draw(st.integers(0, 15)),
+        draw(number),
+        draw(number),
+        draw(number),
+        next_hop,
+        flags,
+        session,
     )
 
 

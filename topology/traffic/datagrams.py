@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Datagrams, asked and answered: ``serve PORT`` sends each back, ``ask ADDRESS PORT`` compares.
 
-Every question has a socket of its own, as a resolver's has. ``--size`` 0: a length that differs from question to question.
+Every question has a socket of its own, as a resolver's has. ``--size`` 0: a length that differs from one to the next.
 """
 
 from __future__ import annotations
