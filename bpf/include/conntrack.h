@@ -23,6 +23,7 @@
 #define AA_CT_DST_PORT 0
 #endif
 
+#define IPS_EXPECTED (1u << 0)
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
