@@ -284,6 +284,21 @@ static __always_inline int give_to_agent(struct __sk_buff *skb)
 	return verdict(TC_ACT_SHOT, ADOPT_BY_AGENT);
 }
 
+/* Packets of the session as they leave this node, by both its tuples: `announce` looks what the helper made of them. */
+static __always_inline void note_control(const struct sealed_block *sealed)
+{
+	struct tuple leaving;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	invert(&leaving, &sealed->original);
+	controls.update(&leaving, &now);
+	leaving.sport = sealed->block.source_port;
+	leaving.dport = sealed->block.destination_port;
+	__builtin_memcpy(leaving.saddr, sealed->block.source, 16);
+	__builtin_memcpy(leaving.daddr, sealed->block.destination, 16);
+	controls.update(&leaving, &now);
+}
+
 static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
 {
 	struct bpf_sock_tuple key;
@@ -297,6 +312,8 @@ static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block 
 		if (sealed->block.helper || create(skb, &key, &sealed->block))
 			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
 	}
+	if (sealed->block.helper)
+		note_control(sealed);
 	if (strip(skb, arrival, &sealed->block))
 		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
 	skb->mark = host32(sealed->block.mark);

@@ -107,6 +107,7 @@
 	R(124, ANNOUNCE_NO_ROOM, announce, pass, "no room for the block under the MTU: not announced") \
 	R(125, ANNOUNCE_FAILED, announce, drop, "the packet could not be rewritten") \
 	R(126, ANNOUNCE_TAGGED, announce, pass, "own session through a VLAN on top of a data interface: not announced") \
+	R(127, ANNOUNCE_EXPECTATION, announce, relay, "what a helper expects, announced with the packet it read that in") \
 	R(130, ADMIT_NEW, admit, relay, "announced session recorded, its packet sent on") \
 	R(131, ADMIT_AGAIN, admit, relay, "packet of a session announced before, sent on") \
 	R(132, ADMIT_EXPECTED, admit, relay, "expectation recorded, its packet sent on") \
