@@ -3,6 +3,7 @@
 #ifndef AA_ASSIGN_H
 #define AA_ASSIGN_H
 
+#include "account.h"
 #include "flow_insert.h"
 #include "persist.h"
 #include "policy.h"
@@ -84,6 +85,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	record->reply = decision->reply;
 	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
+	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;
 	if (insert_flow(conf, record, index, FLOW_SYN_SENT))
 		return done;
@@ -105,6 +107,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 			if (record->state < FLOW_CLOSING) {
 				known.owner = entry_owner(found.word);
 				repeat(record, &found);
+				account(conf, found.word, request->octets);
 				return known;
 			}
 			end_flow(record, entry_record(found.word));

@@ -69,6 +69,13 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
 
+/* What a flow has carried, by direction, by record number; see account.h. */
+struct account {
+	__u64 packets[2];
+	__u64 octets[2]; /* of IP, header included */
+};
+_Static_assert(sizeof(struct account) == 32, "two accounts are a cache line");
+
 /* What the table holds at this moment. Whoever changes a record's state counts the change (flow_state.h). */
 struct tally {
 	__u64 live[AA_MAX_NODES]; /* by owner: flows that are neither closing nor closed */
@@ -113,6 +120,9 @@ struct port {
 };
 _Static_assert(sizeof(struct port) == 24, "port has no hidden padding");
 
+#define AA_FEATURE_ACCOUNTING 1
+#define AA_FEATURE_SHARE_HELPERS 2
+
 struct config {
 	__u64 hash_key[2 * AA_HASH_KEYS]; /* of the flow table: fingerprint, then bucket */
 	__u32 bucket_mask;                /* buckets − 1 */
@@ -132,8 +142,10 @@ struct config {
 	__u8 primary;
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
+	__u32 features; /* AA_FEATURE_* */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 320, "config has no hidden padding");
+_Static_assert(sizeof(struct config) == 328, "config has no hidden padding");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
@@ -224,7 +236,9 @@ struct fragment {
 	__u64 seen_ns; /* coarse */
 	__u8 owner;    /* node id; 0: the stack */
 	__u8 early;    /* a later fragment came first, and is with the stack */
-	__u8 pad[6];
+	__u8 reply;    /* direction … */
+	__u8 pad;
+	__u32 record; /* … and record of its flow; 0: none */
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment has no hidden padding");
 
