@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from scapy.packet import Packet
 from aa_cluster.dataplane import accounts, flows, syscall
 from aa_cluster.dataplane.flows import DEAD, ESTABLISHED, EXACT, RECORD_SHIFT, SETTLED
 from aa_cluster.wire.block import FlowTuple
+from tests.bpf.announcements import announced, plain, with_block
 from tests.bpf.harness import (
     CLIENT,
     OTHER,
@@ -25,6 +27,7 @@ from tests.bpf.harness import (
     SELF,
     SERVER,
     THIRD,
+    XDP_TX,
     Plane,
     entry,
     reversed_tuple,
@@ -192,6 +195,35 @@ def test_a_number_given_out_again_begins_at_nothing(counting: Plane) -> None:
     hand_off(counting, "masquerade", 41000)
     assert number(counting, original) == index
     assert account(counting, index) == ((1, 40), (0, 0))
+
+
+# -- admit
+
+
+def test_an_announced_session(counting: Plane) -> None:
+    """Begun by an auxiliary: what it sends through the primary, and all answers; on a number that was used before."""
+    session, carrier = tuple_of(PUBLIC, 40000, SERVER, 80), tuple_of(PUBLIC, 50000, SERVER, 80)
+    dirty = np.array(9, "<u8")
+    counting.maps["accounts"].view()["packets"][:] = counting.maps["accounts"].view()["octets"][:] = dirty
+    assert counting.run("admit", with_block(carrier, announced(session))).why == {"ADMIT_NEW": 1}
+    size = plain(carrier)[IP].len
+    assert account(counting, number(counting, session)) == ((1, size), (0, 0))
+    counting.run("admit", with_block(carrier, announced(session)))
+    counting.run("steer", segment(reversed_tuple(carrier), "SA"))
+    counting.run("admit", with_block(carrier, announced(session), "FA", b"last"))
+    assert account(counting, number(counting, session)) == (
+        (3, 2 * size + plain(carrier, "FA", b"last")[IP].len),
+        (1, 40),
+    )
+
+
+def test_an_announced_query_and_its_answers(counting: Plane) -> None:
+    query = FlowTuple(IPv4Address(PUBLIC), IPv4Address(SERVER), 40000, 53, 17)
+    counting.run("admit", with_block(query, announced(query), "", b"name?"))
+    answer = frame(IP(src=SERVER, dst=PUBLIC) / UDP(sport=53, dport=40000) / b"an address")
+    for one in (answer, tagged(answer, TAGS["802.1Q"])):
+        assert counting.run("steer", one).verdict == XDP_TX
+    assert account(counting, number(counting, query)) == ((1, 33), (2, 76))
 
 
 # -- off
