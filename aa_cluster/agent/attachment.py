@@ -59,6 +59,7 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         persistence=_persistence(context.config.persistence),
         bindings=context.config.persistence.size,
         accounting=context.config.flows.accounting,
+        share_helpers=context.config.policy.share_helpers,
     )
 
 

@@ -393,6 +393,19 @@ class TestAccounting:
         assert on.carried_since(before) == {}
         on.stop()
 
+    def test_it_and_shared_helpers_are_features_of_their_own(self, settings: Settings) -> None:
+        for accounting, share, wanted in ((True, False, 1), (False, True, 2), (True, True, 3), (False, False, 0)):
+            plane = Dataplane(dataclasses.replace(settings, accounting=accounting, share_helpers=share))
+            plane.start()
+            fd = syscall.obj_get(str(settings.pins / "maps" / "config"))
+            value = syscall.map_lookup(fd, bytes(4), 328)
+            os.close(fd)
+            assert value is not None
+            assert struct.unpack_from("=I", value, 320) == (wanted,)
+            plane.close()
+        plane.start()
+        plane.stop()
+
     def test_on_stays_on_with_what_it_counted(self, settings: Settings) -> None:
         self.started(settings, True).close()
         ids, first = program_ids(), self.pinned(settings)
