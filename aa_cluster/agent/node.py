@@ -173,6 +173,7 @@ class Node:
         except AaError:
             await self._withdraw(role, self.context.state)
             raise
+        role.dataplane_runs()
         return role
 
     async def _withdraw(self, role: Auxiliary, before: NodeState) -> None:
@@ -199,6 +200,7 @@ class Node:
             ha_mac=survey.ha.mac,
             ruleset=ruleset,
             interfaces=survey.interfaces(),
+            share_helpers=context.config.policy.share_helpers,
         )
         answer = await context.link.ask(ask, address, timeout)
         if isinstance(answer, control.JoinRefusal):
@@ -278,6 +280,7 @@ class Node:
         role.ready = True
         self.role = role
         role.start()
+        role.dataplane_runs()
         _log.info("resumed", role="auxiliary", id=state.node_id, generation=state.generation)
 
     # Leaving.

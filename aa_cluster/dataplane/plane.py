@@ -16,16 +16,17 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
-from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, Map, open_all
+from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Question", "Settings"]
+__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Punt", "Question", "Settings"]
 
 MAX_NODES = 64
 MAX_PORTS = 16
@@ -35,6 +36,9 @@ PORT_TABLE = 256
 LONGEST_TIMEOUT_S = 0xFFFFFFFF // 1000
 """conntrack takes milliseconds in 32 bits: 49 days."""
 
+SHARE_HELPERS = 2
+"""AA_FEATURE_SHARE_HELPERS of bpf/include/types.h."""
+
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
@@ -42,7 +46,7 @@ HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
 SOURCES = {
     "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
-    "auxiliary": ("adopt", "announce", "arp_relay"),
+    "auxiliary": ("adopt", "announce", "arp_relay", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 
@@ -100,6 +104,12 @@ class Settings:
     bindings: int = BINDINGS
     """Clients that persistence remembers; taken when the maps are made."""
 
+    accounting: bool = False
+    """Packets and bytes are counted for each flow."""
+
+    share_helpers: bool = False
+    """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -123,6 +133,8 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
+        self._punts: PuntRing | None = None
+        self._courier: Courier | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -140,8 +152,16 @@ class Dataplane:
         maps_dir = self._settings.pins / "maps"
         maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
-        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries, bindings=self._settings.bindings)
+        settings = self._settings
+        self._maps = open_all(
+            declarations,
+            maps_dir,
+            settings.flow_entries,
+            bindings=settings.bindings,
+            accounting=settings.accounting,
+        )
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
+        self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
         self._write_configuration()
         self._activate(compiled)
 
@@ -151,6 +171,7 @@ class Dataplane:
     def _activate(self, compiled: dict[str, objects.Object]) -> None:
         """New programs are pinned aside and renamed into place before they take over the hooks."""
         stamp = "-".join(objects.identity(entry)[:12] for entry in compiled.values())
+        stamp += f"-{self._maps['accounts'].info.id}"  # made anew when accounting is switched: then so are programs
         directory = self._settings.pins / f"programs-{stamp}"
         wanted = frozenset(label for entry in compiled.values() for label in entry.programs)
         fds = programs.opened(directory, wanted)
@@ -167,6 +188,8 @@ class Dataplane:
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
+            if "deliver" in fds:
+                self._courier = Courier(os.dup(fds["deliver"]))
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -213,6 +236,12 @@ class Dataplane:
         if self._sweeper is not None:
             self._sweeper.close()
             self._sweeper = None
+        if self._punts is not None:
+            self._punts.close()
+            self._punts = None
+        if self._courier is not None:
+            self._courier.close()
+            self._courier = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
@@ -248,6 +277,9 @@ class Dataplane:
         record["bucket_mask"] = self._maps["buckets"].info.entries - 1
         limit = self._maps["records"].info.entries - 1
         record["flow_limit"], record["half_open_limit"] = limit, max(1, int(limit * settings.half_open_share))
+        record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
+            accounts.FEATURE if settings.accounting else 0
+        )
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
@@ -350,8 +382,20 @@ class Dataplane:
         return 0 if value is None else int(value)
 
     def flows(self) -> np.ndarray:
-        """One row per flow, structured dtype: see ``FLOW_ROW`` in dataplane/flows.py."""
-        return flows.rows(self._maps["records"], self._maps["watermark"])
+        """One row per flow, structured dtype: see ``FLOW_ROW`` and ``ACCOUNTED_ROW`` in dataplane/flows.py."""
+        counted = self._maps["accounts"] if self._settings.accounting else None
+        return flows.rows(self._maps["records"], self._maps["watermark"], counted)
+
+    def account_look(self) -> accounts.Look | None:
+        """What all flows carried until now; None when accounting is off."""
+        return accounts.look(*self._accounted()) if self._settings.accounting else None
+
+    def carried_since(self, before: accounts.Look) -> dict[int, tuple[int, int]]:
+        """(packets, octets) of the flows of each owner id since that look."""
+        return accounts.since(before, *self._accounted())
+
+    def _accounted(self) -> tuple[Map, Map, Map]:
+        return self._maps["records"], self._maps["watermark"], self._maps["accounts"]
 
     def flow_count(self) -> int:
         """Flows in the table, whatever their state."""
@@ -397,6 +441,19 @@ class Dataplane:
 
     def read_events(self) -> list[Event]:
         return [] if self._ring is None else self._ring.read()
+
+    def punt_fd(self) -> int:
+        """Auxiliary: readable when SYNs wait for an entry with a helper."""
+        return self._maps["punts"].fd
+
+    def read_punts(self) -> list[Punt]:
+        return [] if self._punts is None else self._punts.read()
+
+    def deliver(self, punt: Punt) -> None:
+        """Auxiliary: the frame comes in again, after its entry was made; ``DataplaneError`` when it cannot."""
+        if self._courier is None:
+            raise DataplaneError("a frame is to be delivered before the dataplane was started as auxiliary")
+        self._courier.deliver(punt)
 
     def xdp_modes(self) -> dict[str, XdpMode]:
         with IPRoute() as ipr:

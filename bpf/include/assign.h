@@ -3,6 +3,7 @@
 #ifndef AA_ASSIGN_H
 #define AA_ASSIGN_H
 
+#include "account.h"
 #include "flow_insert.h"
 #include "helper.h"
 #include "persist.h"
@@ -85,6 +86,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	record->reply = decision->reply;
 	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
+	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;
 	if (insert_flow(conf, record, index, FLOW_SYN_SENT))
 		return done;
@@ -106,6 +108,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 			if (record->state < FLOW_CLOSING) {
 				known.owner = entry_owner(found.word);
 				repeat(record, &found);
+				account(conf, found.word, request->octets);
 				return known;
 			}
 			end_flow(record, entry_record(found.word));
