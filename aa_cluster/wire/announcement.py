@@ -3,8 +3,8 @@
 
 Bytes 20 to 27 hold the MAC of the packet's next hop, a byte of flags and one that counts the ports refused before,
 instead of packet mark and conntrack status; ports and addresses are those of the original tuple (kind FLOW) or of the
-expected one (kind EXPECT). The tag covers the tuple in the packet's own headers, the TCP sequence number (0 for UDP) and
-the first 72 bytes. Frames that carry it have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
+expected one (kind EXPECT). The tag covers the tuple in the packet's own headers, the TCP sequence number (0 for UDP)
+and the first 72 bytes. Frames that carry it have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
 """
 
 from __future__ import annotations
