@@ -89,7 +89,7 @@ def test_datagrams_of_any_size(lab: Lab) -> None:
             print(f"{node}: {report.answered} of {report.asked} answered")
             assert report.failed == []
             rows = [row for row in of_node(lab, node) if row.protocol == "udp" and row.destination == SERVER]
-            assert len(rows) >= COUNT
+            assert len(rows) >= len(set(report.ports))
 
 
 def test_announcements_go_to_the_primary_alone(lab: Lab) -> None:
