@@ -99,7 +99,8 @@
 	R(99, STEER_EXPECTED, steer, steer, "SYN of a session that an auxiliary's helper expects, sent there") \
 	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node began itself") \
 	R(61, GUARD_EXPECTED, adopt, pass, "SYN of a session that a helper of this node expects") \
-	R(62, ADOPT_REFUSED, adopt, drop, "the primary refuses a session of ours: its tuple is another's, the entry goes") \
+	R(62, ADOPT_REFUSED, adopt, drop, "SYN of a session of ours that the primary refuses: its tuple is another's") \
+	R(63, ADOPT_ANOTHER_PORT, adopt, relay, "datagram of ours that the primary refuses, announced with another port") \
 	R(120, ANNOUNCE_OUT, announce, pass, "nothing to announce, leaves as it is") \
 	R(121, ANNOUNCE_FLOW, announce, relay, "a session that begins here, announced with its packet by way of the primary") \
 	R(122, ANNOUNCE_EXPECTED, announce, relay, "an expected session, announced by way of the primary") \
