@@ -33,6 +33,26 @@ class SessionReport(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class ReuseReport(msgspec.Struct, frozen=True):
+    """``slowest_ms``: the longest session; a SYN that had to be sent again shows as 1000."""
+
+    completed: int
+    failed: tuple[str, ...]
+    slowest_ms: int
+    seconds: float
+
+
+class PulseReport(msgspec.Struct, frozen=True):
+    """Many paced streams: ``lines`` sent in all, ``echoed`` of them came back right; ``gap_ms`` by stream: the longest
+    wait for one. ``broken``: streams that ended before they should."""
+
+    lines: int
+    echoed: int
+    broken: int
+    retransmits: int
+    gap_ms: tuple[int, ...]
+
+
 class StreamReport(msgspec.Struct, frozen=True):
     """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait of who
     receives for a line."""
@@ -98,8 +118,18 @@ def held_sessions(
         process.communicate(timeout=30)
 
 
+def reuse(
+    hosts: Hosts, host: str, address: str, port: int, source_port: int, count: int, end: Literal["reset", "peer"]
+) -> ReuseReport:
+    """``count`` HTTP sessions one after the other, all from ``source_port``."""
+    with _running(hosts, host, program("reuse", address, port, source_port, "--count", count, "--end", end)) as process:
+        return _line(process, ReuseReport)
+
+
 @contextmanager
-def serving(hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen"], port: int) -> Iterator[None]:
+def serving(
+    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "pulses"], port: int
+) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
     with _running(hosts, host, program(tool, "serve", port)) as process:
         ready = process.stdout.readline() if process.stdout else ""
@@ -131,6 +161,29 @@ def stream(
         if opened != "open\n":
             raise LabError(f"the stream to {address}:{port} did not open: {process.communicate()[1].strip()[-800:]}")
         yield Stream(process)
+
+
+class Pulses:
+    """Running streams; ``stop`` ends them and gives the report."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def stop(self, timeout: float = 60) -> PulseReport:
+        out, complaint = self._process.communicate(timeout=timeout)
+        if not out:
+            raise LabError(f"the streams broke: {complaint.strip()[-800:]}")
+        return msgspec.json.decode(out, type=PulseReport)
+
+
+@contextmanager
+def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: float = 50) -> Iterator[Pulses]:
+    """``count`` streams of ``rate`` lines a second each, echoed by ``serving(…, "pulses", …)``; open at the begin."""
+    with _running(hosts, host, program("pulses", "send", address, port, "--count", count, "--rate", rate)) as process:
+        opened = process.stdout.readline() if process.stdout else ""
+        if opened != "open\n":
+            raise LabError(f"the streams did not open: {process.communicate()[1].strip()[-800:]}")
+        yield Pulses(process)
 
 
 class FastOpenReport(msgspec.Struct, frozen=True):

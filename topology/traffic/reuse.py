@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One source port, one HTTP session after the other: ``ADDRESS PORT SOURCE_PORT --count N --end reset|peer``.
+
+``reset``: the client ends each with a RST. ``peer``: the server closes first and the client waits until its own FIN is
+acknowledged, so that neither a socket nor TIME_WAIT of this host holds the port. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import struct
+import time
+
+PATIENCE = 10
+"""Seconds a session may take; a lost SYN comes again after one."""
+ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 1, PATIENCE)
+
+
+def session(address: str, port: int, source_port: int, reset: bool) -> None:
+    """One whole session; ``OSError`` when it fails."""
+    head = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: %s\r\n\r\n" % (b"keep-alive" if reset else b"close")
+    with socket.socket() as connection:
+        connection.settimeout(PATIENCE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT if reset else WAIT)
+        connection.bind(("", source_port))
+        connection.connect((address, port))
+        connection.sendall(head)
+        answer = connection.recv(4096)
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError(f"answer begins {answer[:40]!r}")
+        while not reset and connection.recv(4096):
+            pass
+        connection.settimeout(None)  # close() waits for the last ACK only on a blocking socket
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("address")
+    parser.add_argument("port", type=int)
+    parser.add_argument("source_port", type=int)
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--end", choices=("reset", "peer"), default="reset")
+    given = parser.parse_args()
+    failed: list[str] = []
+    slowest, start = 0.0, time.monotonic()
+    for turn in range(given.count):
+        began = time.monotonic()
+        try:
+            session(given.address, given.port, given.source_port, given.end == "reset")
+        except OSError as error:
+            failed.append(f"turn {turn}: {type(error).__name__}: {error}")
+        slowest = max(slowest, time.monotonic() - began)
+    told = {"completed": given.count - len(failed), "failed": failed}
+    print(json.dumps(told | {"slowest_ms": int(1000 * slowest), "seconds": time.monotonic() - start}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
