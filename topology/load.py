@@ -186,6 +186,45 @@ def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: f
         yield Pulses(process)
 
 
+class FloodReport(msgspec.Struct, frozen=True):
+    """Frames that left the host, and how long that took."""
+
+    sent: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.sent / self.seconds
+
+
+class Flood:
+    """A generator that waits; ``start`` lets it go, ``wait`` gives what it did."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
+    def wait(self) -> FloodReport:
+        return _line(self._process, FloodReport)
+
+
+@contextmanager
+def flood(
+    hosts: Hosts, host: str, via: str, address: str, port: int, rate: float = 100_000, seconds: float = 10
+) -> Iterator[Flood]:
+    """SYNs from random sources out of ``host``'s eth0 to the MAC ``via``; frames are made when the block begins."""
+    options = ("--via", via, "--rate", rate, "--seconds", seconds)
+    with _running(hosts, host, program("flood", address, port, *options)) as process:
+        ready = process.stdout.readline() if process.stdout else ""
+        if ready != "ready\n":
+            raise LabError(f"the flood on {host} did not start: {process.communicate()[1].strip()[-800:]}")
+        yield Flood(process)
+
+
 class FastOpenReport(msgspec.Struct, frozen=True):
     """``data``: what went with the SYN, in hex; ``echoed``: it came back the same; ``port``: the client's."""
 

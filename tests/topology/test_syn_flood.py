@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A hundred thousand SYNs a second from random sources: established sessions do not notice, new ones still succeed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from aa_cluster.topology.deadline import until
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import flood, pulses, run_sessions, serving
+from aa_cluster.topology.namespaces import batch, write_sysctls
+from aa_cluster.topology.pinned import primary_maps
+from aa_cluster.topology.view import counters
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+RATE = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "105000"))
+"""SYNs a second that the generator aims at; at least ``WANTED`` must have gone."""
+WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
+HALF_OPEN = 8
+"""Seconds that the lab's nodes hold a half-open session; a Linux gateway comes with 120 and 60."""
+SWEEP = 3
+"""Seconds until a sweep has seen what is old."""
+
+
+@pytest.fixture(scope="module")
+def flooded(make_lab: Callable[..., Lab]) -> Iterator[Lab]:
+    """Nodes with a way to the world outside, which is where the random sources seem to be."""
+    lab = make_lab(3)
+    short = {f"net/netfilter/nf_conntrack_tcp_timeout_{name}": str(HALF_OPEN) for name in ("syn_sent", "syn_recv")}
+    for node in lab.plan.node_names:
+        write_sysctls(lab.plan.path(node), short)
+        batch(["route add default via 10.77.2.100"], lab.plan.namespace(node))
+    yield lab
+
+
+def test_a_syn_flood(flooded: Lab, record_property: Callable[[str, object], None]) -> None:
+    lab = flooded
+    outside = next(one.virtual_mac for one in lab.status(1).interfaces if one.name == "ext")
+    done = {"client": 0, "server": 0}
+    highest = 0
+    with primary_maps(lab) as maps, serving(lab, "server", "pulses", 7010):
+        tally = maps["tallies"].view()[0]
+        limit = int(maps["config"].view()["half_open_limit"][0])
+        before = counters(lab, 1)
+        with (
+            flood(lab, "server", outside, "10.77.1.100", 80, RATE, SECONDS) as flooding,
+            pulses(lab, "client", "10.77.2.100", 7010, STREAMS) as streams,
+        ):
+            flooding.start()
+            for _ in range(5):
+                for host, address in (("client", "10.77.2.100"), ("server", "10.77.1.100")):
+                    report = run_sessions(lab, host, address, 80, 4)
+                    assert report.completed == 4, report.failed
+                    done[host] += report.completed
+                highest = max(highest, int(tally["half_open"]))
+            sent = flooding.wait()
+            running = streams.stop()
+        refused = counters(lab, 1)["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
+        record_property("rate", sent.rate)
+        print(f"{sent.rate:.0f} SYN/s, half open {highest} of {limit}, {refused} more kept on the primary,", end=" ")
+        print(f"sessions {done}, gaps ms max {max(running.gap_ms)} of {sorted(running.gap_ms)[-5:]}, {running}")
+        assert sent.rate >= WANTED
+        assert (running.broken, running.echoed) == (0, running.lines)
+        assert max(running.gap_ms) < GAP_MS
+        assert limit / 2 < highest <= limit + os.cpu_count()
+        assert refused > 0, "the share was not reached: nothing was tested"
+        until("the table to be back to normal", lambda: tally["half_open"] < 10, HALF_OPEN + SWEEP)
+    assert run_sessions(lab, "client", "10.77.2.100", 80, 10).completed == 10
