@@ -42,6 +42,14 @@ class ReuseReport(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class ChurnReport(msgspec.Struct, frozen=True):
+    """``failed``: why, of the first twenty."""
+
+    completed: int
+    failed: tuple[str, ...]
+    seconds: float
+
+
 class PulseReport(msgspec.Struct, frozen=True):
     """Many paced streams: ``lines`` sent in all, ``echoed`` of them came back right; ``gap_ms`` by stream: the longest
     wait for one. ``broken``: streams that ended before they should."""
@@ -124,6 +132,12 @@ def reuse(
     """``count`` HTTP sessions one after the other, all from ``source_port``."""
     with _running(hosts, host, program("reuse", address, port, source_port, "--count", count, "--end", end)) as process:
         return _line(process, ReuseReport)
+
+
+def churn(hosts: Hosts, host: str, address: str, port: int, count: int, at_once: int = 64) -> ChurnReport:
+    """``count`` HTTP sessions that are opened and closed, so many at once."""
+    with _running(hosts, host, program("churn", address, port, "--count", count, "--at-once", at_once)) as process:
+        return _line(process, ChurnReport)
 
 
 @contextmanager

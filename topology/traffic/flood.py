@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import socket
 import sys
 import time
@@ -79,7 +80,8 @@ class Messages:
 
 
 def run(messages: Messages, total: int, interface: str, rate: float, seconds: float) -> dict[str, float]:
-    """At most ``total`` different frames, then from the start again; what was really sent."""
+    """By one core. At most ``total`` different frames, then from the start again; what was really sent."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.bind((interface, 0))
         out.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
