@@ -292,3 +292,91 @@ class Top(Answer, frozen=True, kw_only=True, tag="top"):
     nodes: tuple[LoadRow, ...]
     flows: int
     flow_capacity: int
+
+
+class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``number`` from 1; ``hits``: new sessions it has decided since the policy was put in force."""
+
+    number: int
+    action: Literal["share", "keep"]
+    text: str
+    hits: int
+
+
+class Policy(Answer, frozen=True, kw_only=True, tag="policy"):
+    """The policy in force. ``keep_mark`` goes before all rules, ``default`` after them."""
+
+    rules: tuple[PolicyRow, ...]
+    default: Literal["share", "keep"]
+    default_hits: int
+    keep_mark: str
+    keep_mark_in_use: bool
+    keep_mark_hits: int
+
+
+class PolicyCheckRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A session as its client begins it, before NAT. ``interface`` "" for the one on whose network the source is."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    protocol: str = "tcp"
+    interface: str = ""
+    connmark: int = 0
+    mark: int = 0
+
+
+class PolicyChecked(Answer, frozen=True, kw_only=True, tag="policy-check"):
+    """``rule`` from 1, None when no rule decided. ``mismatches``: why those before it did not. ``notes``: what else
+    matters: helpers, who would get the session."""
+
+    action: Literal["share", "keep"]
+    interface: str
+    rule: int | None
+    why: str
+    mismatches: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PolicyReload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/policy/reload``."""
+
+
+class PolicyReloaded(Answer, frozen=True, kw_only=True, tag="policy-reload"):
+    """``changes``: one line each, empty when nothing changed. ``not_taken``: sections that a restart would take."""
+
+    path: str
+    changes: tuple[str, ...]
+    not_taken: tuple[str, ...] = ()
+
+
+class PersistRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/persist``. ``address`` for set and delete, ``node`` (name or id) for set."""
+
+    action: Literal["show", "set", "delete", "flush"] = "show"
+    address: str = ""
+    node: str = ""
+    limit: int = 100
+
+
+class PersistRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A client (the first address of its prefix); ``idle`` s since its last session began."""
+
+    address: str
+    node: int
+    node_name: str
+    idle: float
+
+
+class Persist(Answer, frozen=True, kw_only=True, tag="persist"):
+    """``hits``/``misses``: new sessions whose client had a node or had none. ``idle`` s is how long one is kept."""
+
+    enabled: bool
+    idle: float
+    size: int
+    hits: int
+    misses: int
+    removed: int
+    total: int
+    entries: tuple[PersistRow, ...]

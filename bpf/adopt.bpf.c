@@ -2,7 +2,8 @@
 /*
  * adopt: TC ingress on an auxiliary's data interfaces, and its guard. Work comes only from the primary: a SYN must carry
  * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
- * packet must belong to an entry. The rest is dropped and counted.
+ * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
+ * whose first piece does. The rest is dropped and counted.
  * Reads config, ports; tells refused blocks through events.
  */
 #include <linux/bpf.h>
@@ -23,6 +24,7 @@
 struct arrival {
 	__u16 total_length;
 	__u16 tcp_length;
+	__u16 tcp; /* where its header begins in the frame */
 	bool odd; /* the payload without the block */
 };
 
@@ -121,7 +123,7 @@ static __always_inline int strip(struct __sk_buff *skb, const struct arrival *ar
 {
 	__u16 total = arrival->total_length - sizeof(*block), length = arrival->tcp_length - sizeof(*block);
 
-	if (fix_lengths(skb, be16(arrival->total_length), be16(total), be16(arrival->tcp_length), be16(length),
+	if (fix_lengths(skb, arrival->tcp, be16(arrival->total_length), be16(total), be16(arrival->tcp_length), be16(length),
 			block_sum(block, false, arrival->odd)))
 		return -1;
 	return bpf_skb_change_tail(skb, ETH_HLEN + total, 0);
@@ -141,7 +143,7 @@ static __always_inline int guard_arp(struct __sk_buff *skb, struct cursor *curso
 	return verdict(TC_ACT_SHOT, GUARD_ARP);
 }
 
-static __always_inline int guard_connection(struct __sk_buff *skb, const struct tuple *tuple)
+static __always_inline bool has_entry(struct __sk_buff *skb, const struct tuple *tuple)
 {
 	struct bpf_sock_tuple key;
 	struct ct_options options;
@@ -149,11 +151,55 @@ static __always_inline int guard_connection(struct __sk_buff *skb, const struct 
 
 	ct_key(&key, tuple);
 	ct_options_init(&options);
+	options.protocol = tuple->protocol;
 	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
-		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
+		return false;
 	ct_release(ct);
+	return true;
+}
+
+static __always_inline int guard_connection(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	if (!has_entry(skb, tuple))
+		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
 	return verdict(TC_ACT_OK, GUARD_PASS);
+}
+
+/* `icmp`: where its header begins. A driver may have left what is behind it outside of the part we can read. */
+static __always_inline int guard_icmp(struct __sk_buff *skb, __u32 icmp)
+{
+	__u32 enough = icmp + sizeof(struct icmp_header) + IPV4_LONGEST + sizeof(struct port_pair);
+	struct cursor cursor;
+	struct tuple about;
+	int kind;
+
+	if (bpf_skb_pull_data(skb, enough < skb->len ? enough : skb->len))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	cursor.at = (void *)(long)skb->data + icmp;
+	cursor.end = (void *)(long)skb->data_end;
+	kind = parse_icmp_error(&cursor, &about);
+	if (kind > 0)
+		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	if (kind < 0 || !has_entry(skb, &about))
+		return verdict(TC_ACT_SHOT, GUARD_ICMP_NO_ENTRY);
+	return verdict(TC_ACT_OK, GUARD_ICMP);
+}
+
+/* In a first piece without flags a SYN could hide, and end up here as a new connection without a block. */
+static __always_inline int guard_first_fragment(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor)
+{
+	struct tcphdr *tcp;
+	struct tuple tuple;
+
+	if (parse_tcp(cursor, &tcp) < 0)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (opens(tcp))
+		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+	tuple_from_packet(&tuple, ip, tcp);
+	if (!has_entry(skb, &tuple))
+		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
+	return verdict(TC_ACT_OK, GUARD_FRAGMENT);
 }
 
 static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
@@ -185,6 +231,7 @@ int adopt(struct __sk_buff *skb)
 	struct tcphdr *tcp;
 	struct iphdr *ip;
 	int type, headers;
+	bool tagged;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
@@ -197,25 +244,39 @@ int adopt(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
 	if (!same_mac(eth->h_source, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
+	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
+	if (tagged)
+		type = parse_tag(&cursor);
 	if (type != be16(ETH_P_IP))
-		return verdict(TC_ACT_SHOT, GUARD_NOT_IPV4);
-	type = parse_ipv4(&cursor, &ip);
+		return verdict(TC_ACT_SHOT, type < 0 ? GUARD_MALFORMED : GUARD_NOT_IPV4);
+	type = parse_ipv4_options(&cursor, &ip);
 	if (type < 0)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	if (type != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS))
+	arrival.tcp = ETH_HLEN + ipv4_length(ip);
+	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS))
+		return guard_icmp(skb, arrival.tcp + (tagged ? sizeof(struct vlan_tag) : 0));
+	if (type != IPPROTO_TCP)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	/* A later piece may overtake the first. It harms nobody alone: conntrack looks at whole packets only, and one whose
+	 * first piece stays out is never whole. */
+	if (ip->frag_off & IPV4_OFFSET_BITS)
+		return verdict(TC_ACT_OK, GUARD_FRAGMENT);
+	if (ip->frag_off & IPV4_FRAGMENT_BITS)
+		return guard_first_fragment(skb, ip, &cursor);
 	headers = parse_tcp(&cursor, &tcp);
-	if (headers < 0 || ip->ihl != 5)
+	if (headers < 0)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	tuple_from_packet(&sealed.original, ip, tcp);
 	if (!opens(tcp))
 		return guard_connection(skb, &sealed.original);
+	if (tagged) /* the primary hands off without tags */
+		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 
 	sealed.sequence = tcp->seq;
 	sealed.zero = 0;
-	headers += sizeof(*ip);
+	headers += ipv4_length(ip);
 	arrival.total_length = host16(ip->tot_len);
-	arrival.tcp_length = arrival.total_length - sizeof(*ip);
+	arrival.tcp_length = arrival.total_length - ipv4_length(ip);
 	arrival.odd = arrival.total_length & 1;
 	if (arrival.total_length < headers || ETH_HLEN + arrival.total_length > skb->len)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);

@@ -26,6 +26,7 @@ struct egress {
 	__be32 sequence;
 	__u16 total_length;
 	__u16 tcp_length;
+	__u16 tcp; /* where its header begins in the frame */
 	__u8 ttl;
 	__u8 protocol;
 };
@@ -67,21 +68,21 @@ static __always_inline int restore_headers(struct __sk_buff *skb, const struct e
 	__be32 old_destination = unmap_ipv4(now->tuple.daddr), destination = unmap_ipv4(original->daddr);
 	__be16 old_hop = be16((__u16)(now->ttl << 8 | now->protocol));
 	__be16 hop = be16((__u16)((now->ttl + 1) << 8 | now->protocol));
-	int ip = ETH_HLEN, tcp = ETH_HLEN + (int)sizeof(struct iphdr);
+	int ip = ETH_HLEN, check = TCP_CHECKSUM_OFFSET(now->tcp);
 	__be32 both_ports = (__u32)original->sport | (__u32)original->dport << 16;
 	__u8 ttl = now->ttl + 1; /* forwarding took one; the auxiliary takes it again */
 
 	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_source, source, 4) ||
 	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_destination, destination, 4) ||
 	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_hop, hop, 2) ||
-	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, old_source, source, BPF_F_PSEUDO_HDR | 4) ||
-	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, old_destination, destination, BPF_F_PSEUDO_HDR | 4) ||
-	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, now->tuple.sport, original->sport, 2) ||
-	       bpf_l4_csum_replace(skb, TCP_CHECKSUM_OFFSET, now->tuple.dport, original->dport, 2) ||
+	       bpf_l4_csum_replace(skb, check, old_source, source, BPF_F_PSEUDO_HDR | 4) ||
+	       bpf_l4_csum_replace(skb, check, old_destination, destination, BPF_F_PSEUDO_HDR | 4) ||
+	       bpf_l4_csum_replace(skb, check, now->tuple.sport, original->sport, 2) ||
+	       bpf_l4_csum_replace(skb, check, now->tuple.dport, original->dport, 2) ||
 	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, ttl), &ttl, 1, 0) ||
 	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, saddr), &source, 4, 0) ||
 	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, daddr), &destination, 4, 0) ||
-	       bpf_skb_store_bytes(skb, tcp, &both_ports, 4, 0);
+	       bpf_skb_store_bytes(skb, now->tcp, &both_ports, 4, 0);
 }
 
 static __always_inline void fill_block(struct sealed_block *sealed, const struct config *conf,
@@ -126,7 +127,7 @@ static __always_inline int append_block(struct __sk_buff *skb, const struct egre
 
 	if (bpf_skb_store_bytes(skb, ETH_HLEN + now->total_length, block, sizeof(*block), 0))
 		return -1;
-	return fix_lengths(skb, be16(now->total_length), be16(total), be16(now->tcp_length), be16(length),
+	return fix_lengths(skb, now->tcp, be16(now->total_length), be16(total), be16(now->tcp_length), be16(length),
 			   block_sum(block, true, payload_offset_odd));
 }
 
@@ -147,6 +148,51 @@ static __always_inline int stay(const struct config *conf, const struct decision
 	return verdict(TC_ACT_OK, why);
 }
 
+/*
+ * Record route, timestamp and both source routes (RFC 791, 3.1) are written by every router on the way: as they came in
+ * they are not to be had any more. So are options of impossible length.
+ */
+static __always_inline bool forwarding_wrote(const struct iphdr *ip, const void *end)
+{
+	const __u8 *option = (const __u8 *)(ip + 1);
+	__u32 length = ipv4_length(ip) - sizeof(*ip), left = 0, i;
+
+#pragma unroll
+	for (i = 0; i < IPV4_LONGEST - sizeof(*ip); i++) {
+		if (i >= length)
+			return left != 0;
+		if ((const void *)(option + i + 2) > end)
+			return true;
+		if (left) {
+			left--;
+			continue;
+		}
+		if (option[i] == IPV4_OPTION_END)
+			return false;
+		if (option[i] == IPV4_OPTION_NOP)
+			continue;
+		if (option[i] == IPV4_OPTION_RECORD || option[i] == IPV4_OPTION_TIME || option[i] == IPV4_OPTION_LOOSE ||
+		    option[i] == IPV4_OPTION_STRICT || option[i + 1] < 2)
+			return true;
+		left = option[i + 1] - 1;
+	}
+	return left != 0;
+}
+
+/* A session that this node keeps from the start. What is left of an earlier one of that tuple would lead it away. */
+static __always_inline int keep(const struct config *conf, const struct decision *decision, enum reason why)
+{
+	struct record *record;
+	struct found found = {};
+
+	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+		record = record_of(found.word);
+		if (record && record->state >= FLOW_CLOSING && is_exactly(found.word, record, &decision->original))
+			end_flow(record, entry_record(found.word));
+	}
+	return verdict(TC_ACT_OK, why);
+}
+
 int handoff(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
@@ -160,15 +206,14 @@ int handoff(struct __sk_buff *skb)
 	struct tcphdr *tcp;
 	struct iphdr *ip;
 	struct assignment assigned;
+	enum reason unfit = HANDOFF_SENT;
 	struct request request;
 	__u32 room;
 	bool odd;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP ||
+	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || parse_ipv4_options(&cursor, &ip) != IPPROTO_TCP ||
 	    (ip->frag_off & IPV4_FRAGMENT_BITS))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
-	if (ip->ihl != 5) /* steer leaves packets with options to this node: so is the session */
-		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
 	if (parse_tcp(&cursor, &tcp) < 0 || !opens(tcp))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	if (skb->cb[0] == ON_ITS_WAY) {
@@ -187,17 +232,24 @@ int handoff(struct __sk_buff *skb)
 	tuple_from_packet(&now.tuple, ip, tcp);
 	now.sequence = tcp->seq;
 	now.total_length = host16(ip->tot_len);
-	now.tcp_length = now.total_length - sizeof(*ip);
+	now.tcp_length = now.total_length - ipv4_length(ip);
+	now.tcp = ETH_HLEN + ipv4_length(ip);
 	now.ttl = ip->ttl;
 	now.protocol = ip->protocol;
 	odd = now.total_length & 1;
-	if (now.total_length < sizeof(*ip) + tcp->doff * 4 || now.total_length + ETH_HLEN > skb->len || ip->ttl == 255)
+	if (now.total_length < ipv4_length(ip) + tcp->doff * 4 || now.total_length + ETH_HLEN > skb->len || ip->ttl == 255)
 		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
+	if (skb->vlan_present) /* its answers come in tagged, and neighbours there are not relayed */
+		unfit = HANDOFF_TAGGED;
+	else if (ip->ihl != 5 && forwarding_wrote(ip, cursor.end))
+		unfit = HANDOFF_OPTIONS;
 
 	if (read_decision(skb, &now.tuple, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
 	if (decision.has_helper)
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
+	if (unfit != HANDOFF_SENT)
+		return keep(conf, &decision, unfit);
 	room = now.total_length + sizeof(sealed.block);
 	if (room > port->mtu)
 		return stay(conf, &decision, HANDOFF_NO_ROOM);

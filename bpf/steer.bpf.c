@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * steer: XDP on the primary's data interfaces. A packet of a known flow goes to its owner by MAC rewrite, out of the
- * interface it came in on; everything else goes to the primary's own stack, which has an entry for every connection.
+ * interface it came in on; so does an ICMP error about one, and each piece of a fragmented packet. Everything else goes to
+ * the primary's own stack, which has an entry for every connection (docs/steering.md has the table of verdicts).
  * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
  */
 #define AA_SEARCH_PER_PACKET
@@ -9,6 +10,7 @@
 
 #include "conntrack.h"
 #include "flow_state.h"
+#include "fragment.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -28,10 +30,10 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 
 /* Called until the handshake is complete, and for flags that end a flow. */
 static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, __u64 word, struct record *record,
-				   const struct tcphdr *tcp)
+				   __u8 flags)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	__u8 state = advance(record, word & ENTRY_REPLY, tcp_flags(tcp));
+	__u8 state = advance(record, word & ENTRY_REPLY, flags);
 
 	if (!state)
 		return;
@@ -46,24 +48,227 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_CLOSED], false);
 }
 
-/*
- * The packets that matter, with the whole tuple compared: false when the entry is another session's, which from then on
- * has every packet compared.
- */
+/* Its record, or null when the entry is another session's, which from then on has every packet compared. */
+static __always_inline struct record *own_record(const struct found *found, const struct tuple *tuple)
+{
+	struct record *record = record_of(found->word);
+
+	if (record && is_exactly(found->word, record, tuple))
+		return record;
+	change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
+	return 0;
+}
+
+/* The packets that matter, with the whole tuple compared: false when they are another session's. */
 static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
 				    const struct iphdr *ip, const struct tcphdr *tcp)
 {
-	struct record *record = record_of(found->word);
+	struct record *record;
 	struct tuple tuple;
 
 	tuple_from_packet(&tuple, ip, tcp);
-	if (!record || !is_exactly(found->word, record, &tuple)) {
-		change_word(found->at, entry_record(found->word), 0, ENTRY_EXACT);
+	record = own_record(found, &tuple);
+	if (!record)
 		return false;
-	}
 	if (!opens(tcp))
-		follow(ctx, conf, found->word, record, tcp);
+		follow(ctx, conf, found->word, record, tcp_flags(tcp));
 	return true;
+}
+
+static __always_inline bool matters(__u64 word, __u8 flags)
+{
+	return flags & (TCP_SYN | TCP_FIN | TCP_RST) || (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
+}
+
+/* Once between two looks of the sweep. Tried once: when another CPU changes the word meanwhile, the next packet will do. */
+static __always_inline void touch(const struct found *found)
+{
+	__u64 word;
+
+	if (found->word & ENTRY_TOUCHED)
+		return;
+	word = *(volatile __u64 *)found->at;
+	if (entry_record(word) == entry_record(found->word))
+		__sync_val_compare_and_swap(found->at, word, word | ENTRY_TOUCHED);
+}
+
+/* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
+static __always_inline int send_on(struct ethhdr *eth, const struct port *port, const struct node *owner, enum reason why)
+{
+	copy_mac(eth->h_source, port->virtual_mac);
+	copy_mac(eth->h_dest, mac_of(owner, port->slot));
+	return verdict(XDP_TX, why);
+}
+
+/* To the node of that id, for reason `sent`; for reason `local` to this node's stack. */
+static __always_inline int send_to(struct ethhdr *eth, const struct port *port, __u8 id, enum reason sent,
+				   enum reason local)
+{
+	const struct node *owner = node_of(id);
+
+	if (!owner || owner->hop == HOP_NONE)
+		return verdict(XDP_PASS, STEER_NO_OWNER);
+	if (owner->hop == HOP_LOCAL)
+		return verdict(XDP_PASS, local);
+	return send_on(eth, port, owner, sent);
+}
+
+/* What a frame is that is no plain segment. */
+enum kind {
+	SEGMENT,
+	FIRST_FRAGMENT,
+	LATER_FRAGMENT,
+	ICMP_ERROR,
+};
+
+/*
+ * Such a frame taken apart. From here on no pointer into the packet is needed, so that one code, verified once, serves
+ * them all wherever their headers begin.
+ */
+struct sight {
+	struct tuple tuple; /* by which its flow is found: an ICMP error's is that of the packets that take its way */
+	__be16 id;
+	__u8 kind;
+	__u8 flags; /* TCP_* */
+	bool options;
+};
+
+/* STEER_TX stands for "nothing wrong"; else the stack's, and why. */
+static __always_inline enum reason look(struct cursor *cursor, int type, struct sight *sight)
+{
+	struct iphdr *ip;
+	struct tcphdr *tcp;
+
+	if (is_tag(type))
+		type = parse_tag(cursor);
+	if (is_tag(type))
+		type = parse_tag(cursor);
+	if (type < 0)
+		return STEER_MALFORMED;
+	if (type != be16(ETH_P_IP))
+		return STEER_NOT_IPV4;
+	type = parse_ipv4_options(cursor, &ip);
+	if (type < 0)
+		return STEER_MALFORMED;
+	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS)) {
+		sight->kind = ICMP_ERROR;
+		type = parse_icmp_error(cursor, &sight->tuple);
+		return type > 0 ? STEER_NOT_TCP : type < 0 ? STEER_ICMP_MISS : STEER_TX;
+	}
+	if (type != IPPROTO_TCP)
+		return STEER_NOT_TCP;
+	map_ipv4(sight->tuple.saddr, ip->saddr);
+	map_ipv4(sight->tuple.daddr, ip->daddr);
+	sight->tuple.protocol = IPPROTO_TCP;
+	sight->tuple.family = 4;
+	sight->id = ip->id;
+	sight->options = ip->ihl != 5;
+	if (ip->frag_off & IPV4_OFFSET_BITS) {
+		sight->kind = LATER_FRAGMENT;
+		return STEER_TX;
+	}
+	if (ip->frag_off & IPV4_FRAGMENT_BITS)
+		sight->kind = FIRST_FRAGMENT;
+	/* A first fragment without flags is the stack's, too: a SYN could hide in it (RFC 1858, 3). */
+	if (parse_tcp(cursor, &tcp) < 0)
+		return STEER_MALFORMED;
+	sight->tuple.sport = tcp->source;
+	sight->tuple.dport = tcp->dest;
+	sight->flags = tcp_flags(tcp);
+	return STEER_TX;
+}
+
+/* A first fragment that goes to the stack: forget where an earlier packet of the same identification went. */
+static __always_inline int pass_seen(const struct sight *sight, enum reason why)
+{
+	struct fragment_key key;
+
+	if (sight->kind == FIRST_FRAGMENT) {
+		fragment_key_init(&key, &sight->tuple, sight->id);
+		if (recall(&key))
+			remember(&key, FRAGMENT_TO_STACK, false);
+	}
+	return verdict(XDP_PASS, why);
+}
+
+/*
+ * Behind its first fragment. One that comes before it goes to the stack, and the first will follow it there, so that the
+ * packet is put together in one place.
+ */
+static __always_inline int steer_later_fragment(const struct port *port, struct ethhdr *eth, const struct sight *sight)
+{
+	const struct fragment *first;
+	struct fragment_key key;
+
+	fragment_key_init(&key, &sight->tuple, sight->id);
+	first = recall(&key);
+	if (!first)
+		remember(&key, FRAGMENT_TO_STACK, true);
+	if (!first || first->owner == FRAGMENT_TO_STACK)
+		return verdict(XDP_PASS, STEER_FRAGMENT);
+	return send_to(eth, port, first->owner, STEER_FRAGMENT_LATER, STEER_FRAGMENT_LOCAL);
+}
+
+/* Whoever sends it may have made it up: it changes no state, keeps no flow alive, and is compared whole. */
+static __always_inline int steer_icmp(const struct port *port, struct ethhdr *eth, const struct sight *sight, __u64 word,
+				      __u8 owner)
+{
+	struct record *record = record_of(word);
+
+	if (!record || !is_exactly(word, record, &sight->tuple))
+		return verdict(XDP_PASS, STEER_ICMP_MISS);
+	return send_to(eth, port, owner, STEER_ICMP, STEER_ICMP_LOCAL);
+}
+
+static __always_inline int steer_first_fragment(const struct port *port, struct ethhdr *eth, const struct sight *sight,
+						__u8 owner)
+{
+	const struct fragment *known;
+	struct fragment_key key;
+
+	fragment_key_init(&key, &sight->tuple, sight->id);
+	known = recall(&key);
+	if (known && known->early)
+		return verdict(XDP_PASS, STEER_FRAGMENT_EARLY);
+	remember(&key, owner, false);
+	return send_to(eth, port, owner, STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
+}
+
+/* All that is not a plain segment, parsed anew, so that the plain segment pays for none of it. */
+static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+					  struct ethhdr *eth)
+{
+	struct cursor cursor = {eth + 1, (void *)(long)ctx->data_end};
+	struct sight sight = {};
+	struct found found = {};
+	enum reason why = look(&cursor, eth->h_proto, &sight);
+	struct record *record = 0;
+	__u8 owner;
+
+	if (why != STEER_TX)
+		return pass_seen(&sight, why);
+	if (sight.kind == LATER_FRAGMENT)
+		return steer_later_fragment(port, eth, &sight);
+	if (!find(conf, hash_tuple(conf, &sight.tuple), &found))
+		return pass_seen(&sight, sight.kind == ICMP_ERROR ? STEER_ICMP_MISS :
+					 opening(sight.flags)     ? STEER_SYN :
+								    STEER_MISS);
+	owner = entry_owner(found.word);
+	if (sight.kind == ICMP_ERROR)
+		return steer_icmp(port, eth, &sight, found.word, owner);
+	if (matters(found.word, sight.flags)) {
+		record = own_record(&found, &sight.tuple);
+		if (!record)
+			return pass_seen(&sight, STEER_COLLISION);
+		if (opening(sight.flags))
+			return pass_seen(&sight, STEER_SYN);
+	}
+	touch(&found);
+	if (record)
+		follow(ctx, conf, found.word, record, sight.flags);
+	if (sight.kind == FIRST_FRAGMENT)
+		return steer_first_fragment(port, eth, &sight, owner);
+	return send_to(eth, port, owner, sight.options ? STEER_OPTIONS_TX : STEER_TAGGED, STEER_LOCAL);
 }
 
 int steer(struct xdp_md *ctx)
@@ -86,23 +291,13 @@ int steer(struct xdp_md *ctx)
 		return verdict(XDP_PASS, STEER_NOT_READY);
 	if (!same_mac(eth->h_dest, port->virtual_mac))
 		return verdict(XDP_PASS, STEER_NOT_OURS);
-	if (type != be16(ETH_P_IP))
-		return verdict(XDP_PASS, STEER_NOT_IPV4);
-	type = parse_ipv4(&cursor, &ip);
-	if (type < 0)
-		return verdict(XDP_PASS, STEER_MALFORMED);
-	if (ip->frag_off & IPV4_FRAGMENT_BITS)
-		return verdict(XDP_PASS, STEER_FRAGMENT);
-	if (type != IPPROTO_TCP)
-		return verdict(XDP_PASS, STEER_NOT_TCP);
-	if (ip->ihl != 5)
-		return verdict(XDP_PASS, STEER_OPTIONS);
-	if (parse_tcp(&cursor, &tcp) < 0)
-		return verdict(XDP_PASS, STEER_MALFORMED);
+	if (type != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS) ||
+	    ip->ihl != 5 || parse_tcp(&cursor, &tcp) < 0)
+		return steer_uncommon(ctx, conf, port, eth);
 
 	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
 		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
-	if (tcp_flags(tcp) & (TCP_SYN | TCP_FIN | TCP_RST) || (found.word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED) {
+	if (matters(found.word, tcp_flags(tcp))) {
 		if (!examine(ctx, conf, &found, ip, tcp))
 			return verdict(XDP_PASS, STEER_COLLISION);
 		if (opens(tcp))
@@ -111,13 +306,8 @@ int steer(struct xdp_md *ctx)
 	owner = node_of(entry_owner(found.word));
 	if (!owner || owner->hop == HOP_NONE)
 		return verdict(XDP_PASS, STEER_NO_OWNER);
-	if (!(found.word & ENTRY_TOUCHED)) /* once between two looks of the sweep */
-		change_word(found.at, entry_record(found.word), 0, ENTRY_TOUCHED);
+	touch(&found);
 	if (owner->hop == HOP_LOCAL)
 		return verdict(XDP_PASS, STEER_LOCAL);
-
-	/* The virtual MAC as source: a client's MAC must never be learned on the primary's switch port. */
-	copy_mac(eth->h_source, port->virtual_mac);
-	copy_mac(eth->h_dest, mac_of(owner, port->slot));
-	return verdict(XDP_TX, STEER_TX);
+	return send_on(eth, port, owner, STEER_TX);
 }

@@ -47,7 +47,7 @@ static __always_inline void renew(struct __sk_buff *skb, struct record *record, 
 {
 	const struct node *owner = node_of(record->owner);
 
-	if (owner->hop == HOP_LOCAL || state < FLOW_ESTABLISHED || now - record->held_ns < timeout / RENEW_SHARE)
+	if (owner->hop == HOP_LOCAL || state < FLOW_ESTABLISHED || now < record->held_ns + timeout / RENEW_SHARE)
 		return;
 	record->held_ns = now;
 	set_timeout(skb, record, timeout / AA_NSEC_PER_SEC);
@@ -119,7 +119,7 @@ int sweep(struct __sk_buff *skb)
 		if (!record || record->state == 0)
 			continue;
 		if (record->state == FLOW_DEAD) {
-			if (now - record->seen_ns < AA_REST_NS)
+			if (now < record->seen_ns + AA_REST_NS) /* another CPU's clock may be a tick ahead */
 				continue;
 			record->state = 0;
 			give_back(index);

@@ -25,7 +25,7 @@ from aa_cluster.topology import leftovers, namespaces, processes, rulesets, serv
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import Plan
-from aa_cluster.topology.wiring import build_host, build_node, build_switch, guarded, set_port
+from aa_cluster.topology.wiring import build_beyond, build_host, build_node, build_switch, guarded, set_port
 
 READY = 30.0
 """Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile included)."""
@@ -41,6 +41,8 @@ class Description(msgspec.Struct, frozen=True):
     nodes: int
     networks: tuple[str, ...]
     ruleset: str
+    far: bool = False
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class Member:
 class Lab:
     """``nodes`` nodes on ``networks``; ``ruleset`` is nft text (the default ruleset otherwise).
 
-    ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires.
+    ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires;
+    ``far`` puts a router on ext and a host behind a narrow way.
+    ``extra`` is more TOML for the end of every node's configuration.
     As a context manager it is up inside and gone after, whatever happens. All failures are ``AaError``.
     """
 
@@ -70,12 +74,15 @@ class Lab:
         networks: Sequence[str] = ("int", "ext"),
         joined: int | None = None,
         agents: bool = True,
+        far: bool = False,
+        extra: str = "",
     ) -> None:
-        self.plan = Plan(name, nodes, tuple(networks))
+        self.plan = Plan(name, nodes, tuple(networks), far)
         usual = "dmz" if "dmz" in self.plan.networks else "default"
         self.ruleset = rulesets.text(usual) if ruleset is None else ruleset
         self.joined = nodes if joined is None else joined
         self.agents = agents
+        self.extra = extra
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -88,7 +95,7 @@ class Lab:
             raise LabError(f"no lab {name} is up (up: {others})", "`aa-cluster lab up` builds one") from None
         except msgspec.MsgspecError as error:
             raise LabError(f"{file} does not read: {error}", f"`aa-cluster lab down --name {name}` cleans up") from None
-        return cls(kept.name, kept.nodes, kept.ruleset, kept.networks)
+        return cls(kept.name, kept.nodes, kept.ruleset, kept.networks, far=kept.far, extra=kept.extra)
 
     # -- whole lab
 
@@ -125,7 +132,7 @@ class Lab:
         plan = self.plan
         leftovers.mount_bpffs()
         plan.run.mkdir(parents=True)
-        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset)
+        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
         (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
         key = plan.run / "cluster.key"
         key.touch(mode=0o600)
@@ -134,6 +141,9 @@ class Lab:
         for host in plan.host_networks:
             build_host(plan, host)
             self._serve(host)
+        if plan.far:
+            build_beyond(plan)
+            self._serve("far")
         for node in plan.node_names:
             self._build_node(node)
 
@@ -145,7 +155,7 @@ class Lab:
     def _build_node(self, node: str) -> None:
         build_node(self.plan, self.plan.node(node))
         wiring.load_ruleset(self.plan, node, self.ruleset)
-        self.site(node).write_config(self.plan.networks, "ha")
+        self.site(node).write_config(self.plan.networks, "ha", self.extra)
 
     def _start(self) -> None:
         nodes = self.plan.node_names

@@ -31,6 +31,16 @@ class SessionReport(msgspec.Struct, frozen=True):
     seen: tuple[str, ...]
     ports: tuple[int, ...]
     seconds: float
+    sources: tuple[str, ...] = ()
+
+
+class BusyReport(msgspec.Struct, frozen=True):
+    """Of sessions that went on asking: answers in all, what failed, the slowest answer (s), segments sent again."""
+
+    rounds: int
+    failed: tuple[str, ...]
+    slowest: float
+    retransmits: int
 
 
 class ReuseReport(msgspec.Struct, frozen=True):
@@ -117,10 +127,17 @@ def run_sessions(
 
 @contextmanager
 def held_sessions(
-    hosts: Hosts, host: str, address: str, port: int, count: int, timeout: float = 15
+    hosts: Hosts,
+    host: str,
+    address: str,
+    port: int,
+    count: int,
+    timeout: float = 15,
+    sources: Sequence[str] = (),
 ) -> Iterator[SessionReport]:
-    """The same, and all connections stay open until the block ends."""
-    argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold")
+    """The same, and all connections stay open until the block ends. ``sources``: local addresses, taken in turn."""
+    given = [word for source in sources for word in ("--source", source)]
+    argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold", *given)
     with _running(hosts, host, argv) as process:
         yield _line(process, SessionReport)
         process.communicate(timeout=30)
@@ -138,6 +155,30 @@ def churn(hosts: Hosts, host: str, address: str, port: int, count: int, at_once:
     """``count`` HTTP sessions that are opened and closed, so many at once."""
     with _running(hosts, host, program("churn", address, port, "--count", count, "--at-once", at_once)) as process:
         return _line(process, ChurnReport)
+
+
+class Busy:
+    """Sessions that ask again and again; ``stop`` ends them and gives the report."""
+
+    def __init__(self, process: subprocess.Popen[str], begun: SessionReport) -> None:
+        self.begun = begun
+        self._process = process
+
+    def stop(self, timeout: float = 60) -> BusyReport:
+        out, complaint = self._process.communicate(timeout=timeout)
+        if not out:
+            raise LabError(f"the sessions broke: {complaint.strip()[-800:]}")
+        return msgspec.json.decode(out, type=BusyReport)
+
+
+@contextmanager
+def busy_sessions(
+    hosts: Hosts, host: str, address: str, port: int, count: int, every: float = 0.5, timeout: float = 15
+) -> Iterator[Busy]:
+    """``count`` sessions, each of which asks once in ``every`` s; all are open when the block begins."""
+    argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold", "--every", every)
+    with _running(hosts, host, argv) as process:
+        yield Busy(process, _line(process, SessionReport))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class AgentSite:
     def client(self) -> AgentClient:
         return AgentClient(self.run / "agent.sock")
 
-    def write_config(self, interfaces: tuple[str, ...], ha: str) -> None:
+    def write_config(self, interfaces: tuple[str, ...], ha: str, extra: str = "") -> None:
         self.run.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(parents=True, exist_ok=True)
         self.config.write_text(
@@ -83,6 +83,7 @@ class AgentSite:
                 state=self.state,
                 pins=self.pins,
             )
+            + extra
         )
 
     def pid(self) -> int | None:

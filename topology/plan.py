@@ -10,7 +10,9 @@
                                 └── br-ha 10.77.0.0/24
 
 The three (with a DMZ: four) bridges live in one more namespace, ``NAME-switch``. Every node carries the same address
-on a data network: that is the cluster's.
+on a data network: that is the cluster's. With ``far`` there is a router on br-ext, and behind a narrow way a host::
+
+    br-ext ── .200 eth0 router eth1 .1 ── 10.77.4.0/24, packets up to 1300 bytes ── .100 eth0 far
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from aa_cluster.errors import LabError
 
 CLUSTER_HOST = 1
 HOST = 100
+ROUTER = 200
+FAR_MTU = 1300
+"""Of the way between router and far, in both directions; all interfaces have 1500 bytes."""
 MAX_NODES = 63
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
@@ -42,12 +47,17 @@ class Network:
     def address(self, last: int) -> str:
         return f"10.77.{self.number}.{last}"
 
+    @property
+    def prefix(self) -> str:
+        return f"{self.address(0)}/24"
+
     def mac(self, last: int) -> str:
         """A node's (``last`` = its number) or a host's (100) physical MAC: 02:00:00:<net>:00:<last>."""
         return f"02:00:00:{self.number:02x}:00:{last:02x}"
 
 
 HA = Network("ha", 0, None)
+FAR = Network("far", 4, "far")
 DATA = {net.name: net for net in (Network("int", 1, "client"), Network("ext", 2, "server"), Network("dmz", 3, "dmz"))}
 
 
@@ -58,6 +68,7 @@ class Plan:
     name: str
     nodes: int
     networks: tuple[str, ...] = ("int", "ext")
+    far: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -73,6 +84,9 @@ class Plan:
                 f"networks {', '.join(self.networks) or '(none)'}: expected each of {', '.join(DATA)} at most once",
                 "the usual ones are int,ext",
             )
+
+        if self.far and "ext" not in self.networks:
+            raise LabError("the router stands on ext, which this lab does not have", "name ext among the networks")
 
     @property
     def data(self) -> tuple[Network, ...]:
@@ -94,7 +108,12 @@ class Plan:
     @property
     def members(self) -> tuple[str, ...]:
         """Everything with a namespace, the switch last."""
-        return (*self.host_networks, *self.node_names, "switch")
+        return (*self.host_networks, *self.beyond, *self.node_names, "switch")
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """Who is reached through ext only."""
+        return ("router", "far") if self.far else ()
 
     def resolve(self, host: str) -> str:
         """``client`` or ``NAME-client`` → ``client``; ``LabError`` naming the hosts when there is no such one."""
@@ -124,7 +143,9 @@ class Plan:
         return Path("/run/netns") / self.namespace(member)
 
     def links(self, member: str) -> tuple[Network, ...]:
-        """The networks a host or a node has a link on."""
+        """The switched networks a host or a node has a link on."""
+        if member in self.beyond:
+            return (DATA["ext"],) if member == "router" else ()
         host = self.host_networks.get(member)
         return (host,) if host is not None else self.all_networks
 
@@ -133,7 +154,7 @@ class Plan:
         return f"{member}-{net.name}"
 
     def owns_namespace(self, namespace: str) -> bool:
-        return bool(re.fullmatch(rf"{self.name}-(client|server|dmz|switch|node\d+)", namespace))
+        return bool(re.fullmatch(rf"{self.name}-(client|server|dmz|router|far|switch|node\d+)", namespace))
 
     @property
     def run(self) -> Path:

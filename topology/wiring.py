@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Namespaces, bridges and veth pairs of a plan.
 
-A switch port towards a node behaves like a real NIC: it finishes checksums before it sends (``tx off``; XDP on the
-node sees the bytes as they lie there, and so hosts have ``tx off`` too), and it polls its receive ring: it carries an
+A switch port towards a node behaves like a real NIC: it finishes checksums and writes VLAN tags before it sends (``tx
+off txvlan off tx-vlan-stag-hw-insert off``; XDP on the node sees the bytes as they lie there, and so hosts have ``tx
+off`` too), and it polls its receive ring: it carries an
 XDP program that passes everything. GRO alone does not do: veth then takes what the node's XDP sends back with XDP_TX,
 but wakes the poller only for a port that has a program (``veth_xdp_flush``), so packets lie in the ring.
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from aa_cluster.dataplane import syscall
 from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
-from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
+from aa_cluster.topology.plan import CLUSTER_HOST, DATA, FAR, FAR_MTU, HA, HOST, ROUTER, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
@@ -59,6 +60,37 @@ def build_host(plan: Plan, host: str) -> None:
     _plug(plan, host, (net,), up=(net,))
 
 
+def build_beyond(plan: Plan) -> None:
+    """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of 1500
+    bytes reach the router, which refuses those with DF and says so."""
+    ext, router = DATA["ext"], plan.namespace("router")
+    _namespace(plan, "router", QUIET | FORWARD)
+    _namespace(plan, "far", QUIET)
+    _cable(plan, "router", "eth0", ext, ROUTER)
+    far = plan.namespace("far")
+    near_end = f"eth1 netns {router} address {FAR.mac(CLUSTER_HOST)}"
+    batch([f"link add name {near_end} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"])
+    cluster = ext.address(CLUSTER_HOST)
+    batch(
+        [
+            "link set lo up",
+            f"addr add {ext.address(ROUTER)}/24 dev eth0",
+            f"addr add {FAR.address(CLUSTER_HOST)}/24 dev eth1",
+            "link set eth0 up",
+            "link set eth1 up",
+            f"route replace {ext.prefix} dev eth0 mtu {FAR_MTU}",
+            f"route replace {FAR.prefix} dev eth1 mtu {FAR_MTU}",
+            f"route add default via {cluster} mtu {FAR_MTU}",
+        ],
+        router,
+    )
+    lines = [f"addr add {FAR.address(HOST)}/24 dev eth0", "link set eth0 up", "link set lo up"]
+    batch([*lines, f"route add default via {FAR.address(CLUSTER_HOST)}"], far)
+    for member, interface in (("router", "eth0"), ("router", "eth1"), ("far", "eth0")):
+        checked([*enter(plan.path(member)), "ethtool", "-K", interface, "tx", "off"])
+    _plug(plan, "router", (ext,), up=(ext,))
+
+
 def build_node(plan: Plan, index: int) -> None:
     """A node with all its links; the HA port is up, data ports wait for ``set_port``."""
     node = f"node{index}"
@@ -68,6 +100,8 @@ def build_node(plan: Plan, index: int) -> None:
         _cable(plan, node, net.name, net, index)
         last = HOST + index if net is HA else CLUSTER_HOST
         lines += [f"addr add {net.address(last)}/24 dev {net.name}", f"link set {net.name} up"]
+    if plan.far:
+        lines.append(f"route add {FAR.prefix} via {DATA['ext'].address(ROUTER)}")
     batch(lines, plan.namespace(node))
     poll(plan.path("switch"), [plan.port(node, net) for net in plan.all_networks], plan.pins / "pass")
     _plug(plan, node, plan.all_networks, up=(HA,))
@@ -130,7 +164,7 @@ def poll(namespace: Path, ports: list[str], pin: Path) -> None:
         handle = syscall.prog_load(syscall.PROG_XDP, PASS_EVERYTHING, "switch_port")
         syscall.obj_pin(handle, str(pin))
         os.close(handle)
-    offloads = "; ".join(f"ethtool -K {port} gro off tx off" for port in ports)
+    offloads = "; ".join(f"ethtool -K {port} gro off tx off txvlan off tx-vlan-stag-hw-insert off" for port in ports)
     checked([*enter(namespace), "sh", "-ec", offloads])
     attach = "\n".join(f"link set {port} xdp pinned {pin}" for port in ports)
     checked([*enter(namespace), "ip", "-batch", "-"], attach + "\n")

@@ -28,6 +28,10 @@ AnyAnswer = (
     | api.Schedule
     | api.Event
     | api.Top
+    | api.Policy
+    | api.PolicyChecked
+    | api.PolicyReloaded
+    | api.Persist
     | api.Error
 )
 DEFAULT_TIMEOUT = 30.0
@@ -75,11 +79,14 @@ class AgentClient:
         return self._lines("POST", path, body)
 
     def events(self, params: Mapping[str, str]) -> Iterator[api.Event]:
-        """``GET /v1/events``, for ever. The agent says a blank line in between, so silence means that it is gone."""
+        """``GET /v1/events``, for ever, of all that happens after this has returned.
+
+        The agent sends a blank line at the start and now and then, so silence means that it is gone.
+        """
         query = f"?{urlencode(params)}" if params else ""
-        for answer in self._lines("GET", f"/v1/events{query}", None):
-            if isinstance(answer, api.Event):
-                yield answer
+        answers = self._said("GET", f"/v1/events{query}", None)
+        next(answers)
+        return (answer for answer in answers if isinstance(answer, api.Event))
 
     def _last(self, method: str, path: str, body: msgspec.Struct | None) -> api.Answer:
         answer: api.Answer | None = None
@@ -90,14 +97,17 @@ class AgentClient:
         return answer
 
     def _lines(self, method: str, path: str, body: msgspec.Struct | None) -> Iterator[api.Answer]:
+        return (answer for answer in self._said(method, path, body) if answer is not None)
+
+    def _said(self, method: str, path: str, body: msgspec.Struct | None) -> Iterator[api.Answer | None]:
+        """None for a blank line."""
         connection = _UnixConnection(self._path, self._patience(body))
         content = None if body is None else msgspec.json.encode(body)
         try:
             connection.request(method, path, content, {"Content-Type": "application/json"})
             with connection.getresponse() as response:
                 while line := response.readline():
-                    if line.strip():
-                        yield _decode(line)
+                    yield _decode(line) if line.strip() else None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
         finally:

@@ -35,27 +35,30 @@ _log = log.get("flows")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The open flows of one look: ``rows`` of ``FLOW_ROW`` in the order of ``keys``, which name them (64 bits)."""
+    """One look: ``rows`` of ``FLOW_ROW`` in the order of ``keys``, which name them (64 bits)."""
 
     keys: np.ndarray
     rows: np.ndarray
 
+    @property
+    def open(self) -> np.ndarray:
+        """Where a flow is not closed."""
+        return self.rows["state"] < CLOSED
+
 
 def look(table: np.ndarray) -> Look:
     """A flow is named by when it began and by its ports: two that share all of it are taken for one."""
-    rows = table[table["state"] < CLOSED]
-    ports = rows["sport"].astype("u8") << np.uint64(48) | rows["dport"].astype("u8") << np.uint64(32)
-    keys = rows["created_ns"].astype("u8") ^ ports
-    order = np.argsort(keys)
-    return Look(keys[order], rows[order])
+    ports = table["sport"].astype("u8") << np.uint64(48) | table["dport"].astype("u8") << np.uint64(32)
+    keys, places = np.unique(table["created_ns"].astype("u8") ^ ports, return_index=True)
+    return Look(keys, table[places])
 
 
 def changes(before: Look, after: Look) -> tuple[np.ndarray, np.ndarray]:
-    """(rows that began, rows that ended)."""
-    return (
-        after.rows[~np.isin(after.keys, before.keys, assume_unique=True)],
-        before.rows[~np.isin(before.keys, after.keys, assume_unique=True)],
-    )
+    """(rows that began, rows that ended): closed or gone; also those that did both in between."""
+    new = ~np.isin(after.keys, before.keys, assume_unique=True)
+    still = after.keys[after.open]
+    gone = before.open & ~np.isin(before.keys, still, assume_unique=True)
+    return after.rows[new], np.concatenate((before.rows[gone], after.rows[new & ~after.open]))
 
 
 class FlowWatch:

@@ -33,6 +33,7 @@ class Host:
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
     received: Callable[[Collection[str]], Received]
     ruleset_digest: Callable[[], str]
+    ruleset_text: Callable[[], str]
     dataplane: Callable[[Settings], Dataplane]
     pinned: Callable[[Path], bool]
     kernel: str
@@ -56,6 +57,7 @@ def this_machine() -> Host:
         watch_neighbours=NeighbourWatch,
         received=traffic.received,
         ruleset_digest=lambda: ruleset.read().digest,
+        ruleset_text=lambda: ruleset.read().text,
         dataplane=Dataplane,
         pinned=Dataplane.pinned,
         kernel=platform.release(),

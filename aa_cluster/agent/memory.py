@@ -9,7 +9,7 @@ from aa_cluster.agent.context import mac_bytes, mac_text
 from aa_cluster.agent.state import MemberState, NodeState
 from aa_cluster.config import Config
 from aa_cluster.core import schedule
-from aa_cluster.core.membership import KINDS, Facts, Membership, Node
+from aa_cluster.core.membership import Facts, Membership, Node
 
 
 def members_state(members: Membership) -> tuple[MemberState, ...]:
@@ -66,7 +66,7 @@ def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: f
 
 def _kind(config: Config, state: NodeState) -> schedule.Kind:
     """What the operator chose while it ran, else the configuration's."""
-    return next((kind for kind in KINDS if kind == state.schedule), config.schedule.kind)
+    return next((kind for kind in schedule.KINDS if kind == state.schedule), config.schedule.kind)
 
 
 def _from_state(member: MemberState, drained: bool, now: float) -> Node:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from aa_cluster import api
-from aa_cluster.agent import load, views
+from aa_cluster.agent import load, policy_desk, views
 from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.primary import Primary
-from aa_cluster.core import membership
+from aa_cluster.core import membership, schedule
 from aa_cluster.errors import StateError, UsageError
 from aa_cluster.wire import control
 
@@ -69,11 +69,27 @@ async def _schedule(node: Node, role: Primary, body: bytes) -> api.Answer:
     """An empty body only asks."""
     if body:
         wanted = _read(body, api.ScheduleRequest).schedule
-        kind = next((one for one in membership.KINDS if one == wanted), None)
+        kind = next((one for one in schedule.KINDS if one == wanted), None)
         if kind is None:
-            raise UsageError(f"no schedule is called {wanted!r}", f"the kinds are: {', '.join(membership.KINDS)}")
+            raise UsageError(f"no schedule is called {wanted!r}", f"the kinds are: {', '.join(schedule.KINDS)}")
         await role.set_kind(kind)
     return await views.schedule_of(node, role)
+
+
+async def _policy(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await policy_desk.show(role)
+
+
+async def _policy_check(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await policy_desk.check(role, _read(body, api.PolicyCheckRequest))
+
+
+async def _policy_reload(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await policy_desk.reload(role)
+
+
+async def _persist(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await policy_desk.persist(role, _read(body, api.PersistRequest))
 
 
 async def _top(node: Node, role: Primary, body: bytes) -> api.Answer:
@@ -84,6 +100,10 @@ ORDERS: dict[str, Order] = {
     "/v1/drain": _drain,
     "/v1/undrain": _undrain,
     "/v1/schedule": _schedule,
+    "/v1/policy": _policy,
+    "/v1/policy/check": _policy_check,
+    "/v1/policy/reload": _policy_reload,
+    "/v1/persist": _persist,
     "/v1/top": _top,
 }
 

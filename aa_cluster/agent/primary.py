@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
@@ -18,8 +19,9 @@ from aa_cluster.agent.neighbourhood import Neighbourhood
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
-from aa_cluster.core import admission, membership, schedule
+from aa_cluster.core import admission, membership, policy, schedule
 from aa_cluster.core.membership import Command, Event, Membership
+from aa_cluster.core.policy import Policy
 from aa_cluster.errors import AaError, DataplaneError, NetlinkError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, NodeEntry
@@ -48,6 +50,13 @@ _NEWS: dict[str, tuple[api.EventKind, str]] = {
 _log = log.get("primary")
 
 
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """A command beside those of the membership."""
+
+    policy: Policy
+
+
 class Primary:
     """Runs on the event loop; the dataplane is called in its own thread, commands are carried out in order."""
 
@@ -60,12 +69,13 @@ class Primary:
         self.survey = survey
         self.settings = settings
         self.ruleset = ""
+        self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
-        self._commands: asyncio.Queue[Command | Callable[[], None]] = asyncio.Queue()
+        self._commands: asyncio.Queue[Command | SetPolicy | Callable[[], None]] = asyncio.Queue()
         self._answers: OrderedDict[bytes, AnyMessage | None] = OrderedDict()
         self._table_due = 0.0
         self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
@@ -101,17 +111,22 @@ class Primary:
             self._commands.put_nowait(command)
 
     def begin(self) -> None:
-        """Give a new dataplane its members and its schedule."""
+        """Give a new dataplane its policy, its members and its schedule."""
+        self._commands.put_nowait(SetPolicy(self.policy))
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
 
     def go_on(self) -> None:
         """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
         only if it is not the one in force, so that it goes on where it was."""
+        self._commands.put_nowait(SetPolicy(self.policy))
         self._commands.put_nowait(membership.SetMembers(self.members.reachable()))
+        self._commands.put_nowait(membership.SetDraining(self.members.withdrawn()))
         state = self.context.state
         if (state.applied, state.applied_kind) != (self.members.working(), self.members.kind):
-            self._commands.put_nowait(membership.SetSequence(self.members.sequence()))
+            self._commands.put_nowait(
+                membership.SetSchedule(self.members.kind, self.members.sequence(), self.members.working())
+            )
 
     def must_be_well(self) -> None:
         """``DataplaneError`` when a command has failed and nothing has made it good since."""
@@ -152,6 +167,11 @@ class Primary:
         await self.context.remember(schedule=kind)
         self.feed(membership.SetKind(kind))
         await self.settled()
+
+    async def set_policy(self, wanted: Policy) -> None:
+        """In force from the next session on; ``DataplaneError`` when the dataplane does not take it."""
+        await self.plane.call(self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark)
+        self.policy = wanted
 
     def names(self) -> dict[int, str]:
         """Node id → name, of all that were ever in the cluster."""
@@ -325,7 +345,7 @@ class Primary:
                 self.troubles[kind] = error.message
                 _log.error("command failed", command=kind, why=str(error))
 
-    async def _do(self, command: Command) -> None:
+    async def _do(self, command: Command | SetPolicy) -> None:
         match command:
             case membership.Persist():
                 await self._persist()
@@ -334,8 +354,13 @@ class Primary:
                 await self.plane.call(self.plane.plane.update, self.settings)
             case membership.SetMembers():
                 await self._set_members(command.nodes)
-            case membership.SetSequence():
-                await self.plane.call(self.plane.plane.set_sequence, command.sequence)
+            case SetPolicy():
+                await self.set_policy(command.policy)
+            case membership.SetDraining():
+                await self.plane.call(self.plane.plane.set_draining, command.ids)
+            case membership.SetSchedule():
+                kind, sequence, weights = command.kind, command.sequence, command.weights
+                await self.plane.call(self.plane.plane.set_schedule, kind, sequence, weights)
                 await self.context.remember(applied=self.members.working(), applied_kind=self.members.kind)
             case membership.Announce():
                 self._send_beat(whole=True)

@@ -23,6 +23,7 @@ SWEEP_MOST = 10.0
 """A sweep of a large table takes long: rest so many times as long after it (1 % of a core), but no more s than this.
 The shortest timeout of a flow is a minute."""
 COUNT_SECONDS = 5.0
+EVENT_SECONDS = 1.0
 
 _log = log.get("upkeep")
 
@@ -44,6 +45,7 @@ class Upkeep:
 
     def start(self) -> None:
         self._tasks.start(self._sweep(), "sweep")
+        self._tasks.start(self._look_for_events(), "events")
         self._descriptor = self._plane.plane.event_fd()
         self._listen()
 
@@ -67,7 +69,6 @@ class Upkeep:
             start = self._context.clock()
             try:
                 await self._plane.call(self._plane.plane.sweep)
-                await self._take_events()
                 pause = max(SWEEP_SECONDS, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - start)))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
@@ -98,8 +99,13 @@ class Upkeep:
             return
         self._listen()
 
+    async def _look_for_events(self) -> None:
+        """Most events do not wake the agent, so that nobody can."""
+        while True:
+            await asyncio.sleep(EVENT_SECONDS)
+            await self._take_events()
+
     async def _take_events(self) -> None:
-        """Also once a sweep: most events do not wake the agent."""
         events = await self._plane.call(self._plane.plane.read_events)
         if events:
             say_all(self._context, self._ports, events)

@@ -213,7 +213,7 @@ def _rows(node: Node, table: tuple[NodeEntry, ...], shares: dict[int, float], ag
 
 def _shares(role: Auxiliary) -> dict[int, float]:
     working = {entry.id: entry.weight for entry in role.table if entry.state == "active"}
-    kind: schedule.Kind = "round-robin" if role.schedule == "round-robin" else "weighted"
+    kind: schedule.Kind = next((one for one in schedule.KINDS if one == role.schedule), "weighted")
     shares = schedule.shares(working, kind)
     return shares if any(shares.values()) else {role.primary.id: 1.0}
 

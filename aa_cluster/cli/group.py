@@ -26,6 +26,8 @@ VERBS: dict[str, str] = {
     "drain": "No new sessions for a node, until undrain.",
     "undrain": "New sessions for a drained node again.",
     "schedule": "How new sessions are given out: show or set.",
+    "policy": "Which sessions are shared: show, check, reload.",
+    "persist": "Which client keeps which node: show, set, delete, flush.",
     "monitor": "Events as they happen.",
     "top": "What each node does, live.",
     "agent": "Run the agent in the foreground.",

@@ -66,6 +66,9 @@ def _facts(answer: api.Status) -> list[str]:
         )
     if answer.role == "primary":
         lines.append(f"flows: {answer.flows} of {answer.flow_capacity}")
+    for node in answer.nodes:
+        if node.drained:
+            lines.append(f"{node.name} is drained: {node.sessions} sessions left (aa-cluster undrain {node.name})")
     return lines
 
 

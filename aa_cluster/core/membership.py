@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from aa_cluster.core import schedule
 from aa_cluster.errors import StateError
 
 MAX_NODE = 63
-KINDS: tuple[schedule.Kind, ...] = get_args(schedule.Kind)
 JOINING_PATIENCE = 5
 """Times ``dead`` that a joining node may be silent before it is forgotten: it has no work that could suffer."""
 State = Literal["joining", "active", "draining", "silent"]
@@ -190,8 +189,19 @@ class SetMembers:
 
 
 @dataclass(frozen=True, slots=True)
-class SetSequence:
+class SetDraining:
+    """These get no new session, whatever the schedule or persistence says."""
+
+    ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SetSchedule:
+    """``weights``: the nodes that may get new sessions, those with weight 0 by persistence only."""
+
+    kind: schedule.Kind
     sequence: tuple[int, ...]
+    weights: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +224,7 @@ class Note:
     node_id: int
 
 
-Command = Persist | SetEpoch | SetMembers | SetSequence | Announce | ProbeNode | Note
+Command = Persist | SetEpoch | SetMembers | SetDraining | SetSchedule | Announce | ProbeNode | Note
 Step = tuple[Membership, tuple[Command, ...]]
 
 
@@ -274,7 +284,8 @@ def _spread(state: Membership) -> tuple[Command, ...]:
         Persist(),
         SetEpoch(state.epoch),
         SetMembers(state.reachable()),
-        SetSequence(state.sequence()),
+        SetDraining(state.withdrawn()),
+        SetSchedule(state.kind, state.sequence(), state.working()),
         Announce(),
     )
 

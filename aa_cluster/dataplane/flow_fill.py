@@ -40,8 +40,10 @@ class Hasher:
         ports = _memory(flows[f"{prefix}sport"]) | _memory(flows[f"{prefix}dport"]) << np.uint64(16)
         kind = flows["family"].astype("<u8") << np.uint64(8) | flows["protocol"]
         v4 = flows["family"] == 4
-        fingerprint, bucket = (self._sum(a, source, destination, ports, kind, v4) for a in self._sums)
-        return fingerprint, bucket
+        first, second = (self._sum(a, source, destination, ports, kind, v4) for a in self._sums)
+        with np.errstate(over="ignore"):
+            spread = (second ^ second >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
+        return _upper(first), _upper(spread)
 
     @staticmethod
     def _sum(
@@ -51,9 +53,12 @@ class Hasher:
             total = (a[8] + kind) * (a[9] + ports) + a[HASH_KEYS - 1]
             first = (a[0] + destination[:, 3]) * (a[1] + source[:, 3])
             pairs = [(a[2 * i] + destination[:, i]) * (a[2 * i + 1] + source[:, i]) for i in range(4)]
-            total = total + np.where(v4, first, pairs[0] + pairs[1] + pairs[2] + pairs[3])
-        upper: np.ndarray = (total >> np.uint64(32)).astype("<u4")
-        return upper
+            out: np.ndarray = total + np.where(v4, first, pairs[0] + pairs[1] + pairs[2] + pairs[3])
+        return out
+
+
+def _upper(words: np.ndarray) -> np.ndarray:
+    return (words >> np.uint64(32)).astype("<u4")
 
 
 def _memory(ports: np.ndarray) -> np.ndarray:

@@ -22,6 +22,9 @@ from aa_cluster.errors import DataplaneError, KernelTooOld
 QUESTIONS = 4096
 """ARP questions open at once; the oldest gives way."""
 
+FRAGMENTS = 8192
+"""Fragmented packets under way at once; the oldest gives way."""
+
 EVENT_BYTES = 256 * 1024
 """Ring buffer from the programs to the agent; a power of two pages."""
 
@@ -128,6 +131,7 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "rule_hits": (syscall.MAP_ARRAY, 2 * RULE_COUNTERS, syscall.MMAPABLE),
         "bindings": (syscall.MAP_LRU_HASH, bindings, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
+        "fragments": (syscall.MAP_LRU_HASH, FRAGMENTS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
     }
 

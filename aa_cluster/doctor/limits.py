@@ -165,6 +165,48 @@ def met(text: str) -> Iterator[tuple[str, list[str]]]:
             yield limit.name, places
 
 
+def helpers(text: str, protocol: str, port: int) -> Iterator[str]:
+    """The rules that may give a session to this port a conntrack helper, in words."""
+    for chain, expression in _forwarded(text):
+        names = [str(one["ct helper"]) for one in expression if "ct helper" in one]
+        if names and _may_be_for(expression, protocol, port):
+            yield f"a rule in {' '.join(chain)} sets {', '.join(names)}"
+    for line in text.splitlines():
+        found = re.search(r"-j CT .*--helper (\S+)", line)
+        ports = re.search(r"--dports? (\S+)", line)
+        if found and (ports is None or _listed(ports[1], port)):
+            yield f"{line.split()[0]} sets {found[1]}"
+
+
+def _may_be_for(expression: Json, protocol: str, port: int) -> bool:
+    """False when a match on the destination port excludes it."""
+    for one in expression:
+        match = one.get("match", {})
+        payload = match.get("left", {}).get("payload", {}) if isinstance(match.get("left"), dict) else {}
+        if payload.get("field") != "dport" or match.get("op") != "==":
+            continue
+        if payload.get("protocol") not in (protocol, "th") or not _among(match.get("right"), port):
+            return False
+    return True
+
+
+def _among(right: Json, port: int) -> bool:
+    if isinstance(right, dict) and "set" in right:
+        return any(_among(one, port) for one in right["set"])
+    if isinstance(right, dict) and "range" in right:
+        return bool(right["range"][0] <= port <= right["range"][1])
+    return not isinstance(right, int) or right == port
+
+
+def _listed(ports: str, port: int) -> bool:
+    """``21``, ``21:25`` or ``21,69``, as iptables writes it."""
+    for part in ports.split(","):
+        first, _, last = part.partition(":")
+        if first.isdecimal() and int(first) <= port <= int(last or first):
+            return True
+    return False
+
+
 def _places(places: list[str]) -> str:
     chains = list(dict.fromkeys(places))
     rules = "1 rule" if len(places) == 1 else f"{len(places)} rules"

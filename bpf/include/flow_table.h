@@ -75,6 +75,12 @@ static __always_inline __u64 hash_pair(const __u64 *key, __u64 x, __u64 y)
 	return (key[0] + y) * (key[1] + x);
 }
 
+/* Sums of neighbouring tuples lie on a lattice and fill buckets unevenly; one multiplication makes them as good as random. */
+static __always_inline __u32 spread(__u64 sum)
+{
+	return ((sum ^ sum >> 32) * 0x9e3779b97f4a7c15ull) >> 32;
+}
+
 static __always_inline struct hash hash_ipv4(const struct config *conf, __be32 source, __be32 destination, __be32 both_ports,
 					     __u32 kind)
 {
@@ -85,7 +91,7 @@ static __always_inline struct hash hash_ipv4(const struct config *conf, __be32 s
 		(hash_pair(a, source, destination) + hash_pair(a + 8, both_ports, kind) + a[AA_HASH_KEYS - 1]) >> 32 &
 		AA_FINGERPRINT_MASK;
 	hash.bucket =
-		(hash_pair(b, source, destination) + hash_pair(b + 8, both_ports, kind) + b[AA_HASH_KEYS - 1]) >> 32;
+		spread(hash_pair(b, source, destination) + hash_pair(b + 8, both_ports, kind) + b[AA_HASH_KEYS - 1]);
 	return hash;
 }
 
@@ -112,7 +118,7 @@ static __always_inline struct hash hash_tuple(const struct config *conf, const s
 	    hash_pair(b + 4, source[2], destination[2]) + hash_pair(b + 6, source[3], destination[3]) +
 	    hash_pair(b + 8, both_ports, tuple_kind(tuple)) + b[AA_HASH_KEYS - 1];
 	hash.fingerprint = x >> 32 & AA_FINGERPRINT_MASK;
-	hash.bucket = y >> 32;
+	hash.bucket = spread(y);
 	return hash;
 }
 

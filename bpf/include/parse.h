@@ -16,6 +16,20 @@
 #define host32(x) __builtin_bswap32((__u32)(x))
 
 #define IPV4_FRAGMENT_BITS be16(0x3fff) /* more-fragments and the offset; not don't-fragment */
+#define IPV4_OFFSET_BITS be16(0x1fff)
+
+#define IPV4_OPTION_END 0
+#define IPV4_OPTION_NOP 1
+#define IPV4_OPTION_RECORD 7
+#define IPV4_OPTION_TIME 68
+#define IPV4_OPTION_LOOSE 131
+#define IPV4_OPTION_STRICT 137
+
+/* ICMP errors (RFC 792): each carries the header of the packet it is about, and at least 8 bytes behind that. */
+#define ICMP_UNREACHABLE 3
+#define ICMP_QUENCH 4
+#define ICMP_EXCEEDED 11
+#define ICMP_PARAMETER 12
 
 #define ARP_HEADER_TYPE_ETHER 1
 #define ARP_REQUEST 1
@@ -37,6 +51,24 @@ struct arp_ipv4 {
 } __attribute__((packed));
 _Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826");
 
+struct vlan_tag {
+	__be16 control;
+	__be16 inner_type;
+};
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 rest;
+};
+
+/* Of TCP and UDP alike. */
+struct port_pair {
+	__be16 source;
+	__be16 destination;
+};
+
 struct cursor {
 	void *at;
 	void *end;
@@ -54,6 +86,22 @@ static __always_inline int parse_ethernet(struct cursor *cursor, struct ethhdr *
 	return eth->h_proto;
 }
 
+static __always_inline bool is_tag(int type)
+{
+	return type == be16(ETH_P_8021Q) || type == be16(ETH_P_8021AD);
+}
+
+/* The EtherType behind one VLAN tag, or −1. */
+static __always_inline int parse_tag(struct cursor *cursor)
+{
+	struct vlan_tag *tag = cursor->at;
+
+	if ((void *)(tag + 1) > cursor->end)
+		return -1;
+	cursor->at = tag + 1;
+	return tag->inner_type;
+}
+
 /* The protocol, or −1; `cursor` stands behind the header only when there are no options. */
 static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **header)
 {
@@ -64,6 +112,37 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **head
 	cursor->at = ip + 1;
 	*header = ip;
 	return ip->protocol;
+}
+
+#define IPV4_LONGEST 60
+
+static __always_inline __u32 ipv4_length(const struct iphdr *ip)
+{
+	return ip->ihl * 4u;
+}
+
+/* The same for any length: `cursor` stands behind the options, which may end behind the packet. */
+static __always_inline int parse_ipv4_options(struct cursor *cursor, struct iphdr **header)
+{
+	struct iphdr *ip;
+	int protocol = parse_ipv4(cursor, &ip);
+
+	if (protocol < 0)
+		return -1;
+	cursor->at = (void *)ip + ipv4_length(ip);
+	*header = ip;
+	return protocol;
+}
+
+/* 0, or −1. */
+static __always_inline int parse_ports(struct cursor *cursor, struct port_pair **header)
+{
+	struct port_pair *pair = cursor->at;
+
+	if ((void *)(pair + 1) > cursor->end)
+		return -1;
+	*header = pair;
+	return 0;
 }
 
 /* The header length in bytes, or −1. */
@@ -144,6 +223,37 @@ static __always_inline void tuple_from_packet(struct tuple *tuple, const struct 
 	tuple->zero = 0;
 }
 
+/*
+ * An ICMP error, from its own header on: 0, and the tuple of the packets that take the way the error takes — the packet
+ * inside went the other way. 1: another ICMP message; −1: an error that does not tell what it is about.
+ */
+static __always_inline int parse_icmp_error(struct cursor *cursor, struct tuple *about)
+{
+	struct icmp_header *icmp = cursor->at;
+	struct iphdr *inner;
+	struct port_pair *pair;
+	int protocol;
+
+	if ((void *)(icmp + 1) > cursor->end)
+		return -1;
+	if (icmp->type != ICMP_UNREACHABLE && icmp->type != ICMP_QUENCH && icmp->type != ICMP_EXCEEDED &&
+	    icmp->type != ICMP_PARAMETER)
+		return 1;
+	cursor->at = icmp + 1;
+	protocol = parse_ipv4_options(cursor, &inner);
+	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) || (inner->frag_off & IPV4_OFFSET_BITS) ||
+	    parse_ports(cursor, &pair))
+		return -1;
+	map_ipv4(about->saddr, inner->daddr);
+	map_ipv4(about->daddr, inner->saddr);
+	about->sport = pair->destination;
+	about->dport = pair->source;
+	about->protocol = protocol;
+	about->family = 4;
+	about->zero = 0;
+	return 0;
+}
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -155,10 +265,15 @@ static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
 	return ((const __u8 *)tcp)[13];
 }
 
-/* The SYN that opens a session, not its answer. */
+/* Those of the SYN that opens a session, not of its answer. */
+static __always_inline bool opening(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
 static __always_inline bool opens(const struct tcphdr *tcp)
 {
-	return (tcp_flags(tcp) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return opening(tcp_flags(tcp));
 }
 
 #endif

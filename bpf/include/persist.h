@@ -22,7 +22,7 @@ static __always_inline void client_of(const struct config *conf, const struct tu
 }
 
 /* The client's node, or 0: it has none, was away too long, or its node can get no new session. */
-static __always_inline __u8 recall(const struct config *conf, const struct client *client)
+static __always_inline __u8 recall(const struct config *conf, struct client *client)
 {
 	const struct sequence *sequence = sequence_in_force();
 	struct tally *tally = tally_of_table();
@@ -44,7 +44,7 @@ static __always_inline __u8 recall(const struct config *conf, const struct clien
 	return id;
 }
 
-static __always_inline void remember(const struct client *client, __u8 node)
+static __always_inline void remember(struct client *client, __u8 node)
 {
 	struct binding binding = {.seen_ns = bpf_ktime_get_coarse_ns(), .node = node};
 

@@ -15,13 +15,22 @@
 	R(3, STEER_SYN, steer, pass, "a SYN goes through the ruleset, again if it is repeated") \
 	R(4, STEER_NOT_OURS, steer, pass, "not addressed to the virtual MAC") \
 	R(5, STEER_NOT_IPV4, steer, pass, "not IPv4") \
-	R(6, STEER_OPTIONS, steer, pass, "IPv4 with options") \
-	R(7, STEER_FRAGMENT, steer, pass, "an IPv4 fragment") \
-	R(8, STEER_NOT_TCP, steer, pass, "IPv4 that is not TCP") \
+	R(6, STEER_OPTIONS, steer, pass, "IPv4 with options (counted no more: see STEER_OPTIONS_TX)") \
+	R(7, STEER_FRAGMENT, steer, pass, "a later fragment whose first went to the stack, or has not come") \
+	R(8, STEER_NOT_TCP, steer, pass, "IPv4 that is neither TCP nor an ICMP error") \
 	R(9, STEER_MALFORMED, steer, pass, "headers cut short or of impossible length") \
 	R(10, STEER_NO_OWNER, steer, pass, "the flow's owner is not in the node map") \
 	R(11, STEER_NOT_READY, steer, pass, "no configuration for this interface yet") \
 	R(12, STEER_COLLISION, steer, pass, "shares a flow's fingerprint, not its tuple") \
+	R(13, STEER_ICMP, steer, steer, "ICMP error about a known flow sent on to its owner") \
+	R(14, STEER_ICMP_LOCAL, steer, pass, "ICMP error about a flow this node owns") \
+	R(15, STEER_ICMP_MISS, steer, pass, "ICMP error about no known flow, or too short to tell") \
+	R(86, STEER_FRAGMENT_FIRST, steer, steer, "first fragment of a known flow sent on to its owner") \
+	R(87, STEER_FRAGMENT_LATER, steer, steer, "later fragment sent on behind its first") \
+	R(88, STEER_FRAGMENT_LOCAL, steer, pass, "fragment of a flow this node owns") \
+	R(89, STEER_FRAGMENT_EARLY, steer, pass, "first fragment behind a later one, which the stack has already") \
+	R(90, STEER_TAGGED, steer, steer, "packet of a known flow sent on to its owner inside its VLAN tag") \
+	R(91, STEER_OPTIONS_TX, steer, steer, "packet of a known flow with IPv4 options sent on to its owner") \
 	R(16, HANDOFF_SENT, handoff, handoff, "SYN handed off to an auxiliary with its block") \
 	R(17, HANDOFF_AGAIN, handoff, handoff, "repeated SYN handed off to the same owner") \
 	R(18, HANDOFF_LOCAL, handoff, pass, "SYN that the schedule gives to this node") \
@@ -34,7 +43,7 @@
 	R(25, HANDOFF_NO_ROOM, handoff, punt, "no room for the block under the MTU") \
 	R(26, HANDOFF_TABLE_FULL, handoff, punt, "flow table full") \
 	R(27, HANDOFF_NO_OWNER, handoff, punt, "the owner is gone, the session stays here") \
-	R(28, HANDOFF_UNSUPPORTED, handoff, punt, "IPv4 options or a header that cannot be restored") \
+	R(28, HANDOFF_UNSUPPORTED, handoff, punt, "a header that cannot be restored") \
 	R(29, HANDOFF_FAILED, handoff, drop, "the packet could not be rewritten") \
 	R(31, HANDOFF_UNPLACED, handoff, punt, "no free entry where the flow's hash points, or its fingerprint is taken") \
 	R(30, HANDOFF_NOT_READY, handoff, punt, "no configuration or schedule yet") \
@@ -43,6 +52,8 @@
 	R(34, HANDOFF_KEPT_BY_MARK, handoff, pass, "the ruleset's mark keeps the session on the primary") \
 	R(35, HANDOFF_HALF_OPEN, handoff, punt, "half-open flows have used their share of the table") \
 	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow") \
+	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored") \
+	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
 	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \
@@ -50,7 +61,7 @@
 	R(44, GUARD_NOT_MINE, adopt, drop, "not addressed to this node") \
 	R(45, GUARD_ARP, adopt, drop, "ARP on an auxiliary's data interface") \
 	R(46, GUARD_NOT_IPV4, adopt, drop, "not IPv4") \
-	R(47, GUARD_NOT_TCP, adopt, drop, "not TCP, or a fragment: never handed to an auxiliary") \
+	R(47, GUARD_NOT_TCP, adopt, drop, "neither TCP nor an ICMP error: never handed to an auxiliary") \
 	R(48, GUARD_MALFORMED, adopt, drop, "headers cut short or of impossible length") \
 	R(49, GUARD_NO_ENTRY, adopt, drop, "no conntrack entry for a packet inside a connection") \
 	R(50, GUARD_NO_BLOCK, adopt, drop, "a new connection without a handoff block") \
@@ -63,6 +74,9 @@
 	R(57, ADOPT_CLASH, adopt, drop, "the conntrack entry could not be created: its NAT tuple is taken") \
 	R(58, ADOPT_FAILED, adopt, drop, "the block could not be stripped") \
 	R(59, GUARD_NOT_READY, adopt, drop, "no configuration for this interface yet") \
+	R(92, GUARD_ICMP, adopt, pass, "ICMP error about a connection this node has adopted") \
+	R(93, GUARD_ICMP_NO_ENTRY, adopt, drop, "ICMP error about no conntrack entry, or too short to tell") \
+	R(94, GUARD_FRAGMENT, adopt, pass, "first fragment of a connection this node has adopted, or a later one") \
 	R(70, ARP_ASKED, arp_relay, relay, "auxiliary: request sent to the primary as 201") \
 	R(71, ARP_KEPT, arp_relay, drop, "auxiliary: other ARP or IPv6 kept off the data segment") \
 	R(72, ARP_OUT, arp_relay, pass, "auxiliary: not ARP, leaves as it is") \

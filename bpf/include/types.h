@@ -208,6 +208,26 @@ struct question {
 	__u8 asker[AA_MAX_NODES]; /* one byte a node: setting one never disturbs another */
 };
 
+/* One fragmented packet (RFC 791: source, destination, protocol and identification tell packets apart). */
+struct fragment_key {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be32 id;
+	__u8 protocol;
+	__u8 family;
+	__u16 zero;
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key has no hidden padding");
+
+/* Where its first fragment went. */
+struct fragment {
+	__u64 seen_ns; /* coarse */
+	__u8 owner;    /* node id; 0: the stack */
+	__u8 early;    /* a later fragment came first, and is with the stack */
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct fragment) == 16, "fragment has no hidden padding");
+
 enum event_kind {
 	EVENT_NEIGHBOUR = 1,
 	EVENT_REFUSED_BLOCK = 2,

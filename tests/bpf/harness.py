@@ -240,8 +240,9 @@ class Plane:
         decisions.unbind_all(self.maps)
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
-        for key in self.maps["questions"].read()[0]:
-            self.maps["questions"].delete(key.tobytes())
+        for name in ("questions", "fragments"):
+            for key in self.maps[name].read()[0]:
+                self.maps[name].delete(key.tobytes())
         self.ring.read()
         self.configure()
         self.port()

@@ -63,7 +63,8 @@ def hashed(raw: bytes, mask: int) -> tuple[int, int]:
     for start in (0, HASH_KEYS):
         key = struct.unpack_from(f"<{HASH_KEYS}Q", TABLE_KEY, 8 * start)
         sums.append(sum((key[at] + y) * (key[at + 1] + x) for at, x, y in pairs) + key[HASH_KEYS - 1] & MASK64)
-    return sums[0] >> 32 & mask, sums[1] >> 32
+    spread = (sums[1] ^ sums[1] >> 32) * 0x9E3779B97F4A7C15 & MASK64
+    return sums[0] >> 32 & mask, spread >> 32
 
 
 @dataclass

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from aa_cluster.core.policy import NO_MARK, Mark, Policy, Ports, Rule
 from aa_cluster.core.schedule import sequence
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, EXACT, REPLY, SETTLED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane import decisions
+from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, EXACT, REPLY, SETTLED, SYN_RECV, SYN_SENT
 from aa_cluster.wire.block import LENGTH, FlowTuple, decode
 from tests.bpf.harness import (
     CLIENT,
@@ -39,6 +41,7 @@ from tests.bpf.harness import (
     segment,
     tuple_of,
 )
+from tests.bpf.packets import OPTIONS, WRITTEN, with_options
 
 pytestmark = pytest.mark.bpf
 
@@ -238,9 +241,55 @@ def test_other_protocols_pass(plane: Plane) -> None:
     assert plane.run("handoff", packet).why == {"HANDOFF_OTHER": 1}
 
 
-def test_ip_options_stay(plane: Plane) -> None:
-    packet = Ether(dst=VIRTUAL) / IP(src=CLIENT, dst=SERVER, options=b"\x94\x04\0\0") / TCP(flags="S")
-    assert plane.run("handoff", packet).why == {"HANDOFF_UNSUPPORTED": 1}
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", ["none", "masquerade", "dnat and snat"])
+@pytest.mark.parametrize("payload", [b"", b"odd"], ids=["empty", "odd"])
+def test_ip_options_go_along(plane: Plane, options: bytes, kind: str, payload: bytes) -> None:
+    original, reply = nat(kind)
+    entry(original, reply)
+    ran = plane.run("handoff", with_options(reversed_tuple(reply), "S", options, payload, ttl=63))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"HANDOFF_SENT": 1})
+    assert checksums_right(ran.raw)
+    decode(ran.raw[-LENGTH:], KEY, original, SEQUENCE)
+    expected = with_options(original, "S", options, payload)
+    expected[IP].len += LENGTH
+    stripped = Ether(ran.raw[:-LENGTH])
+    for packet in (expected, stripped):
+        packet.src = packet.dst = VIRTUAL
+        packet[IP].chksum = packet[TCP].chksum = 0
+    assert bytes(stripped) == bytes(expected)
+
+
+@pytest.mark.parametrize("size", range(4, 44, 4))
+def test_options_take_of_the_room(plane: Plane, size: int) -> None:
+    original, reply = nat("none")
+    entry(original, reply)
+    fits = 1500 - LENGTH - 40 - size
+    for data, why in ((fits + 1, "HANDOFF_NO_ROOM"), (fits, "HANDOFF_SENT")):
+        packet = with_options(reversed_tuple(reply), "S", b"\x01" * size, b"d" * data, ttl=63)
+        assert plane.run("handoff", packet).why == {why: 1}
+
+
+@pytest.mark.parametrize("options", WRITTEN.values(), ids=WRITTEN)
+def test_options_that_routers_write_into_stay(plane: Plane, options: bytes) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    packet = with_options(reversed_tuple(reply), "S", options, ttl=63)
+    ran = plane.run("handoff", packet)
+    assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"HANDOFF_OPTIONS": 1}, bytes(packet))
+    assert plane.flow_count() == 0
+
+
+@pytest.mark.parametrize(("state", "left"), [(CLOSED, 0), (CLOSING, 0), (ESTABLISHED, 2), (SYN_SENT, 2)])
+def test_a_session_that_stays_is_not_led_away_by_an_earlier_one(plane: Plane, state: int, left: int) -> None:
+    """… and a lone SYN takes no running flow from its owner."""
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, state)
+    ran = plane.run("handoff", with_options(reversed_tuple(reply), "S", WRITTEN["record route"], ttl=63))
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_OPTIONS": 1})
+    assert plane.entry_count() == left
+    assert not left or plane.owner(original) == OTHER
 
 
 def test_not_ready_without_an_identity(plane: Plane) -> None:
@@ -320,3 +369,80 @@ def test_a_reply_tuple_used_again_is_the_new_sessions(plane: Plane, state: int) 
     assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
     assert (plane.owner(original), plane.owner(reply)) == (THIRD, THIRD)
     assert (plane.flow_count(), plane.entry_count()) == (1, 2)
+
+
+CLIENTS = IPv4Network("10.77.1.0/24")
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        (Policy((Rule("keep", source=CLIENTS),)), "HANDOFF_KEPT_BY_RULE"),
+        (Policy((Rule("keep", ports=(Ports(8080, 8080),)),)), "HANDOFF_KEPT_BY_RULE"),
+        (Policy((Rule("keep", interface="int", mark=Mark(0x77, 0xFF)),)), "HANDOFF_KEPT_BY_RULE"),
+        (Policy((Rule("share", interface="ext"),), "keep"), "HANDOFF_KEPT_BY_DEFAULT"),
+        (Policy((Rule("share"),), "share", Mark(0x70, 0xF0)), "HANDOFF_KEPT_BY_MARK"),
+        (Policy((Rule("share"),), "share", Mark(0x4000, 0x4000)), "HANDOFF_KEPT_BY_MARK"),
+        (Policy((Rule("share", destination=IPv4Network("10.77.1.1/32")), Rule("keep"))), "HANDOFF_SENT"),
+        (Policy((Rule("keep", ports=(Ports(80, 80),)),), "share", NO_MARK), "HANDOFF_SENT"),
+    ],
+    ids=str,
+)
+def test_the_policy_sees_the_session_as_it_arrived_and_both_marks(plane: Plane, policy: Policy, why: str) -> None:
+    """Destination 10.77.1.1:8080 is translated to the server's port 80; connmark 0x77, packet mark 0x4711."""
+    original, reply = nat("dnat and snat")
+    decisions.write_policy(plane.maps, policy, {"int": 0, "ext": 1})
+    entry(original, reply, mark=0x77)
+    packet = leaving(reply)
+    ran = plane.run("handoff", packet, mark=0x4711)
+    assert ran.why == {why: 1}
+    if why != "HANDOFF_SENT":
+        assert (ran.verdict, ran.raw) == (TC_OK, bytes(packet))
+        assert (plane.flow_count(), plane.entry_count()) == (0, 0)
+        assert int(plane.maps["turns"].get(0)) == 0, "no turn was spent"
+
+
+def test_a_session_that_conntrack_sees_running_is_not_moved(plane: Plane) -> None:
+    """One kept here, or older than the cluster, and a SYN inside it: a stray one, a forged one."""
+    original, reply = nat("masquerade")
+    entry(original, reply, state="ESTABLISHED")
+    ran = plane.run("handoff", leaving(reply))
+    assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNDER_WAY": 1})
+    assert plane.flow_count() == 0
+
+
+@pytest.mark.parametrize("state", ["TIME_WAIT", "CLOSE", "SYN_SENT"])
+def test_one_that_ended_there_is_a_new_session(plane: Plane, state: str) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply, state=state)
+    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
+
+
+def test_half_open_flows_keep_to_their_share(plane: Plane) -> None:
+    plane.configure(half_open_limit=2)
+    assert [hand_off(plane, port=port).why for port in (1, 2, 3)] == [
+        {"HANDOFF_SENT": 1},
+        {"HANDOFF_SENT": 1},
+        {"HANDOFF_HALF_OPEN": 1},
+    ]
+    assert plane.flow_count() == 2
+    assert plane.run("handoff", leaving(nat("masquerade", 2)[1])).why == {"HANDOFF_AGAIN": 1}
+    assert plane.run("handoff", leaving(nat("masquerade", 3)[1])).why == {"HANDOFF_HALF_OPEN": 1}
+
+
+def test_a_repeated_syn_on_an_established_flow_is_half_open_again(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, ESTABLISHED)
+    assert decisions.read_half_open(plane.maps) == 0
+    plane.run("handoff", leaving(reply))
+    assert (decisions.read_live(plane.maps), decisions.read_half_open(plane.maps)) == ({OTHER: 1}, 1)
+
+
+def test_a_session_that_stays_after_all_counts_for_this_node(plane: Plane) -> None:
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, 9, SYN_SENT)
+    assert decisions.read_live(plane.maps) == {9: 1}
+    plane.run("handoff", leaving(reply))
+    assert decisions.read_live(plane.maps) == {SELF: 1}

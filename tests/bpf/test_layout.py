@@ -32,8 +32,9 @@ STRUCT_OF_MAP = {
     "rules": "rule",
     "bindings": "binding",
     "questions": "question",
+    "fragments": "fragment",
 }
-KEY_OF_MAP = {"questions": "question_key", "bindings": "client"}
+KEY_OF_MAP = {"questions": "question_key", "fragments": "fragment_key", "bindings": "client"}
 
 BLOCK_FIELDS = [
     "cluster_id",

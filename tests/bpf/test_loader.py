@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns
 
+from aa_cluster.core import persistence, schedule
+from aa_cluster.core.policy import Mark, Ports, Rule
 from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane import programs as loader
@@ -22,7 +24,7 @@ from aa_cluster.dataplane.btf import Btf
 from aa_cluster.dataplane.flows import HASH_KEY_BYTES
 from aa_cluster.dataplane.maps import open_all
 from aa_cluster.dataplane.object import MapDeclaration, Object, Program
-from aa_cluster.dataplane.plane import Dataplane, Member, Port, Settings, mount_bpffs
+from aa_cluster.dataplane.plane import Dataplane, Member, PolicyHits, Port, Settings, mount_bpffs
 from aa_cluster.errors import DataplaneError, KernelTooOld
 
 pytestmark = pytest.mark.bpf
@@ -281,3 +283,77 @@ def test_map_that_cannot_be_made_says_so(root: None) -> None:
     declaration = MapDeclaration(syscall.MAP_HASH, 0, 8, 1, [], [])
     with pytest.raises(KernelTooOld, match="map odd"):
         open_all({"odd": declaration}, None, 1024)
+
+
+class TestDecisions:
+    """What decides about new sessions, by the plane's own calls."""
+
+    @pytest.fixture
+    def plane(self, settings: Settings) -> Iterator[Dataplane]:
+        plane = Dataplane(dataclasses.replace(settings, persistence=persistence.Settings(60, 24), bindings=300))
+        plane.start()
+        yield plane
+        plane.stop()
+
+    @pytest.mark.parametrize("kind", schedule.KINDS)
+    def test_schedules(self, plane: Dataplane, kind: schedule.Kind) -> None:
+        weights = {1: 1, 2: 3}
+        plane.set_schedule(kind, schedule.sequence(weights, kind), weights)
+        plane.set_draining({2})
+        plane.set_draining(())
+
+    def test_impossible_schedules(self, plane: Dataplane) -> None:
+        for kind, sequence, weights in (
+            ("fair", [1], {}),
+            ("weighted", [], {}),
+            ("weighted", [1] * 8193, {}),
+            ("weighted", [64], {}),
+            ("weighted", [1], {0: 1}),
+            ("weighted", [1], {1: 256}),
+            ("least-connections", [1, 2, 1], {}),
+        ):
+            with pytest.raises(DataplaneError):
+                plane.set_schedule(kind, sequence, weights)
+        with pytest.raises(DataplaneError):
+            plane.set_draining({0})
+
+    def test_a_policy_and_its_counters(self, plane: Dataplane) -> None:
+        rules = [Rule("keep", interface="d0", ports=(Ports(1, 2), Ports(5, 6))), Rule("share")]
+        assert plane.set_policy(rules, "keep", Mark(1, 1))
+        assert not plane.set_policy(rules, "keep", Mark(1, 1))
+        assert plane.rule_hits() == [0, 0]
+        assert plane.policy_hits() == PolicyHits((0, 0), 0, 0)
+        with pytest.raises(DataplaneError, match="d9"):
+            plane.set_policy([Rule("keep", interface="d9")])
+        with pytest.raises(DataplaneError, match="65 rules"):
+            plane.set_policy([Rule("keep")] * 65)
+        assert plane.rule_hits() == [0, 0], "what was refused changed nothing"
+
+    def test_an_agent_that_restarts_finds_it_all(self, settings: Settings, plane: Dataplane) -> None:
+        plane.set_policy([Rule("keep")])
+        plane.persist_set("10.1.2.3", 2)
+        second = Dataplane(dataclasses.replace(settings, persistence=persistence.Settings(60, 24), bindings=300))
+        second.start()
+        assert not second.set_policy([Rule("keep")])
+        assert [(row.address, row.node) for row in second.persist_entries()] == [("10.1.2.0", 2)]
+        second.close()
+
+    def test_persistence(self, plane: Dataplane) -> None:
+        plane.persist_set("10.1.2.3", 2)
+        plane.persist_set("2001:db8::1", 3)
+        assert {(row.address, row.node) for row in plane.persist_entries()} == {("10.1.2.0", 2), ("2001:db8::1", 3)}
+        assert plane.persist_delete("10.1.2.200")
+        assert plane.persist_flush() == 1
+        assert plane.persist_entries() == []
+        assert plane.persist_counts() == (0, 0)
+        assert (plane.live_sessions(), plane.half_open()) == ({}, 0)
+
+    def test_without_persistence(self, settings: Settings) -> None:
+        plane = Dataplane(settings)
+        plane.start()
+        try:
+            assert plane.persist_entries() == []
+            with pytest.raises(DataplaneError, match="not enabled"):
+                plane.persist_set("10.0.0.1", 1)
+        finally:
+            plane.stop()

@@ -40,6 +40,7 @@ from tests.bpf.harness import (
     skb_context,
     tuple_of,
 )
+from tests.bpf.packets import TAGS, carried, error, pieces, steered, tagged, with_options
 
 pytestmark = [pytest.mark.bpf, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -55,17 +56,39 @@ BASES = (
     bytes(handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED), b"x" * 1200)),
     bytes(segment(ORIGINAL, "S", options=[("MSS", 1460), ("WScale", 7)])),
     bytes(segment(ORIGINAL, "A", b"data")),
+    bytes(steered(with_options(ORIGINAL, "S", b"\x94\x04\0\0", sealed(ORIGINAL, TRANSLATED)))),
+    bytes(steered(with_options(ORIGINAL, "S", b"\x01" * 40, b"odd" + sealed(ORIGINAL, TRANSLATED)))),
+    bytes(with_options(ORIGINAL, "S", b"\x01" * 33 + b"\x07\x07\x04\0\0\0\0")),
+    bytes(tagged(segment(ORIGINAL, "A", b"data"), TAGS["802.1Q"])),
+    bytes(tagged(handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED)), TAGS["802.1ad over 802.1Q"])),
+    bytes(error(carried(TRANSLATED))),
+    bytes(steered(error(carried(TRANSLATED, options=b"\x01" * 8), 11, 0, options=b"\x01" * 4))),
+    *(bytes(steered(piece)) for piece in pieces(ORIGINAL, (24, 40))[:1]),
+    *(bytes(piece) for piece in pieces(ORIGINAL, (64, 64, 30))),
     bytes(arp(201, (node_mac(OTHER), "10.77.1.1"), ("00:00:00:00:02:00", CLIENT), (HA_MAC, node_ha_mac(OTHER)))),
     bytes(arp(202, (CLIENT_MAC, CLIENT), (PHYSICAL, "10.77.1.1"), (HA_MAC, HA_MAC))),
     bytes(arp(2, (CLIENT_MAC, CLIENT), (VIRTUAL, "10.77.1.1"), (VIRTUAL, CLIENT_MAC))),
 )
 
-ETHERTYPE, IP_FIRST, IP_LENGTH, IP_FRAGMENT, IP_PROTOCOL, IP_ADDRESSES = 12, 14, 16, 20, 23, 26
-TCP_PORTS, TCP_SEQUENCE, TCP_OFFSET, TCP_FLAGS = 34, 38, 46, 47
+ETHERTYPE = 12
+IP_LENGTH, IP_FRAGMENT, IP_PROTOCOL, IP_ADDRESSES = 2, 6, 9, 12  # in their headers
+TCP_PORTS, TCP_SEQUENCE, TCP_OFFSET = 0, 4, 12
 BLOCK_BYTES, TAG_BYTES = 80, 8
 SHORTEST = 15  # the kernel runs no program on less than an Ethernet header and a byte
 
 SKB_SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}  # … and no TC program on less than the network header (EINVAL)
+
+
+def ip_at(frame: bytearray) -> int:
+    at = ETHERTYPE
+    while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
+        at += 4
+    return at + 2
+
+
+def tcp_at(frame: bytearray) -> int:
+    ip = ip_at(frame)
+    return ip + (frame[ip] & 15) * 4 if ip < len(frame) else len(frame)
 
 
 def cut(frame: bytearray, dice: random.Random) -> None:
@@ -73,32 +96,36 @@ def cut(frame: bytearray, dice: random.Random) -> None:
 
 
 def wrong_length(frame: bytearray, dice: random.Random) -> None:
-    right = int.from_bytes(frame[IP_LENGTH : IP_LENGTH + 2], "big")
+    at = ip_at(frame) + IP_LENGTH
+    right = int.from_bytes(frame[at : at + 2], "big")
     wrong = dice.choice([0, 1, 19, 20, 39, 40, max(right - 1, 0), 0, 0xFFFF, dice.randrange(65536)])
-    frame[IP_LENGTH : IP_LENGTH + 2] = (wrong if wrong != right else 1).to_bytes(2, "big")
+    frame[at : at + 2] = (wrong if wrong != right else 1).to_bytes(2, "big")
 
 
 def options(frame: bytearray, dice: random.Random) -> None:
-    frame[IP_FIRST] = dice.choice([version << 4 | length for version in (4, 5, 6) for length in range(16)][1:])
-    if frame[IP_FIRST] == 0x45:
-        frame[IP_FIRST] = 0x46
+    at = ip_at(frame)
+    if at < len(frame):
+        others = [version << 4 | length for version in (4, 5, 6) for length in range(16)]
+        frame[at] = dice.choice([value for value in others if value != frame[at]])
 
 
 def header_length(frame: bytearray, dice: random.Random) -> None:
     """A TCP header that swallows the block, or ends before it began."""
-    swallows = len(frame) < 14 + 20 + 60 + BLOCK_BYTES
-    if len(frame) > TCP_OFFSET:
-        frame[TCP_OFFSET] = (dice.choice([0, 1, 4, 15 if swallows else 3]) << 4) | (frame[TCP_OFFSET] & 0x0F)
+    at = tcp_at(frame)
+    swallows = len(frame) < at + 60 + BLOCK_BYTES
+    if len(frame) > at + TCP_OFFSET:
+        frame[at + TCP_OFFSET] = (dice.choice([0, 1, 4, 15 if swallows else 3]) << 4) | (frame[at + TCP_OFFSET] & 0x0F)
 
 
 def covered_byte(frame: bytearray, dice: random.Random) -> None:
     """One byte that the tag covers or a check reads."""
+    ip, tcp = ip_at(frame), tcp_at(frame)
     ranges = [
         range(ETHERTYPE, ETHERTYPE + 2),
-        range(IP_PROTOCOL, IP_PROTOCOL + 1),
-        range(IP_ADDRESSES, IP_ADDRESSES + 8),
-        range(TCP_PORTS, TCP_PORTS + 4),
-        range(TCP_SEQUENCE, TCP_SEQUENCE + 4),
+        range(ip + IP_PROTOCOL, ip + IP_PROTOCOL + 1),
+        range(ip + IP_ADDRESSES, ip + IP_ADDRESSES + 8),
+        range(tcp + TCP_PORTS, tcp + TCP_PORTS + 4),
+        range(tcp + TCP_SEQUENCE, tcp + TCP_SEQUENCE + 4),
         range(max(0, len(frame) - BLOCK_BYTES), len(frame)),
     ]
     place = dice.choice([at for each in ranges for at in each if at < len(frame)])
@@ -114,7 +141,8 @@ def wrong_tag(frame: bytearray, dice: random.Random) -> None:
 
 
 def fragment(frame: bytearray, dice: random.Random) -> None:
-    frame[IP_FRAGMENT : IP_FRAGMENT + 2] = dice.choice([b"\x20\x00", b"\x00\x01", b"\x3f\xff", b"\x20\x10"])
+    at = ip_at(frame) + IP_FRAGMENT
+    frame[at : at + 2] = dice.choice([b"\x20\x00", b"\x00\x01", b"\x3f\xff", b"\x20\x10"])
 
 
 def all_noise(frame: bytearray, dice: random.Random) -> None:

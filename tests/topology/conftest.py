@@ -9,6 +9,7 @@ from aa_cluster.api import Nodes
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.namespaces import write_sysctls
 from aa_cluster.topology.view import ask, set_weights
 
 
@@ -20,6 +21,8 @@ def lab(shared_lab: Lab) -> Lab:
             shared_lab.restart_agent(node)
     shared_lab.load_ruleset(rulesets.text("default"))
     set_weights(shared_lab, {1: 1, 2: 1, 3: 1})
+    for host in shared_lab.plan.host_networks:
+        write_sysctls(shared_lab.plan.path(host), {"net/ipv4/ip_local_port_range": "32768 60999"})
     until("all nodes to be active", lambda: all_active(shared_lab, 3), 5)
     return shared_lab
 

@@ -35,6 +35,8 @@ def _handler(stub):
             self.send_response(409 if type(said[0]).__name__ == "Error" else 200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
+            if self.path.startswith("/v1/events"):
+                self.wfile.write(b"\n")
             for one in said:
                 self.wfile.write(msgspec.json.encode(one) + b"\n")
 

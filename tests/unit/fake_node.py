@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from aa_cluster.agent.host import Host
 from aa_cluster.agent.link import Link
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
-from aa_cluster.dataplane.plane import Member, Settings
+from aa_cluster.core.policy import Mark, Policy, Rule
+from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
 from aa_cluster.netlink.neighbour_watch import Sighting
@@ -77,6 +78,11 @@ class FakePlane:
     calls: list[str] = field(default_factory=list)
     members: dict[int, Member] = field(default_factory=dict)
     sequence: tuple[int, ...] = ()
+    kind: str = ""
+    weights: dict[int, int] = field(default_factory=dict)
+    draining: frozenset[int] = frozenset()
+    policies: list[Policy] = field(default_factory=list)
+    bindings: dict[str, int] = field(default_factory=dict)
     sessions: dict[int, int] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -104,10 +110,37 @@ class FakePlane:
         self.calls.append("set_members")
         self.members = {member.id: member for member in members}
 
-    def set_sequence(self, sequence: Sequence[int]) -> None:
-        self.calls.append("set_sequence")
+    def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
+        self.calls.append("set_schedule")
         assert set(sequence) <= set(self.members)
-        self.sequence = tuple(sequence)
+        self.kind, self.sequence, self.weights = kind, tuple(sequence), dict(weights)
+
+    def set_draining(self, ids: Collection[int]) -> None:
+        self.draining = frozenset(ids)
+
+    def set_policy(self, rules: Sequence[Rule], default: str, keep_mark: Mark) -> bool:
+        self.policies.append(Policy(tuple(rules), default, keep_mark))  # type: ignore[arg-type]
+        return True
+
+    def policy_hits(self) -> PolicyHits:
+        return PolicyHits((7,) * len(self.policies[-1].rules), 8, 9)
+
+    def persist_counts(self) -> tuple[int, int]:
+        return 3, 2
+
+    def persist_entries(self) -> list[Binding]:
+        return [Binding(address, node, 1.5) for address, node in self.bindings.items()]
+
+    def persist_set(self, address: str, node: int) -> None:
+        self.bindings[address] = node
+
+    def persist_delete(self, address: str) -> bool:
+        return self.bindings.pop(address, None) is not None
+
+    def persist_flush(self) -> int:
+        count = len(self.bindings)
+        self.bindings.clear()
+        return count
 
     def counters(self) -> dict[str, int]:
         return {"ARP_FROM_CACHE": 3, "STEER_TX": 5}
@@ -184,6 +217,7 @@ class Machine:
         self.wire_version = changes.get("wire_version", control.VERSION)
         self.interfaces = changes.get("interfaces", ("int", "ext"))
         self.ruleset = "ab" * 32
+        self.rules = ""
         self.broken = False
         self.stuck = False
         self.pinned = False
@@ -223,16 +257,17 @@ class Machine:
         return Node(context)
 
     def config(self) -> configuration.Config:
+        return configuration.parse(self.config_text().encode())
+
+    def config_text(self) -> str:
         names = ", ".join(f'"{name}"' for name in self.interfaces)
-        return configuration.parse(
-            f"""
+        return f"""
             cluster.id = 1
             node = {{ name = "{self.name}", weight = {self.weight} }}
             ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, dead_ms = {DEAD_MS} }}
             data.interfaces = [{names}]
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
-            """.encode()
-        )
+            """
 
     def host(self) -> Host:
         return Host(
@@ -246,6 +281,7 @@ class Machine:
             watch_neighbours=lambda names: self.watch,
             received=lambda names: Received(100, 6400),
             ruleset_digest=lambda: self.ruleset,
+            ruleset_text=lambda: self.rules,
             dataplane=self._dataplane,  # type: ignore[arg-type]
             pinned=lambda pins: self.pinned,
             kernel="6.18-test",

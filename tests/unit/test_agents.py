@@ -415,5 +415,5 @@ async def test_a_primary_that_died_before_the_schedule_was_written_writes_it(seg
     await primary.context.remember(applied={1: 1})
     await kill(primary)
     await segment.boot(first).resume()
-    assert first.plane.calls == ["start", "set_members", "set_sequence"]
+    assert first.plane.calls == ["start", "set_members", "set_schedule"]
     assert set(first.plane.sequence) == {1, 2}

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench import flowtable, frames, model, results, stats
+from tools.bench import flowtable, frames, model, results, session, stats
 from tools.bench.__main__ import WEIGHTS, share_of
 
 SAMPLES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
@@ -109,6 +110,20 @@ def test_a_primary_that_only_steers_is_the_limit() -> None:
     assert [model.efficiency(COSTLY, nodes) for nodes in range(2, 20)] == sorted(
         (model.efficiency(COSTLY, nodes) for nodes in range(2, 20)), reverse=True
     )
+
+
+def test_a_case_has_its_part_of_the_time_and_no_more() -> None:
+    now = [0.0]
+    run = session.Run(deadline=100.0, clock=lambda: now[0], say=lambda _: None, cache=Path(), cpu=0)
+    run.pace(4)
+    taken = 0
+    for _ in run.turns():
+        taken += 1
+        now[0] += 10.0
+    assert (taken, run.dropped) == (3, 4)
+    now[0] = 200.0
+    run.pace(1)
+    assert list(run.turns()) == [0]
 
 
 def test_time_that_a_group_leaves_goes_to_those_after_it() -> None:

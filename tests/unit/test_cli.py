@@ -117,6 +117,63 @@ ANSWERS = {
         api.Leaving(sessions=0, done=True, detached=("int", "ext")),
     ],
     "/v1/weight": api.WeightSet(nodes=NODES),
+    "/v1/drain": api.Drained(nodes=NODES),
+    "/v1/undrain": api.Drained(nodes=NODES),
+    "/v1/schedule": api.Schedule(
+        schedule="random",
+        configured="weighted",
+        nodes=(api.ScheduleRow(id=1, name="gw1", state="draining", weight=1, share=0.25, sessions=40),),
+    ),
+    "/v1/policy": api.Policy(
+        rules=(api.PolicyRow(number=1, action="keep", text="keep ports 80", hits=12),),
+        default="share",
+        default_hits=34,
+        keep_mark="0x1/0x1",
+        keep_mark_in_use=True,
+        keep_mark_hits=56,
+    ),
+    "/v1/policy/check": api.PolicyChecked(
+        action="keep",
+        interface="int",
+        rule=2,
+        why="rule 2 matches: keep ports 80",
+        mismatches=("rule 1 does not match: port 80 is not in ports",),
+        notes=("a session with a conntrack helper stays",),
+    ),
+    "/v1/policy/reload": api.PolicyReloaded(path="/etc/x", changes=("- rule 1: keep everything",), not_taken=("ha",)),
+    "/v1/persist": api.Persist(
+        enabled=True,
+        idle=300,
+        size=65536,
+        hits=7,
+        misses=8,
+        removed=1,
+        total=3,
+        entries=(api.PersistRow(address="10.0.0.1", node=2, node_name="gw2", idle=61),),
+    ),
+    "/v1/events": [
+        api.Event(time=1.5, event="drain", node="gw2", text="gw2 gets no new sessions, by order"),
+        api.Event(time=2.25, event="dropped", text="3 events were left out here", detail={"count": "3"}),
+    ],
+    "/v1/top": api.Top(
+        interval=1.0,
+        nodes=(
+            api.LoadRow(
+                id=1,
+                name="gw1",
+                role="primary",
+                state="active",
+                sessions=100,
+                begun=2.5,
+                packets=123456.0,
+                octets=7.5e7,
+                reasons={"STEER_TX": 100000.0, "A": 3.0, "B": 2.0, "C": 1.0},
+            ),
+            api.LoadRow(id=2, name="gw2", role="auxiliary", state="silent", sessions=7, begun=0.0),
+        ),
+        flows=107,
+        flow_capacity=262144,
+    ),
 }
 CONFIG = """
 [cluster]
@@ -269,6 +326,79 @@ def test_weight(call, agent):
     assert call("weight", "gw2", "3").exit_code == 0
     assert agent.asked == [("POST", "/v1/weight", {"node": "gw2", "weight": 3})]
     assert call("weight", "gw2", "101").exit_code == 2
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+def test_drain_and_undrain(call, agent, verb):
+    assert "gw2" in call(verb, "gw2").stdout
+    assert agent.asked == [("POST", f"/v1/{verb}", {"node": "gw2"})]
+
+
+def test_schedule_shows_and_sets(call, agent):
+    shown = call("schedule").stdout
+    assert "schedule: random (the configuration says weighted)" in shown
+    assert "draining" in shown
+    assert call("schedule", "source-hash").exit_code == 0
+    assert agent.asked == [("GET", "/v1/schedule", None), ("POST", "/v1/schedule", {"schedule": "source-hash"})]
+
+
+def test_policy(call, agent):
+    shown = call("policy", "show").stdout.splitlines()
+    assert [line.split()[:3] for line in shown[1:]] == [
+        ["keep_mark", "keep", "56"],
+        ["1", "keep", "12"],
+        ["default", "share", "34"],
+    ]
+    told = call("policy", "check", "10.0.0.1", "10.0.0.2", "80", "--mark", "0x11", "--interface", "int")
+    assert told.stdout.splitlines() == [
+        "stays on the primary: rule 2 matches: keep ports 80",
+        "  rule 1 does not match: port 80 is not in ports",
+        "  note: a session with a conntrack helper stays",
+    ]
+    assert agent.asked[-1][2] == {
+        "source": "10.0.0.1",
+        "source_port": 40000,
+        "destination": "10.0.0.2",
+        "destination_port": 80,
+        "protocol": "tcp",
+        "interface": "int",
+        "connmark": 0,
+        "mark": 17,
+    }
+    assert call("policy", "check", "10.0.0.1", "10.0.0.2", "80", "--mark", "x").exit_code == 2
+    told = call("policy", "reload").stdout
+    assert told == "- rule 1: keep everything\nnot taken while the agent runs: [ha]\n"
+
+
+def test_persist(call, agent):
+    assert "10.0.0.1  gw2 (2)  1 min 1 s" in call("persist", "show", "--limit", "1").stdout
+    assert "and 2 more" in call("persist", "set", "10.0.0.1", "gw2").stdout
+    assert call("persist", "delete", "10.0.0.1").stdout.startswith("removed: 1\n3 clients of 65536 at most; hits 7")
+    assert json.loads(call("persist", "flush", "-j").stdout)["kind"] == "persist"
+    assert [body["action"] for _, _, body in agent.asked] == ["show", "set", "delete", "flush"]
+    agent.answers["/v1/persist"] = msgspec.structs.replace(ANSWERS["/v1/persist"], enabled=False)
+    assert "persistence is off" in call("persist", "show").stdout
+
+
+def test_monitor_prints_a_line_an_event(call, agent):
+    lines = call("monitor", "--flows", "--kind", "drain", "--kind", "join", "--node", "gw2").stdout.splitlines()
+    assert [line.split(None, 1)[1] for line in lines] == [
+        "drain          gw2 gets no new sessions, by order",
+        "dropped        3 events were left out here",
+    ]
+    assert agent.asked[0][1] == "/v1/events?kind=drain%2Cjoin&node=gw2&flows=1"
+    (line,) = call("monitor", "-j", "--count", "1").stdout.splitlines()
+    assert json.loads(line)["event"] == "drain"
+
+
+def test_top_shows_what_is_known(call, agent):
+    lines = call("top", "--interval", "2", "--count", "2").stdout.splitlines()
+    assert len(lines) == 8
+    assert lines[2].split()[:7] == ["gw1", "primary", "active", "100", "2.5", "123.5k", "75M"]
+    assert "STEER_TX 100k, A 3.0, B 2.0" in lines[2]
+    assert "C 1.0" not in lines[2]
+    assert lines[3].split() == ["gw2", "auxiliary", "silent", "7", "0", "?", "?", "-"]
+    assert agent.asked == [("POST", "/v1/top", {"interval": 2.0})] * 2
 
 
 def test_doctor_ends_with_12_when_a_check_fails(call, agent):

@@ -25,9 +25,10 @@ from aa_cluster.core.membership import (
     Persist,
     ProbeNode,
     Ready,
+    SetDraining,
     SetEpoch,
     SetMembers,
-    SetSequence,
+    SetSchedule,
     SetWeight,
     Tick,
     step,
@@ -63,7 +64,7 @@ def joined(*numbers: int) -> Membership:
 
 
 def sequences(commands: list[Command]) -> list[tuple[int, ...]]:
-    return [command.sequence for command in commands if isinstance(command, SetSequence)]
+    return [command.sequence for command in commands if isinstance(command, SetSchedule)]
 
 
 def test_a_joining_node_gets_no_work_until_it_is_ready() -> None:
@@ -81,7 +82,15 @@ def test_commands_come_in_the_order_that_is_safe() -> None:
     """On disk before anything else; the members before the schedule that names them."""
     state, _ = play(alone(), Join(facts(2), 1, 0.0))
     _, said = play(state, Ready(2, 0.5))
-    assert [type(command) for command in said] == [Note, Persist, SetEpoch, SetMembers, SetSequence, Announce]
+    assert [type(command) for command in said] == [
+        Note,
+        Persist,
+        SetEpoch,
+        SetMembers,
+        SetDraining,
+        SetSchedule,
+        Announce,
+    ]
 
 
 def test_silence_takes_a_node_out_of_the_schedule_but_not_out_of_the_members() -> None:
@@ -211,7 +220,7 @@ def test_whatever_happens(events: list[Event]) -> None:
         for command in commands:
             if isinstance(command, SetMembers):
                 members = {node.id for node in command.nodes}
-            if isinstance(command, SetSequence):
+            if isinstance(command, SetSchedule):
                 assert command.sequence
                 assert set(command.sequence) <= members
                 assert state.epoch > epoch

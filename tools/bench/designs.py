@@ -121,7 +121,8 @@ def _place(table: Map, fingerprint: np.ndarray, bucket: np.ndarray, width: int, 
 
 
 def _occupied(lines: np.ndarray) -> np.ndarray:
-    return lines["word" if "word" in (lines.dtype.names or ()) else "entry"] != 0
+    used: np.ndarray = lines["word" if "word" in (lines.dtype.names or ()) else "entry"] != 0
+    return used
 
 
 def _write_words(lines: np.ndarray, where: np.ndarray, at: np.ndarray, fingerprint: np.ndarray, _: np.ndarray) -> None:

@@ -22,7 +22,7 @@ CLIENTS = int(IPv4Address("10.1.0.0"))
 SERVERS = int(IPv4Address("10.2.0.1"))
 SERVER_PORT = 80
 FIRST_PORT, PORTS = 1024, 32768
-LOST = 5e-3
+LOST = 1e-2
 """Share of flows that may find both their buckets full, when the table is full to the last record."""
 BITE = 1 << 16
 """Flows written by one pair of system calls."""

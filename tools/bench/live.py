@@ -94,15 +94,20 @@ def measure(run: Run) -> None:
     with place.roomy_conntrack(), ExitStack() as stack:
         live = stack.enter_context(loader.bench(loader.LIVE, run.cache, {"bench_table": 1 << 20}))
         ours = stack.enter_context(loader.product(run.cache, world.CAPACITY))
-        for flows in run.sizes:
-            if flows != 65536:  # as the peers' table has it; the test-runs have the point between
-                _at(run, cases, live, ours, flows, SMALL)
-        large = [case for case in cases if case.large]
-        if large:
-            _at(run, large, live, ours, LARGE_FLOWS, LARGE)
+        # as the peers' table has it; the test-runs have the point between
+        rounds = [(flows, SMALL, cases) for flows in run.sizes if flows != 65536]
+        rounds.append((LARGE_FLOWS, LARGE, [case for case in cases if case.large]))
+        for number, (flows, size, here) in enumerate(rounds):
+            if here:
+                later = sum(len(others) + 1 for _, _, others in rounds[number + 1 :])
+                _at(run, here, live, ours, flows, size, later)
 
 
-def _at(run: Run, cases: list[Case], live: loader.Loaded, ours: loader.Loaded, flows: int, size: int) -> None:
+def _at(
+    run: Run, cases: list[Case], live: loader.Loaded, ours: loader.Loaded, flows: int, size: int, later: int
+) -> None:
+    """``later``: cases of the rounds that follow, which must have their time too."""
+    run.pace(later + len(cases) + 1)
     drop = _samples(run, next(case for case in CASES if case.name == DROP), live, ours, flows, size)
     if isinstance(drop, str):
         for case in cases:
@@ -110,9 +115,10 @@ def _at(run: Run, cases: list[Case], live: loader.Loaded, ours: loader.Loaded, f
         return
     run.note(GROUP, DROP, drop, "ns", flows=flows, size=size, note="all-in: generator, wire, drop")
     base = median(drop)
-    for case in cases:
+    for number, case in enumerate(cases):
         if case.name == DROP:
             continue
+        run.pace(later + len(cases) - number)
         if run.left() <= 0:
             run.miss(GROUP, case.name, "no time was left", flows)
             continue

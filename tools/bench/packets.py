@@ -26,7 +26,7 @@ from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, SELF, Wo
 GROUP = "packet"
 XDP_PASS, XDP_TX = 2, 3
 TC_OK, TC_REDIRECT = 0, 7
-XDP_REPEAT, SKB_REPEAT, QUICK_REPEAT = 1 << 20, 1 << 18, 1 << 16
+XDP_REPEAT, SKB_REPEAT, QUICK_REPEAT = 1 << 20, 1 << 18, 1 << 18
 CHUNKS = 8
 FRESH = 4096
 SMALL = 4096
@@ -184,6 +184,7 @@ def measure(run: Run) -> None:
 def _all(run: Run, cases: list[Case], path: Path) -> None:
     os.sched_setaffinity(0, {run.cpu})
     with world.world(run.cache, path) as made:
+        left = sum(len(case.sizes or run.sizes) for case in cases)
         for flows in sorted({*run.sizes, *(size for case in cases for size in case.sizes)}):
             here = [case for case in cases if flows in (case.sizes or run.sizes)]
             if here and run.left() <= 0:
@@ -192,6 +193,8 @@ def _all(run: Run, cases: list[Case], path: Path) -> None:
                 continue
             made.fill(flows, ESTABLISHED)
             for case in here:
+                run.pace(left)
+                left -= 1
                 one(run, made, case, flows)
         if made.lost:
             run.notes.append(f"{made.lost} of {made.filled} flows found both their buckets full in the test-runs")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ class Run:
     missing: list[Missing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dropped: int = 0
+    case_end: float = math.inf
     started: float = 0.0
 
     @property
@@ -52,11 +54,15 @@ class Run:
         """As ``--only`` chose: a part of the case's name."""
         return self.only in case
 
+    def pace(self, cases: int) -> None:
+        """So many cases of the group are still to come: the next has its equal part of what is left, and no more."""
+        self.case_end = self.clock() + max(0.0, self.left()) / max(1, cases)
+
     def turns(self, wanted: int | None = None) -> Iterator[int]:
         """Counts repetitions, at least one, and ends early at the deadline, which is noted."""
         count = self.repetitions if wanted is None else wanted
         for turn in range(count):
-            if turn and self.left() <= 0:
+            if turn and self.clock() >= min(self.deadline, self.case_end):
                 self.dropped += count - turn
                 return
             yield turn
