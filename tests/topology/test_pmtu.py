@@ -133,4 +133,6 @@ def test_a_download_in_fragments(fragmenting: Lab, nat: str, owner: int) -> None
         assert primary["STEER_FRAGMENT_LOCAL"] > 2 * SIZE // 1500
         return
     assert min(primary["STEER_FRAGMENT_FIRST"], primary["STEER_FRAGMENT_LATER"]) > SIZE // 1500
-    assert there["GUARD_FRAGMENT"] == primary["STEER_FRAGMENT_FIRST"] + primary["STEER_FRAGMENT_LATER"]
+    steered = primary["STEER_FRAGMENT_FIRST"] + primary["STEER_FRAGMENT_LATER"]
+    # A veth holds 256 frames and drops what comes on top, as any wire may; TCP has sent that again.
+    assert 0.99 * steered < there["GUARD_FRAGMENT"] <= steered

@@ -27,6 +27,8 @@ FRAMES, QUICK_FRAMES = 1 << 20, 1 << 17
 CHUNKS = 4
 LOST = 0.001
 """Share of frames that may be missing at the sink."""
+WIRE, BASE = "wire", "base"
+"""The wire to the gateway that is measured, and the one to the gateway that drops."""
 DROP = "XDP drop"
 STEER = "aa-cluster: steer"
 FORWARDING = "kernel forwarding, no netfilter"
@@ -68,7 +70,6 @@ def _steer(gateway: Gateway, flows: int) -> None:
 
 
 CASES: list[Case] = [
-    Case(DROP, peers.drop, wire.DROPPED, large=True),
     Case("XDP_TX, no lookup (the floor)", peers.send_back, large=True),
     Case(STEER, _steer, large=True),
     Case("plain XDP, BPF hash, XDP_TX", peers.plain_xdp),
@@ -87,7 +88,7 @@ CASES: list[Case] = [
 
 
 def measure(run: Run) -> None:
-    """All wanted cases; the drop gateway always, since the others are net of it."""
+    """All wanted cases; the drop gateway beside each, since they are net of it."""
     cases = [case for case in CASES if run.wanted(case.name)]
     if not cases:
         return
@@ -99,7 +100,7 @@ def measure(run: Run) -> None:
         rounds.append((LARGE_FLOWS, LARGE, [case for case in cases if case.large]))
         for number, (flows, size, here) in enumerate(rounds):
             if here:
-                later = sum(len(others) + 1 for _, _, others in rounds[number + 1 :])
+                later = sum(len(others) for _, _, others in rounds[number + 1 :])
                 _at(run, here, live, ours, flows, size, later)
 
 
@@ -107,17 +108,8 @@ def _at(
     run: Run, cases: list[Case], live: loader.Loaded, ours: loader.Loaded, flows: int, size: int, later: int
 ) -> None:
     """``later``: cases of the rounds that follow, which must have their time too."""
-    run.pace(later + len(cases) + 1)
-    drop = _samples(run, next(case for case in CASES if case.name == DROP), live, ours, flows, size)
-    if isinstance(drop, str):
-        for case in cases:
-            run.miss(GROUP, case.name, f"the base has no figure: {drop}", flows)
-        return
-    run.note(GROUP, DROP, drop, "ns", flows=flows, size=size, note="all-in: generator, wire, drop")
-    base = median(drop)
+    bases: list[float] = []
     for number, case in enumerate(cases):
-        if case.name == DROP:
-            continue
         run.pace(later + len(cases) - number)
         if run.left() <= 0:
             run.miss(GROUP, case.name, "no time was left", flows)
@@ -126,48 +118,59 @@ def _at(
         if isinstance(took, str):
             run.miss(GROUP, case.name, took, flows)
             continue
-        net = [case.nodes * (each - base) for each in took]
+        net = [case.nodes * (each.case - each.base) for each in took]
         run.note(GROUP, case.name, net, "ns", flows=flows, size=size, net_of=DROP, note=case.note)
+        bases += [each.base for each in took]
+    if bases:
+        note = "all-in: generator, wire, drop; measured in turns with each case"
+        run.note(GROUP, DROP, bases, "ns", flows=flows, size=size, note=note)
 
 
-def _samples(
-    run: Run, case: Case, live: loader.Loaded, ours: loader.Loaded, flows: int, size: int
-) -> list[float] | str:
-    """ns a frame, all-in, one a repetition; or why there are none."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """ns a frame, all-in, of one repetition: the case, and the drop gateway in turns with it."""
+
+    case: float
+    base: float
+
+
+def _samples(run: Run, case: Case, live: loader.Loaded, ours: loader.Loaded, flows: int, size: int) -> list[Pair] | str:
+    """One pair a repetition; or why there are none."""
     if case.nodes > 1 and flows == 1:
         return "one flow belongs to one node"
     with _rig(live, ours) as (gateway, generator):
         case.set_up(gateway, flows)
-        plan = loader.plan_record(
-            live.maps["bench_phases"],
-            tcp(mac(GATEWAY_MAC), mac(GENERATOR_MAC), Shape.ORIGINAL, length=size),
-            flows=flows,
-        )
-        plan["out"] = wire.index(generator, "wire")
-        live.maps["bench_phases"].put(0, plan)
+        shot = tcp(mac(GATEWAY_MAC), mac(GENERATOR_MAC), Shape.ORIGINAL, length=size)
+        plan = loader.plan_record(live.maps["bench_phases"], shot, flows=flows)
         live.maps["bench_walk"].put(0, loader.count(0))
-        frame = tcp(mac(GATEWAY_MAC), mac(GENERATOR_MAC), Shape.ORIGINAL, length=size).frame
+        ways = {name: wire.index(generator, name) for name in (WIRE, BASE)}
+
+        def burst(way: str, frames: int) -> wire.Burst:
+            plan["out"] = ways[way]
+            live.maps["bench_phases"].put(0, plan)
+            return wire.send(live, generator, "generate", shot.frame, frames, run.cpu)
+
         if case.warm:
-            wire.send(live, generator, "generate", frame, max(flows, 1024), run.cpu)
+            burst(WIRE, max(flows, 1024))
         samples = []
+        frames = (QUICK_FRAMES if run.quick else FRAMES) // CHUNKS
         for _ in run.turns():
             chunks = []
             for _ in range(CHUNKS):
-                frames = (QUICK_FRAMES if run.quick else FRAMES) // CHUNKS
-                burst = wire.send(live, generator, "generate", frame, frames, run.cpu)
-                wrong = _undelivered(case, burst)
+                base, here = burst(BASE, frames), burst(WIRE, frames)
+                wrong = _undelivered(wire.DROPPED, 1, base) or _undelivered(case.arrival, case.nodes, here)
                 if wrong:
                     return wrong
-                chunks.append(burst.ns)
-            samples.append(median(chunks))
+                chunks.append((here.ns, base.ns))
+            samples.append(Pair(median([ns for ns, _ in chunks]), median([ns for _, ns in chunks])))
         return samples
 
 
-def _undelivered(case: Case, burst: wire.Burst) -> str:
+def _undelivered(arrival: int, nodes: int, burst: wire.Burst) -> str:
     """What is wrong with where the frames went; empty when nothing is."""
-    share = int(burst.arrived[case.arrival]) / burst.sent
-    expected = 1 / case.nodes
-    slack = LOST if case.nodes == 1 else expected / 5
+    share = int(burst.arrived[arrival]) / burst.sent
+    expected = 1 / nodes
+    slack = LOST if nodes == 1 else expected / 5
     if abs(share - expected) > slack:
         return f"{share:.1%} of the frames arrived where they should, expected {expected:.0%}"
     return ""
@@ -176,10 +179,12 @@ def _undelivered(case: Case, burst: wire.Burst) -> str:
 @contextmanager
 def _rig(live: loader.Loaded, ours: loader.Loaded) -> Iterator[tuple[Gateway, Path]]:
     with place.namespace("gen") as generator, place.namespace("gw", place.ROUTER) as gateway:
-        wire.cable((generator, "wire", GENERATOR_MAC), (gateway, "wire", GATEWAY_MAC))
+        for name in (WIRE, BASE):
+            wire.cable((generator, name, GENERATOR_MAC), (gateway, name, GATEWAY_MAC))
+        wire.attach(gateway, "xdp", BASE, live.fds["drop_all"])
         record = live.maps["bench_wire"].record()
         record["expected"] = record["next_hop"] = list(mac(NEXT_MAC))
         record["own"] = list(mac(GATEWAY_MAC))
         live.maps["bench_wire"].put(0, record)
-        wire.attach(generator, "xdp", "wire", live.fds["sink"])
-        yield Gateway(gateway, "wire", live, ours), generator
+        wire.attach(generator, "xdp", WIRE, live.fds["sink"])
+        yield Gateway(gateway, WIRE, live, ours), generator

@@ -33,10 +33,6 @@ class Gateway:
     ours: Loaded
 
 
-def drop(gateway: Gateway, _flows: int) -> None:
-    wire.attach(gateway.path, "xdp", gateway.interface, gateway.live.fds["drop_all"])
-
-
 def send_back(gateway: Gateway, _flows: int) -> None:
     wire.attach(gateway.path, "xdp", gateway.interface, gateway.live.fds["send_back"])
 
