@@ -179,16 +179,41 @@ static __always_inline bool forwarding_wrote(const struct iphdr *ip, const void 
 	return left != 0;
 }
 
-/* A session that this node keeps from the start. What is left of an earlier one of that tuple would lead it away. */
-static __always_inline int keep(const struct config *conf, const struct decision *decision, enum reason why)
+/*
+ * A SYN inside an established session of another node: repeated late, or forged. conntrack has given the primary's entry
+ * the timeout of a SYN, and no other packet of the session comes by here: it gets back what it had.
+ */
+static __always_inline void hold_again(struct __sk_buff *skb, const struct config *conf, const struct tuple *original)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_key(&key, original);
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (ct)
+		ct_hold(ct, conf->timeout_s[FLOW_ESTABLISHED], false);
+}
+
+/*
+ * A SYN that cannot be handed off leaves from here. It takes no running session from its owner: anybody can send one. One
+ * that begins a session has this node keep it, and what is left of an earlier one of that tuple would lead it away.
+ */
+static __always_inline int keep(struct __sk_buff *skb, const struct config *conf, const struct decision *decision,
+				enum reason why)
 {
 	struct record *record;
 	struct found found = {};
 
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
-		if (record && record->state >= FLOW_CLOSING && is_exactly(found.word, record, &decision->original))
-			end_flow(record, entry_record(found.word));
+		if (record && is_exactly(found.word, record, &decision->original)) {
+			if (record->state >= FLOW_CLOSING)
+				end_flow(record, entry_record(found.word));
+			else if (record->state == FLOW_ESTABLISHED && node_of(record->owner)->hop != HOP_LOCAL)
+				hold_again(skb, conf, &decision->original);
+		}
 	}
 	return verdict(TC_ACT_OK, why);
 }
@@ -243,16 +268,16 @@ int handoff(struct __sk_buff *skb)
 		unfit = HANDOFF_TAGGED;
 	else if (ip->ihl != 5 && forwarding_wrote(ip, cursor.end))
 		unfit = HANDOFF_OPTIONS;
+	room = now.total_length + sizeof(sealed.block);
+	if (unfit == HANDOFF_SENT && room > port->mtu)
+		unfit = HANDOFF_NO_ROOM;
 
 	if (read_decision(skb, &now.tuple, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
 	if (decision.has_helper)
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (unfit != HANDOFF_SENT)
-		return keep(conf, &decision, unfit);
-	room = now.total_length + sizeof(sealed.block);
-	if (room > port->mtu)
-		return stay(conf, &decision, HANDOFF_NO_ROOM);
+		return keep(skb, conf, &decision, unfit);
 
 	request.connmark = decision.connmark;
 	request.mark = skb->mark;
@@ -265,10 +290,13 @@ int handoff(struct __sk_buff *skb)
 		return stay(conf, &decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+	if (assigned.running)
+		hold_again(skb, conf, &decision.original);
 
 	fill_block(&sealed, conf, &decision, &now, assigned.owner, port->slot, skb->mark);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0))
-		return stay(conf, &decision, HANDOFF_NO_ROOM);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0)) /* no memory: only what has just begun can still stay */
+		return assigned.why == HANDOFF_SENT ? stay(conf, &decision, HANDOFF_NO_ROOM) :
+						      verdict(TC_ACT_OK, HANDOFF_NO_ROOM);
 	if (restore_headers(skb, &now, &decision.original) || append_block(skb, &now, &sealed.block, odd) ||
 	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
 		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
