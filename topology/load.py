@@ -44,10 +44,11 @@ class BusyReport(msgspec.Struct, frozen=True):
 
 
 class ReuseReport(msgspec.Struct, frozen=True):
-    """``slowest_ms``: the longest session; a SYN that had to be sent again shows as 1000."""
+    """``slowest_ms``: the longest session; a SYN that was lost shows as 1000. ``repeated``: segments sent again."""
 
     completed: int
     failed: tuple[str, ...]
+    repeated: int
     slowest_ms: int
     seconds: float
 
@@ -144,10 +145,17 @@ def held_sessions(
 
 
 def reuse(
-    hosts: Hosts, host: str, address: str, port: int, source_port: int, count: int, end: Literal["reset", "peer"]
+    hosts: Hosts,
+    host: str,
+    where: tuple[str, int],
+    source_port: int,
+    count: int,
+    end: Literal["reset", "peer"],
+    pause: float = 0.0,
 ) -> ReuseReport:
-    """``count`` HTTP sessions one after the other, all from ``source_port``."""
-    with _running(hosts, host, program("reuse", address, port, source_port, "--count", count, "--end", end)) as process:
+    """``count`` HTTP sessions with ``where`` one after the other, all from ``source_port``; ``pause`` (s) between two."""
+    options = ("--count", count, "--end", end, "--pause", pause)
+    with _running(hosts, host, program("reuse", *where, source_port, *options)) as process:
         return _line(process, ReuseReport)
 
 

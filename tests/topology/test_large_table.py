@@ -66,7 +66,9 @@ def test_sessions_that_came_and_went_leave_nothing(roomy: Lab) -> None:
         assert (report.completed, report.failed) == (SESSIONS, ())
         start = time.monotonic()
         until("the table to be empty", lambda: count(maps["records"], maps["watermark"]) == 0, TIMEOUT + SWEEP)
-        until("no entry on any node", lambda: not any(table(lab, node) for node in lab.plan.node_names), TIMEOUT + SWEEP)
+        until(
+            "no entry on any node", lambda: not any(table(lab, node) for node in lab.plan.node_names), TIMEOUT + SWEEP
+        )
         print(f"all gone {time.monotonic() - start:.1f} s after")
         tally = maps["tallies"].view()[0]
         assert (int(tally["half_open"]), int(tally["live"].sum())) == (0, 0)
@@ -96,7 +98,9 @@ def test_a_million_flows_cost_little(roomy: Lab) -> None:
         for name, runs in took.items()
         for share in (0.5, 0.99)
     }
-    print(f"{per_flow:.0f} bytes a flow, the agent takes {[f'{share:.1%}' for share in shares]} of a core, µs: {figures}")
+    print(
+        f"{per_flow:.0f} bytes a flow, the agent takes {[f'{share:.1%}' for share in shares]} of a core, µs: {figures}"
+    )
     assert per_flow < 256
     assert max(shares) < 0.10
     assert figures["full", 0.5] < 1.15 * figures["empty", 0.5]

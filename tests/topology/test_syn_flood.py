@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,17 @@ def spread(lab: Lab, node: str) -> None:
         checked(["ip", "netns", "exec", lab.plan.namespace(node), "sh", "-ec", write])  # has the namespace's own /sys
 
 
+def drops(lab: Lab) -> dict[str, int]:
+    """Packets that found no room so far: in the machine's queues of the stack, in the ring behind each port."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    found = {"stack": sum(int(line.split()[1], 16) for line in lines)}
+    for member in ("switch", *lab.plan.node_names, *lab.plan.host_networks):
+        links = json.loads(checked(["ip", "-n", lab.plan.namespace(member), "-s", "-j", "link", "show"]))
+        found |= {f"{member} {link['ifname']}": link["stats64"]["tx"]["dropped"] for link in links}
+        found |= {f"rx {member} {link['ifname']}": link["stats64"]["rx"]["dropped"] for link in links}
+    return found
+
+
 def test_a_syn_flood(flooded: Lab, record_property: Callable[[str, object], None]) -> None:
     lab = flooded
     outside = next(one.virtual_mac for one in lab.status(1).interfaces if one.name == "ext")
@@ -69,7 +82,7 @@ def test_a_syn_flood(flooded: Lab, record_property: Callable[[str, object], None
     with primary_maps(lab) as maps, serving(lab, "server", "pulses", 7010):
         tally = maps["tallies"].view()[0]
         limit = int(maps["config"].view()["half_open_limit"][0])
-        before = counters(lab, 1)
+        before, dropped = counters(lab, 1), drops(lab)
         with (
             flood(lab, "server", outside, "10.77.1.100", SILENT_PORT, RATE, SECONDS) as flooding,
             pulses(lab, "client", "10.77.2.100", 7010, STREAMS) as streams,
@@ -85,6 +98,7 @@ def test_a_syn_flood(flooded: Lab, record_property: Callable[[str, object], None
             running = streams.stop()
         refused = counters(lab, 1)["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
         record_property("rate", sent.rate)
+        print({where: count - dropped[where] for where, count in drops(lab).items() if count != dropped[where]})
         print(f"{sent.rate:.0f} SYN/s, half open {highest} of {limit}, {refused} more kept on the primary,", end=" ")
         print(f"sessions {done}, gaps ms max {max(running.gap_ms)} of {sorted(running.gap_ms)[-5:]}, {running}")
         assert sent.rate >= WANTED

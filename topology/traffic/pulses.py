@@ -71,7 +71,9 @@ def send(address: str, port: int, count: int, rate: float) -> dict[str, object]:
             waiting.register(way.socket, selectors.EVENT_READ, way)
             way.last = time.monotonic()
         start, turn, ended = time.monotonic(), 0, float("inf")
-        while time.monotonic() < ended and not all(way.broken or (ended < 1e18 and way.right == way.sent) for way in ways):
+        while time.monotonic() < ended and not all(
+            way.broken or (ended < 1e18 and way.right == way.sent) for way in ways
+        ):
             due = start + turn / (rate * count)
             for key, _ in waiting.select(max(0.0, min(due, ended) - time.monotonic())):
                 key.data.take()

@@ -2,7 +2,9 @@
 """One source port, one HTTP session after the other: ``ADDRESS PORT SOURCE_PORT --count N --end reset|peer``.
 
 ``reset``: the client ends each with a RST. ``peer``: the server closes first and the client waits until its own FIN is
-acknowledged, so that neither a socket nor TIME_WAIT of this host holds the port. Prints one line of JSON.
+acknowledged, so that neither a socket nor TIME_WAIT of this host holds the port. ``--pause``: seconds between two
+sessions; nothing acknowledges a RST, so without a pause the next SYN can come to the server while it still has the old
+session. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import socket
 import struct
 import time
 
+from aa_cluster.topology.traffic.tcp import retransmits
+
 PATIENCE = 10
 """Seconds a session may take; a lost SYN comes again after one."""
 ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 1, PATIENCE)
 
 
-def session(address: str, port: int, source_port: int, reset: bool) -> None:
-    """One whole session; ``OSError`` when it fails."""
+def session(address: str, port: int, source_port: int, reset: bool) -> int:
+    """One whole session; ``OSError`` when it fails. How many segments, SYN included, had to be sent again."""
     head = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: %s\r\n\r\n" % (b"keep-alive" if reset else b"close")
     with socket.socket() as connection:
         connection.settimeout(PATIENCE)
@@ -34,6 +38,7 @@ def session(address: str, port: int, source_port: int, reset: bool) -> None:
         while not reset and connection.recv(4096):
             pass
         connection.settimeout(None)  # close() waits for the last ACK only on a blocking socket
+        return retransmits(connection)
 
 
 def main() -> None:
@@ -43,17 +48,19 @@ def main() -> None:
     parser.add_argument("source_port", type=int)
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--end", choices=("reset", "peer"), default="reset")
+    parser.add_argument("--pause", type=float, default=0.0)
     given = parser.parse_args()
     failed: list[str] = []
-    slowest, start = 0.0, time.monotonic()
+    slowest, again, start = 0.0, 0, time.monotonic()
     for turn in range(given.count):
         began = time.monotonic()
         try:
-            session(given.address, given.port, given.source_port, given.end == "reset")
+            again += session(given.address, given.port, given.source_port, given.end == "reset")
         except OSError as error:
             failed.append(f"turn {turn}: {type(error).__name__}: {error}")
         slowest = max(slowest, time.monotonic() - began)
-    told = {"completed": given.count - len(failed), "failed": failed}
+        time.sleep(given.pause)
+    told = {"completed": given.count - len(failed), "failed": failed, "repeated": again}
     print(json.dumps(told | {"slowest_ms": int(1000 * slowest), "seconds": time.monotonic() - start}), flush=True)
 
 
