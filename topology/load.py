@@ -153,7 +153,7 @@ def reuse(
     end: Literal["reset", "peer"],
     pause: float = 0.0,
 ) -> ReuseReport:
-    """``count`` HTTP sessions with ``where`` one after the other, all from ``source_port``; ``pause`` (s) between two."""
+    """``count`` HTTP sessions with ``where``, one after the other, all from ``source_port``; ``pause``: s between."""
     options = ("--count", count, "--end", end, "--pause", pause)
     with _running(hosts, host, program("reuse", *where, source_port, *options)) as process:
         return _line(process, ReuseReport)

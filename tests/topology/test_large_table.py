@@ -35,12 +35,12 @@ TIMEOUT, SWEEP = 3, 4
 """Seconds a closed session is held in this lab, and until a sweep has seen it."""
 ROUND = 11.0
 """Seconds that hold one sweep of the table at least: the longest pause is ten."""
-PORT, EXCHANGES, TURNS = 7011, 3000, 3
+PORT, EXCHANGES, TURNS = 7011, 5000, 3
 STATES = ("syn_sent", "syn_recv", "fin_wait", "close_wait", "last_ack", "time_wait", "close")
 
 
 @pytest.fixture(scope="module")
-def roomy(make_lab: Callable[..., Lab]) -> Iterator[Lab]:
+def roomy(make_lab: Callable[..., Lab]) -> Lab:
     """Three nodes with a table for a million flows, and short timeouts for sessions that end."""
     lab = make_lab(3, joined=0)
     short = {f"net/netfilter/nf_conntrack_tcp_timeout_{name}": str(TIMEOUT) for name in STATES}
@@ -53,13 +53,12 @@ def roomy(make_lab: Callable[..., Lab]) -> Iterator[Lab]:
         lab.restart_agent(node)
     for node in lab.plan.node_names:
         lab.join(node, primary=node == "node1")
-    yield lab
+    return lab
 
 
 def test_sessions_that_came_and_went_leave_nothing(roomy: Lab) -> None:
     lab = roomy
     set_weights(lab, {1: 1, 2: 1, 3: 1})
-    write_sysctls(lab.plan.path("client"), {"net/ipv4/ip_local_port_range": "1024 65535"})
     with primary_maps(lab) as maps:
         report = churn(lab, "client", "10.77.2.100", 80, SESSIONS)
         print(f"{report.completed} sessions in {report.seconds:.1f} s,", end=" ")
@@ -76,33 +75,30 @@ def test_sessions_that_came_and_went_leave_nothing(roomy: Lab) -> None:
 
 
 def test_a_million_flows_cost_little(roomy: Lab) -> None:
+    """Latency is that of a running session while the table is swept, against the same session with an empty table."""
     lab = roomy
     only(lab, 2)
     with primary_maps(lab) as maps, echoing(lab):
         before = flowtable.highest(maps)
         per_flow = flowtable.memory(maps) / CAPACITY
         ask(lab)  # warms up
-        took: dict[str, list[list[int]]] = {"empty": [], "full": []}
-        shares = []
-        for _ in range(2):
-            took["empty"] += [ask(lab) for _ in range(TURNS)]
-            fill(maps)
-            start, used = time.monotonic(), agent_ns(lab)
-            took["full"] += [ask(lab) for _ in range(TURNS)]
-            until("a sweep", lambda since=start: time.monotonic() - since > ROUND, ROUND + 1)
-            shares.append((agent_ns(lab) - used) / 1e9 / (time.monotonic() - start))
-            assert count(maps["records"], maps["watermark"]) >= FLOWS
-            flowtable.forget(maps, before)
+        took = {"empty": [ask(lab) for _ in range(TURNS)]}
+        fill(maps)
+        start, used = time.monotonic(), agent_ns(lab)
+        took["full"] = [ask(lab) for _ in range(TURNS)]
+        until("a sweep", lambda: time.monotonic() - start > ROUND, ROUND + 1)
+        share = (agent_ns(lab) - used) / 1e9 / (time.monotonic() - start)
+        assert count(maps["records"], maps["watermark"]) >= FLOWS
+        flowtable.forget(maps, before)
+        took["empty"] += [ask(lab) for _ in range(TURNS)]
     figures = {
-        (name, share): min(quantile(one, share) for one in runs) / 1000
+        (name, part): min(quantile(one, part) for one in runs) / 1000
         for name, runs in took.items()
-        for share in (0.5, 0.99)
+        for part in (0.5, 0.99)
     }
-    print(
-        f"{per_flow:.0f} bytes a flow, the agent takes {[f'{share:.1%}' for share in shares]} of a core, µs: {figures}"
-    )
+    print(f"{per_flow:.0f} bytes a flow, the agent takes {share:.1%} of a core, round trips in µs: {figures}")
     assert per_flow < 256
-    assert max(shares) < 0.10
+    assert share < 0.10
     assert figures["full", 0.5] < 1.15 * figures["empty", 0.5]
     assert figures["full", 0.99] < 1.5 * figures["empty", 0.99]
 

@@ -80,8 +80,8 @@ def test_a_thousand_times_the_same_tuple(lab: Lab, ruleset: str, end: Literal["r
 
 def test_a_syn_on_the_heels_of_a_reset(lab: Lab) -> None:
     """The SYN, which goes through the primary's stack, may overtake the RST, which does not; or it comes to the server
-    in the microseconds in which that ends the old session, and is lost there, also with one gateway and with none. Either
-    way TCP sends it again, and the session succeeds."""
+    in the microseconds in which that ends the old session, and is lost there, also with one gateway and with none.
+    Either way TCP sends it again, and the session succeeds."""
     seen = a_thousand(lab, "reset", 0.0)
     assert seen.repeated <= ROUNDS * EACH // 50
     assert seen.slowest_ms < 4000
