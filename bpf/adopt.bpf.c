@@ -4,15 +4,16 @@
  * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
  * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
  * whose first piece does. The rest is dropped and counted.
- * Reads config, ports; tells refused blocks through events.
+ * A session of this node's own that the primary refuses loses its entry.
+ * Reads config, ports, expected; tells refused blocks through events.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
 #include "arp.h"
-#include "block.h"
-#include "checksum.h"
+#include "carry.h"
 #include "conntrack.h"
+#include "expectation.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -33,7 +34,7 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 					   const struct sealed_block *sealed)
 {
 	const struct handoff_block *block = &sealed->block;
-	__u64 tag, expected;
+	__u64 tag, wanted;
 
 	if (block->magic != BLOCK_MAGIC)
 		return GUARD_NO_BLOCK;
@@ -49,8 +50,8 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 	    !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))
 		return BLOCK_MALFORMED;
 	__builtin_memcpy(&tag, block->tag, 8);
-	expected = block_tag(conf->key, sealed);
-	return tag == expected ? ADOPT_NEW : BLOCK_TAG;
+	wanted = block_tag(conf->key, sealed);
+	return tag == wanted ? ADOPT_NEW : BLOCK_TAG;
 }
 
 static __always_inline void tell_refused(const struct tuple *original, const struct ethhdr *eth, __u8 slot)
@@ -149,9 +150,7 @@ static __always_inline bool has_entry(struct __sk_buff *skb, const struct tuple 
 	struct ct_options options;
 	struct nf_conn *ct;
 
-	ct_key(&key, tuple);
-	ct_options_init(&options);
-	options.protocol = tuple->protocol;
+	ct_question(&key, &options, tuple);
 	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
 		return false;
@@ -202,6 +201,66 @@ static __always_inline int guard_first_fragment(struct __sk_buff *skb, const str
 	return verdict(TC_ACT_OK, GUARD_FRAGMENT);
 }
 
+/* Of a session that began here: none other is let in. */
+static __always_inline int guard_datagram(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor)
+{
+	struct port_pair *pair;
+	struct tuple tuple;
+
+	if ((ip->frag_off & IPV4_FRAGMENT_BITS) || parse_ports(cursor, &pair))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	map_ipv4(tuple.saddr, ip->saddr);
+	map_ipv4(tuple.daddr, ip->daddr);
+	tuple.sport = pair->source;
+	tuple.dport = pair->destination;
+	tuple.protocol = IPPROTO_UDP;
+	tuple.family = 4;
+	tuple.zero = 0;
+	if (!has_entry(skb, &tuple))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	return verdict(TC_ACT_OK, GUARD_DATAGRAM);
+}
+
+/* An announcement that comes back. The entry goes: a repeated SYN gets another port, if the ruleset picks one. */
+static __always_inline int take_back(struct __sk_buff *skb, const struct config *conf)
+{
+	struct cursor cursor;
+	struct sealed_block sealed;
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct load load = {};
+	struct tuple inverse;
+	struct ethhdr *eth;
+	struct nf_conn *ct;
+	__u64 tag, wanted;
+
+	if (bpf_skb_pull_data(skb, skb->len < HEADERS_MOST ? skb->len : HEADERS_MOST))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	cursor.at = (void *)(long)skb->data;
+	cursor.end = (void *)(long)skb->data_end;
+	if (parse_ethernet(&cursor, &eth) < 0 || parse_load(&cursor, &load, &sealed) ||
+	    load.total_length < load.header_length + sizeof(sealed.block) || load.total_length + ETH_HLEN > skb->len ||
+	    load_block(skb, &load, &sealed.block))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (sealed.block.magic != BLOCK_MAGIC || sealed.block.version != BLOCK_VERSION_1 ||
+	    sealed.block.kind != BLOCK_KIND_REFUSED)
+		return verdict(TC_ACT_SHOT, BLOCK_VERSION);
+	if (sealed.block.owner != conf->self || sealed.block.generation != be32(conf->generation))
+		return verdict(TC_ACT_SHOT, BLOCK_NODE);
+	__builtin_memcpy(&tag, sealed.block.tag, 8);
+	wanted = block_tag(conf->key, &sealed);
+	if (tag != wanted)
+		return verdict(TC_ACT_SHOT, BLOCK_TAG);
+	invert(&inverse, &sealed.original);
+	ct_question(&key, &options, &inverse);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (ct) {
+		ct_change_timeout(ct, 0);
+		ct_release(ct);
+	}
+	return verdict(TC_ACT_SHOT, ADOPT_REFUSED);
+}
+
 static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
 {
 	struct bpf_sock_tuple key;
@@ -244,6 +303,8 @@ int adopt(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
 	if (!same_mac(eth->h_source, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
+	if (type == be16(ETH_P_ANNOUNCE))
+		return take_back(skb, conf);
 	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
 	if (tagged)
 		type = parse_tag(&cursor);
@@ -255,6 +316,8 @@ int adopt(struct __sk_buff *skb)
 	arrival.tcp = ETH_HLEN + ipv4_length(ip);
 	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS))
 		return guard_icmp(skb, arrival.tcp + (tagged ? sizeof(struct vlan_tag) : 0));
+	if (type == IPPROTO_UDP)
+		return guard_datagram(skb, ip, &cursor);
 	if (type != IPPROTO_TCP)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
 	/* A later piece may overtake the first. It harms nobody alone: conntrack looks at whole packets only, and one whose
@@ -269,6 +332,8 @@ int adopt(struct __sk_buff *skb)
 	tuple_from_packet(&sealed.original, ip, tcp);
 	if (!opens(tcp))
 		return guard_connection(skb, &sealed.original);
+	if (is_expected(conf, &sealed.original))
+		return verdict(TC_ACT_OK, GUARD_EXPECTED);
 	if (tagged) /* the primary hands off without tags */
 		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 

@@ -7,6 +7,7 @@
  *   arp_answer  primary, TC ingress of data interfaces: a reply goes to the stack, and as 202 to each node that asked
  *   arp_take    auxiliary, TC ingress of the HA link: a 202 to an open question becomes the kernel's reply
  *
+ * The data interfaces have another program each behind these (announce, admit): what is nothing for the relay goes there.
  * Writes questions; reads config, ports, slots, nodes; the agent learns neighbours through events.
  */
 #include <linux/bpf.h>
@@ -34,7 +35,7 @@ int arp_ask(struct __sk_buff *skb)
 	if (type == be16(ETH_P_IPV6)) /* its neighbour discovery would give the auxiliary's MAC away */
 		return verdict(TC_ACT_SHOT, ARP_KEPT);
 	if (type != be16(ETH_P_ARP))
-		return verdict(TC_ACT_OK, ARP_OUT);
+		return verdict(TC_ACT_UNSPEC, ARP_OUT);
 	if (!conf || !port || parse_arp(&cursor, &arp) != ARP_REQUEST || arp->sender_ip == arp->target_ip ||
 	    arp->sender_ip == 0)
 		return verdict(TC_ACT_SHOT, ARP_KEPT); /* replies, gratuitous ARP, address probes */
@@ -174,7 +175,7 @@ int arp_answer(struct __sk_buff *skb)
 	int operation;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
-		return verdict(TC_ACT_OK, ARP_OTHER);
+		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
 	operation = parse_arp(&cursor, &arp);
 	if (operation == ARP_RELAY_REQUEST || operation == ARP_RELAY_REPLY)
 		return verdict(TC_ACT_SHOT, ARP_ON_DATA);

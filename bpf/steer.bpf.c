@@ -9,6 +9,7 @@
 #include <linux/bpf.h>
 
 #include "conntrack.h"
+#include "expectation.h"
 #include "flow_state.h"
 #include "fragment.h"
 #include "maps.h"
@@ -116,6 +117,7 @@ static __always_inline int send_to(struct ethhdr *eth, const struct port *port, 
 /* What a frame is that is no plain segment. */
 enum kind {
 	SEGMENT,
+	DATAGRAM,
 	FIRST_FRAGMENT,
 	LATER_FRAGMENT,
 	ICMP_ERROR,
@@ -136,6 +138,7 @@ struct sight {
 /* STEER_TX stands for "nothing wrong"; else the stack's, and why. */
 static __always_inline enum reason look(struct cursor *cursor, int type, struct sight *sight)
 {
+	struct port_pair *pair;
 	struct iphdr *ip;
 	struct tcphdr *tcp;
 
@@ -155,11 +158,11 @@ static __always_inline enum reason look(struct cursor *cursor, int type, struct 
 		type = parse_icmp_error(cursor, &sight->tuple);
 		return type > 0 ? STEER_NOT_TCP : type < 0 ? STEER_ICMP_MISS : STEER_TX;
 	}
-	if (type != IPPROTO_TCP)
+	if (type != IPPROTO_TCP && (type != IPPROTO_UDP || (ip->frag_off & IPV4_FRAGMENT_BITS)))
 		return STEER_NOT_TCP;
 	map_ipv4(sight->tuple.saddr, ip->saddr);
 	map_ipv4(sight->tuple.daddr, ip->daddr);
-	sight->tuple.protocol = IPPROTO_TCP;
+	sight->tuple.protocol = type;
 	sight->tuple.family = 4;
 	sight->id = ip->id;
 	sight->options = ip->ihl != 5;
@@ -169,6 +172,14 @@ static __always_inline enum reason look(struct cursor *cursor, int type, struct 
 	}
 	if (ip->frag_off & IPV4_FRAGMENT_BITS)
 		sight->kind = FIRST_FRAGMENT;
+	if (type == IPPROTO_UDP) {
+		sight->kind = DATAGRAM;
+		if (parse_ports(cursor, &pair))
+			return STEER_MALFORMED;
+		sight->tuple.sport = pair->source;
+		sight->tuple.dport = pair->destination;
+		return STEER_TX;
+	}
 	/* A first fragment without flags is the stack's, too: a SYN could hide in it (RFC 1858, 3). */
 	if (parse_tcp(cursor, &tcp) < 0)
 		return STEER_MALFORMED;
@@ -251,6 +262,7 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 		return steer_later_fragment(port, eth, &sight);
 	if (!find(conf, hash_tuple(conf, &sight.tuple), &found))
 		return pass_seen(&sight, sight.kind == ICMP_ERROR ? STEER_ICMP_MISS :
+					 sight.kind == DATAGRAM   ? STEER_NOT_TCP :
 					 opening(sight.flags)     ? STEER_SYN :
 								    STEER_MISS);
 	owner = entry_owner(found.word);
@@ -268,7 +280,25 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 		follow(ctx, conf, found.word, record, sight.flags);
 	if (sight.kind == FIRST_FRAGMENT)
 		return steer_first_fragment(port, eth, &sight, owner);
-	return send_to(eth, port, owner, sight.options ? STEER_OPTIONS_TX : STEER_TAGGED, STEER_LOCAL);
+	return send_to(eth, port, owner,
+		       sight.kind == DATAGRAM ? STEER_DATAGRAM :
+		       sight.options	      ? STEER_OPTIONS_TX :
+						STEER_TAGGED,
+		       STEER_LOCAL);
+}
+
+/* A SYN is the stack's, unless it begins what a helper of another node expects: that node has the decision. */
+static __always_inline int pass_syn(const struct config *conf, const struct port *port, struct ethhdr *eth,
+				    const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	struct tuple tuple;
+	__u8 owner;
+
+	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
+		return verdict(XDP_PASS, STEER_SYN);
+	tuple_from_packet(&tuple, ip, tcp);
+	owner = expecting_node(conf, &tuple);
+	return owner ? send_to(eth, port, owner, STEER_EXPECTED, STEER_SYN) : verdict(XDP_PASS, STEER_SYN);
 }
 
 int steer(struct xdp_md *ctx)
@@ -296,12 +326,12 @@ int steer(struct xdp_md *ctx)
 		return steer_uncommon(ctx, conf, port, eth);
 
 	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
-		return verdict(XDP_PASS, opens(tcp) ? STEER_SYN : STEER_MISS);
+		return opens(tcp) ? pass_syn(conf, port, eth, ip, tcp) : verdict(XDP_PASS, STEER_MISS);
 	if (matters(found.word, tcp_flags(tcp))) {
 		if (!examine(ctx, conf, &found, ip, tcp))
 			return verdict(XDP_PASS, STEER_COLLISION);
 		if (opens(tcp))
-			return verdict(XDP_PASS, STEER_SYN);
+			return pass_syn(conf, port, eth, ip, tcp);
 	}
 	owner = node_of(entry_owner(found.word));
 	if (!owner || owner->hop == HOP_NONE)

@@ -36,8 +36,7 @@ static __always_inline void set_timeout(struct __sk_buff *skb, struct record *re
 	struct ct_options options;
 	struct nf_conn *ct;
 
-	ct_key(&key, &record->original);
-	ct_options_init(&options);
+	ct_question(&key, &options, &record->original);
 	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (ct)
 		ct_hold(ct, timeout_s, false);
@@ -63,11 +62,16 @@ static __always_inline bool untouch(__u32 place, __u32 index)
 	return true;
 }
 
+static __always_inline __u64 timeout_of(const struct config *conf, const struct record *record, __u8 state)
+{
+	return conf->timeout_s[record->original.protocol == IPPROTO_UDP ? 0 : state & 7] * AA_NSEC_PER_SEC;
+}
+
 static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
 				struct sweep *progress, __u64 now)
 {
 	union status was = {.word = *status_word(record)}, gone = was;
-	__u64 timeout = (__u64)conf->timeout_s[was.state & 7] * AA_NSEC_PER_SEC;
+	__u64 timeout = timeout_of(conf, record, was.state);
 	__u64 stale = timeout / STALE_SHARE < STALE_MOST_NS ? timeout / STALE_SHARE : STALE_MOST_NS;
 	__u64 idle = now > record->seen_ns ? now - record->seen_ns : 0;
 	bool original, reply;

@@ -191,7 +191,7 @@ def busy_sessions(
 
 @contextmanager
 def serving(
-    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "pulses"], port: int
+    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "pulses", "datagrams"], port: int
 ) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
     with _running(hosts, host, program(tool, "serve", port)) as process:
@@ -301,6 +301,24 @@ def fast_open(hosts: Hosts, host: str, address: str, port: int, size: int) -> Fa
     """One connection whose SYN carries ``size`` bytes, against ``serving(…, "fastopen", …)``."""
     with _running(hosts, host, program("fastopen", "send", address, port, "--size", size)) as process:
         return _line(process, FastOpenReport)
+
+
+class DatagramReport(msgspec.Struct, frozen=True):
+    """``ports``: the asker's, of the questions that were answered; ``failed``: what was wrong with the others."""
+
+    asked: int
+    answered: int
+    failed: list[str]
+    ports: list[int]
+
+
+def datagrams(
+    hosts: Hosts, host: str, address: str, port: int, count: int, size: int = 0, timeout: float = 5
+) -> DatagramReport:
+    """``count`` questions from ``host``, one after the other, against ``serving(…, "datagrams", …)``."""
+    argv = program("datagrams", "ask", address, port, "--count", count, "--size", size, "--timeout", timeout)
+    with _running(hosts, host, argv) as process:
+        return _line(process, DatagramReport)
 
 
 def bulk(

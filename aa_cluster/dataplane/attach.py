@@ -18,7 +18,7 @@ Hook = Literal["xdp", "ingress", "egress"]
 XdpMode = Literal["native", "generic", "none"]
 
 PRIORITY = 4242
-"""Of our TC filters; with the handle it tells ours from others'."""
+"""Of our first TC filter on a hook; with the handle it tells ours from others'."""
 
 _HANDLE = 1
 _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
@@ -34,6 +34,12 @@ class Point:
     hook: Hook
     ifindex: int
     program: str
+    order: int = 0
+    """Among ours on a TC hook: a program passes on to the next what it has no verdict for."""
+
+    @property
+    def priority(self) -> int:
+        return PRIORITY + self.order
 
 
 class Attacher:
@@ -92,7 +98,7 @@ class Attacher:
             point.ifindex,
             handle=_HANDLE,
             parent=_PARENT[point.hook],
-            prio=PRIORITY,
+            prio=point.priority,
             protocol=_ETH_P_ALL,
             fd=fd,
             name=f"aa-{point.program}",
@@ -113,7 +119,7 @@ class Attacher:
                     point.ifindex,
                     handle=_HANDLE,
                     parent=_PARENT[point.hook],
-                    prio=PRIORITY,
+                    prio=point.priority,
                     protocol=_ETH_P_ALL,
                 )
         except KernelRefused as error:
@@ -158,6 +164,6 @@ class Attacher:
         if point.hook == "xdp":
             return self._xdp_program(point.ifindex) == point.program
         for entry in self._ipr.get_filters(index=point.ifindex, parent=_PARENT[point.hook]):
-            if entry.get("info", 0) >> 16 == PRIORITY and entry.get("handle") == _HANDLE:
+            if entry.get("info", 0) >> 16 == point.priority and entry.get("handle") == _HANDLE:
                 return True
         return False

@@ -15,6 +15,9 @@ import numpy as np
 from aa_cluster.dataplane.maps import Map
 
 SYN_SENT, SYN_RECV, ESTABLISHED, CLOSING, CLOSED, DEAD = 1, 2, 3, 4, 5, 6
+DATAGRAMS = 0
+"""In ``Timeouts``: any UDP flow, whose state says nothing."""
+
 STATE_NAMES = {
     SYN_SENT: "syn-sent",
     SYN_RECV: "syn-recv",
@@ -65,17 +68,18 @@ class Timeouts:
     def of_this_namespace(cls, root: Path = Path("/proc/sys/net/netfilter")) -> Timeouts:
         def seconds(name: str, default: int) -> int:
             try:
-                return int((root / f"nf_conntrack_tcp_timeout_{name}").read_text("ascii"))
+                return int((root / f"nf_conntrack_{name}").read_text("ascii"))
             except (OSError, ValueError):
                 return default
 
         return cls(
             {
-                SYN_SENT: seconds("syn_sent", 120),
-                SYN_RECV: seconds("syn_recv", 60),
-                ESTABLISHED: seconds("established", 432_000),
-                CLOSING: seconds("fin_wait", 120),
-                CLOSED: seconds("time_wait", 120),
+                DATAGRAMS: seconds("udp_timeout_stream", 120),
+                SYN_SENT: seconds("tcp_timeout_syn_sent", 120),
+                SYN_RECV: seconds("tcp_timeout_syn_recv", 60),
+                ESTABLISHED: seconds("tcp_timeout_established", 432_000),
+                CLOSING: seconds("tcp_timeout_fin_wait", 120),
+                CLOSED: seconds("tcp_timeout_time_wait", 120),
             }
         )
 

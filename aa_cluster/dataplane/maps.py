@@ -25,6 +25,12 @@ QUESTIONS = 4096
 FRAGMENTS = 8192
 """Fragmented packets under way at once; the oldest gives way."""
 
+EXPECTATIONS = 8192
+"""Sessions that helpers expect, and sessions with a helper times two; the oldest give way."""
+
+OWN_DATAGRAMS = 16_384
+"""UDP sessions of a node's own that were announced; the oldest is announced again."""
+
 EVENT_BYTES = 256 * 1024
 """Ring buffer from the programs to the agent; a power of two pages."""
 
@@ -132,6 +138,9 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "bindings": (syscall.MAP_LRU_HASH, bindings, 0),
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
         "fragments": (syscall.MAP_LRU_HASH, FRAGMENTS, 0),
+        "expected": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
+        "controls": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
+        "announced": (syscall.MAP_LRU_HASH, OWN_DATAGRAMS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
     }
 

@@ -40,7 +40,11 @@ QUESTION_OPEN_S = 3.0
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
-SOURCES = {"primary": ("steer", "handoff", "arp_relay", "sweep"), "auxiliary": ("adopt", "arp_relay")}
+SOURCES = {
+    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
+    "auxiliary": ("adopt", "announce", "arp_relay"),
+}
+"""The dearest to compile first: they are compiled side by side."""
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -177,6 +181,7 @@ class Dataplane:
         if settings.role == "primary":
             return [
                 *(Point("ingress", index, "arp_answer") for index in data),
+                *(Point("ingress", index, "admit", order=1) for index in data),
                 Point("ingress", settings.ha_ifindex, "arp_serve"),
                 *(Point("xdp", index, "steer") for index in data),
                 *(Point("egress", index, "handoff") for index in data),
@@ -184,6 +189,7 @@ class Dataplane:
         return [
             *(Point("ingress", index, "adopt") for index in data),
             *(Point("egress", index, "arp_ask") for index in data),
+            *(Point("egress", index, "announce", order=1) for index in data),
             Point("ingress", settings.ha_ifindex, "arp_take"),
         ]
 

@@ -92,11 +92,11 @@ class HandoffBlock:
     destination: Address
 
 
-def _pack_address(address: Address) -> bytes:
+def pack_address(address: Address) -> bytes:
     return address.packed if address.version == 6 else _MAPPED + address.packed
 
 
-def _unpack_address(packed: bytes, family: int) -> Address:
+def unpack_address(packed: bytes, family: int) -> Address:
     if family == 6:
         return IPv6Address(packed)
     if not packed.startswith(_MAPPED):
@@ -107,8 +107,8 @@ def _unpack_address(packed: bytes, family: int) -> Address:
 def tag(body: bytes, key: bytes, flow: FlowTuple, sequence: int) -> bytes:
     """8 bytes over tuple (40), sequence (8) and the block's first 72 bytes: 120 bytes in all."""
     head = _TUPLE.pack(
-        _pack_address(flow.source),
-        _pack_address(flow.destination),
+        pack_address(flow.source),
+        pack_address(flow.destination),
         flow.source_port,
         flow.destination_port,
         flow.protocol,
@@ -134,8 +134,8 @@ def encode(block: HandoffBlock, key: bytes, flow: FlowTuple, sequence: int) -> b
             block.ct_status,
             block.source_port,
             block.destination_port,
-            _pack_address(block.source),
-            _pack_address(block.destination),
+            pack_address(block.source),
+            pack_address(block.destination),
             MAGIC,
             VERSION,
             KIND_SYN,
@@ -183,7 +183,7 @@ def _from_fields(fields: tuple[int | bytes, ...]) -> HandoffBlock:
     if not 1 <= owner <= MAX_NODE:
         raise WireError(f"handoff block: owner is {owner}, expected 1 to {MAX_NODE}")
     source, destination = (
-        _unpack_address(field if isinstance(field, bytes) else b"", family) for field in fields[13:15]
+        unpack_address(field if isinstance(field, bytes) else b"", family) for field in fields[13:15]
     )
     return HandoffBlock(
         cluster_id=cluster_id,

@@ -12,7 +12,15 @@
 
 #define BLOCK_MAGIC be32(0x41414842) /* "AAHB" */
 #define BLOCK_VERSION_1 1
-#define BLOCK_KIND_SYN 1
+#define BLOCK_KIND_SYN 1     /* primary → auxiliary: a session handed off */
+#define BLOCK_KIND_FLOW 2    /* auxiliary → primary: a session that begins on the auxiliary */
+#define BLOCK_KIND_EXPECT 3  /* auxiliary → primary: a session that one of its helpers expects */
+#define BLOCK_KIND_REFUSED 4 /* primary → auxiliary: that session's tuple is another's */
+
+/* Frames between auxiliary and primary that announce something (IEEE 802, local experimental). */
+#define ETH_P_ANNOUNCE 0x88b5
+
+#define BLOCK_OWN 1 /* in `flags`: the auxiliary's own session, only its answers pass the primary */
 
 struct handoff_block {
 	__be16 cluster_id;
@@ -24,9 +32,18 @@ struct handoff_block {
 	__be32 generation;
 	__be32 epoch;
 	__be32 connmark;
-	__be32 mark;
-	__be32 status; /* of the primary's conntrack entry, IPS_* bits */
-	__be16 source_port; /* translated */
+	union {
+		struct {
+			__be32 mark;
+			__be32 status; /* of the primary's conntrack entry, IPS_* bits */
+		};
+		struct { /* of an announcement */
+			__u8 next_hop[6];
+			__u8 flags;
+			__u8 zero;
+		};
+	};
+	__be16 source_port; /* SYN: translated. FLOW: of the original tuple. EXPECT: of the expected one. */
 	__be16 destination_port;
 	__u8 source[16];
 	__u8 destination[16];
@@ -40,8 +57,8 @@ _Static_assert(sizeof(struct handoff_block) == 80, "the block is a wire format")
 
 /* What the tag is computed over, laid out as it is hashed. */
 struct sealed_block {
-	struct tuple original;
-	__be32 sequence;
+	struct tuple original; /* the tuple in the packet's own headers: FLOW, EXPECT: the translated one */
+	__be32 sequence;       /* of TCP, else 0 */
 	__u32 zero;
 	struct handoff_block block;
 };

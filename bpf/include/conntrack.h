@@ -26,6 +26,8 @@
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
+#define IPS_EXPECTED (1u << 0)
+#define CT_TCP_NONE 0
 #define CT_TCP_SYN_SENT 1
 #define CT_TCP_TIME_WAIT 7 /* enum tcp_conntrack: this and above have ended */
 #define CT_MANIP_SRC 0
@@ -77,6 +79,14 @@ static __always_inline void ct_key(struct bpf_sock_tuple *key, const struct tupl
 	key->ipv4.daddr = unmap_ipv4(tuple->daddr);
 	key->ipv4.sport = tuple->sport;
 	key->ipv4.dport = tuple->dport;
+}
+
+/* As the tuple goes, with its protocol. */
+static __always_inline void ct_question(struct bpf_sock_tuple *key, struct ct_options *options, const struct tuple *tuple)
+{
+	ct_key(key, tuple);
+	ct_options_init(options);
+	options->protocol = tuple->protocol;
 }
 
 /* Gives the reference back. `assure`: a session that is under way, not one that early drop may take. */

@@ -109,7 +109,7 @@ static __always_inline __u8 next_state(union status now, bool reply, __u8 flags)
 	if (flags & TCP_FIN)
 		return now.ended & (1 << !reply) ? FLOW_CLOSED : FLOW_CLOSING;
 	if (now.state == FLOW_SYN_SENT && reply && (flags & TCP_SYN) && (flags & TCP_ACK))
-		return FLOW_SYN_RECV;
+		return now.ended & FLOW_ONE_SIDED ? FLOW_ESTABLISHED : FLOW_SYN_RECV;
 	if (now.state == FLOW_SYN_RECV && !reply && (flags & TCP_ACK) && !(flags & TCP_SYN))
 		return FLOW_ESTABLISHED;
 	return now.state;

@@ -212,6 +212,17 @@ static __always_inline bool is_mapped_ipv4(const __u8 address[16])
 	return word[0] == 0 && word[1] == 0 && word[2] == be32(0xffff);
 }
 
+static __always_inline void invert(struct tuple *inverse, const struct tuple *tuple)
+{
+	__builtin_memcpy(inverse->saddr, tuple->daddr, 16);
+	__builtin_memcpy(inverse->daddr, tuple->saddr, 16);
+	inverse->sport = tuple->dport;
+	inverse->dport = tuple->sport;
+	inverse->protocol = tuple->protocol;
+	inverse->family = tuple->family;
+	inverse->zero = 0;
+}
+
 static __always_inline void tuple_from_packet(struct tuple *tuple, const struct iphdr *ip, const struct tcphdr *tcp)
 {
 	map_ipv4(tuple->saddr, ip->saddr);

@@ -91,9 +91,32 @@
 	R(81, ARP_MALFORMED, arp_relay, drop, "ARP frame cut short or of another kind") \
 	R(82, ARP_OTHER, arp_relay, pass, "nothing for the relay") \
 	R(83, ARP_MISPLACED, arp_relay, drop, "201 at an auxiliary or 202 at the primary") \
-	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten")
+	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten") \
+	R(98, STEER_DATAGRAM, steer, steer, "UDP datagram of a known flow sent on to its owner") \
+	R(99, STEER_EXPECTED, steer, steer, "SYN of a session that an auxiliary's helper expects, sent there") \
+	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node began itself") \
+	R(61, GUARD_EXPECTED, adopt, pass, "SYN of a session that a helper of this node expects") \
+	R(62, ADOPT_REFUSED, adopt, drop, "the primary refuses a session of ours: its tuple is another's, the entry goes") \
+	R(120, ANNOUNCE_OUT, announce, pass, "nothing to announce, leaves as it is") \
+	R(121, ANNOUNCE_FLOW, announce, relay, "a session that begins here, announced with its packet by way of the primary") \
+	R(122, ANNOUNCE_EXPECTED, announce, relay, "an expected session, announced by way of the primary") \
+	R(123, ANNOUNCE_NO_ENTRY, announce, pass, "own session without a conntrack entry: its answers will not find it") \
+	R(124, ANNOUNCE_NO_ROOM, announce, pass, "no room for the block under the MTU: not announced") \
+	R(125, ANNOUNCE_FAILED, announce, drop, "the packet could not be rewritten") \
+	R(126, ANNOUNCE_TAGGED, announce, pass, "own session through a VLAN on top of a data interface: not announced") \
+	R(130, ADMIT_NEW, admit, relay, "announced session recorded, its packet sent on") \
+	R(131, ADMIT_AGAIN, admit, relay, "packet of a session announced before, sent on") \
+	R(132, ADMIT_EXPECTED, admit, relay, "expectation recorded, its packet sent on") \
+	R(133, ADMIT_CLASH, admit, relay, "announced session's tuple is another's: refused, its node is told") \
+	R(134, ADMIT_FULL, admit, drop, "no room in the flow table for an announced session") \
+	R(135, ADMIT_STRANGER, admit, drop, "announcement that is not of a node of this cluster") \
+	R(136, ADMIT_BLOCK, admit, drop, "announcement with a block of another version, cluster or generation, or that makes no sense") \
+	R(137, ADMIT_TAG, admit, drop, "announcement whose tag is wrong") \
+	R(138, ADMIT_MALFORMED, admit, drop, "announcement cut short") \
+	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten") \
+	R(140, ADMIT_OTHER, admit, pass, "no announcement")
 
-#define AA_REASON_COUNT 128
+#define AA_REASON_COUNT 160
 
 /* The map's value: one line holds what `steer` counts most. */
 struct reasons {

@@ -15,6 +15,8 @@
 #define AA_HITS_KEEP_MARK 65
 #define AA_HASH_KEYS 11 /* 64-bit words for one sum over the largest tuple: five pairs and one */
 #define AA_NSEC_PER_SEC 1000000000ull
+#define AA_FEATURE_ACCOUNTING 1
+#define AA_FEATURE_SHARE_HELPERS 2
 
 /* One direction of a flow as its packets arrive on the wire. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2). */
 struct tuple {
@@ -43,6 +45,9 @@ enum flow_direction {
 	FLOW_REPLY = 1,
 };
 
+/* In `ended`: an auxiliary's own session, of which only the answers pass the primary. */
+#define FLOW_ONE_SIDED 4
+
 /* One cache line of the hot table; what an entry's bits mean is in flow_table.h. */
 struct bucket {
 	__u64 word[8];
@@ -62,7 +67,7 @@ struct record {
 	__u32 mark;       /* connmark at the decision */
 	__u8 owner;       /* node id; this and the next three change only as one word: see flow_state.h */
 	__u8 state;       /* enum flow_state; 0: not in use */
-	__u8 ended;       /* a bit for each direction that has sent FIN or RST */
+	__u8 ended;       /* a bit for each direction that has sent FIN or RST; FLOW_ONE_SIDED */
 	__u8 slot;        /* data interface the first packet came in on */
 	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout */
 	__u8 pad[8];
@@ -126,14 +131,16 @@ struct config {
 	__u32 generation;
 	__u32 epoch; /* on an auxiliary: the oldest acceptable */
 	__u32 ha_ifindex;
-	__u32 timeout_s[8]; /* by enum flow_state, as the node's nf_conntrack_tcp_timeout_* have it */
+	__u32 timeout_s[8]; /* by enum flow_state, as the node's nf_conntrack_tcp_timeout_* have it; [0]: of UDP */
 	__u16 cluster_id;
 	__u8 self; /* this node's id */
 	__u8 primary;
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
+	__u32 features; /* AA_FEATURE_* */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 320, "config has no hidden padding");
+_Static_assert(sizeof(struct config) == 328, "config has no hidden padding");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
@@ -227,6 +234,23 @@ struct fragment {
 	__u8 pad[6];
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment has no hidden padding");
+
+/* A session that a conntrack helper expects (its source port is anything). */
+struct expectation_key {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be16 dport;
+	__u8 protocol;
+	__u8 family;
+};
+_Static_assert(sizeof(struct expectation_key) == 36, "expectation_key has no hidden padding");
+
+struct expectation {
+	__u64 until_ns; /* coarse */
+	__u8 owner;     /* node id: of its master */
+	__u8 pad[7];
+};
+_Static_assert(sizeof(struct expectation) == 16, "expectation has no hidden padding");
 
 enum event_kind {
 	EVENT_NEIGHBOUR = 1,

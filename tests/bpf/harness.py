@@ -47,7 +47,7 @@ TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 KEY = bytes(range(16))
 TABLE_KEY = random.Random(6).randbytes(HASH_KEY_BYTES)
 SOURCE_KEY = random.Random(7).randbytes(16)
-TIMEOUTS = {1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
+TIMEOUTS = {0: 120, 1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
 SELF, OTHER, THIRD = 1, 2, 3
 LOOPBACK = 1
@@ -240,7 +240,7 @@ class Plane:
         decisions.unbind_all(self.maps)
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
-        for name in ("questions", "fragments"):
+        for name in ("questions", "fragments", "expected", "controls", "announced"):
             for key in self.maps[name].read()[0]:
                 self.maps[name].delete(key.tobytes())
         self.ring.read()

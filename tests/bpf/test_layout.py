@@ -33,8 +33,16 @@ STRUCT_OF_MAP = {
     "bindings": "binding",
     "questions": "question",
     "fragments": "fragment",
+    "expected": "expectation",
 }
-KEY_OF_MAP = {"questions": "question_key", "fragments": "fragment_key", "bindings": "client"}
+KEY_OF_MAP = {
+    "questions": "question_key",
+    "fragments": "fragment_key",
+    "bindings": "client",
+    "expected": "expectation_key",
+    "controls": "tuple",
+    "announced": "tuple",
+}
 
 BLOCK_FIELDS = [
     "cluster_id",

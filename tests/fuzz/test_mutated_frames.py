@@ -16,6 +16,8 @@ import pytest
 
 from aa_cluster.dataplane import reasons, syscall
 from aa_cluster.netlink import conntrack
+from aa_cluster.wire.block import FlowTuple
+from tests.bpf.announcements import announced, with_block
 from tests.bpf.harness import (
     CLIENT,
     CLIENT_MAC,
@@ -46,9 +48,11 @@ pytestmark = [pytest.mark.bpf, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FRAMES = int(os.environ.get("AA_FUZZ_FRAMES", "100000"))
 SEED = 20061
+TC_UNSPEC = 0xFFFFFFFF
 ORIGINAL = tuple_of(CLIENT, 40000, SERVER, 80)
 TRANSLATED = tuple_of(PUBLIC, 50000, SERVER, 80)
-PROGRAMS = ("adopt", "steer", "handoff", "arp_ask", "arp_serve", "arp_answer", "arp_take")
+DATAGRAM = FlowTuple(ORIGINAL.source, ORIGINAL.destination, 40000, 53, 17)
+PROGRAMS = ("adopt", "steer", "handoff", "announce", "admit", "arp_ask", "arp_serve", "arp_answer", "arp_take")
 
 BASES = (
     bytes(handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED))),
@@ -65,6 +69,9 @@ BASES = (
     bytes(steered(error(carried(TRANSLATED, options=b"\x01" * 8), 11, 0, options=b"\x01" * 4))),
     *(bytes(steered(piece)) for piece in pieces(ORIGINAL, (24, 40))[:1]),
     *(bytes(piece) for piece in pieces(ORIGINAL, (64, 64, 30))),
+    bytes(with_block(TRANSLATED, announced(ORIGINAL))),
+    bytes(with_block(TRANSLATED, announced(ORIGINAL), "FA", b"odd")),
+    bytes(with_block(DATAGRAM, announced(DATAGRAM), "", b"query")),
     bytes(arp(201, (node_mac(OTHER), "10.77.1.1"), ("00:00:00:00:02:00", CLIENT), (HA_MAC, node_ha_mac(OTHER)))),
     bytes(arp(202, (CLIENT_MAC, CLIENT), (PHYSICAL, "10.77.1.1"), (HA_MAC, HA_MAC))),
     bytes(arp(2, (CLIENT_MAC, CLIENT), (VIRTUAL, "10.77.1.1"), (VIRTUAL, CLIENT_MAC))),
@@ -109,8 +116,16 @@ def options(frame: bytearray, dice: random.Random) -> None:
         frame[at] = dice.choice([value for value in others if value != frame[at]])
 
 
+def is_udp(frame: bytearray) -> bool:
+    at = ip_at(frame) + IP_PROTOCOL
+    return len(frame) > at and frame[at] == 17
+
+
 def header_length(frame: bytearray, dice: random.Random) -> None:
-    """A TCP header that swallows the block, or ends before it began."""
+    """A TCP header that swallows the block, or ends before it began. UDP's has no length to lie about."""
+    if is_udp(frame):
+        covered_byte(frame, dice)
+        return
     at = tcp_at(frame)
     swallows = len(frame) < at + 60 + BLOCK_BYTES
     if len(frame) > at + TCP_OFFSET:
@@ -125,7 +140,7 @@ def covered_byte(frame: bytearray, dice: random.Random) -> None:
         range(ip + IP_PROTOCOL, ip + IP_PROTOCOL + 1),
         range(ip + IP_ADDRESSES, ip + IP_ADDRESSES + 8),
         range(tcp + TCP_PORTS, tcp + TCP_PORTS + 4),
-        range(tcp + TCP_SEQUENCE, tcp + TCP_SEQUENCE + 4),
+        range(tcp + TCP_SEQUENCE, tcp + TCP_SEQUENCE + (2 if is_udp(frame) else 4)),  # UDP's length
         range(max(0, len(frame) - BLOCK_BYTES), len(frame)),
     ]
     place = dice.choice([at for each in ranges for at in each if at < len(frame)])
@@ -212,6 +227,8 @@ def test_nothing_but_pass_or_a_counted_drop(plane: Plane, mutants: list[bytes], 
     relayed = {"ARP_ASKED", "ARP_FROM_CACHE", "ARP_ON_WIRE"}  # a request with another target is still a request
     if program in ("arp_ask", "arp_serve"):
         allowed |= {7}
+    if program in ("arp_ask", "arp_answer"):
+        allowed |= {TC_UNSPEC}  # the program behind it has the verdict
     assert set(verdicts) <= allowed
     assert not {"ADOPT_NEW", "ADOPT_AGAIN", "HANDOFF_SENT", "STEER_TX", "ARP_TAKEN"} & set(why)
     assert verdicts[7] == sum(why.get(name, 0) for name in relayed)

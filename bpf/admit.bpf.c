@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * admit: TC ingress on the primary's data interfaces, behind arp_answer. An announcement of an auxiliary (announce.bpf.c)
+ * is verified; the session it tells of gets a conntrack entry here, so that no other session is given its tuple, and a
+ * flow, so that `steer` knows whose the answers are; the block is taken off and the packet goes to its next hop as from
+ * the virtual MAC. A session whose tuple is taken is refused: its node lets the entry go and may try another port.
+ * Writes records, buckets, tallies, expected; reads config, ports, nodes.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "carry.h"
+#include "conntrack.h"
+#include "expectation.h"
+#include "flow_insert.h"
+#include "maps.h"
+#include "parse.h"
+
+#define ON_ITS_WAY 0x41415357 /* as in handoff: seen there again on its way out */
+
+/* What an announcement says of a session. Both tuples as they are on the wire. */
+struct told {
+	struct tuple original;
+	struct tuple reply;
+	__u32 connmark;
+	__u8 owner;
+	__u8 slot;
+	__u8 ended; /* FLOW_ONE_SIDED, or 0 */
+	bool opens;
+};
+
+/* More than the stack has room for. A program is never interrupted by itself on one CPU. */
+struct workplace {
+	struct sealed_block sealed;
+	struct told told;
+};
+BPF_TABLE("percpu_array", __u32, struct workplace, workplaces, 1);
+
+/* ADMIT_NEW stands for "nothing wrong". */
+static __always_inline enum reason inspect(const struct config *conf, const struct port *port, const struct ethhdr *eth,
+					   const struct sealed_block *sealed)
+{
+	const struct handoff_block *block = &sealed->block;
+	const struct node *node = node_of(block->owner);
+	__u64 tag, wanted;
+
+	if (block->magic != BLOCK_MAGIC || block->version != BLOCK_VERSION_1 || block->length != be16(sizeof(*block)) ||
+	    (block->kind != BLOCK_KIND_FLOW && block->kind != BLOCK_KIND_EXPECT) ||
+	    block->cluster_id != be16(conf->cluster_id) || block->generation != be32(conf->generation))
+		return ADMIT_BLOCK;
+	if (block->owner >= AA_MAX_NODES || node->hop != HOP_STEER || block->slot != port->slot ||
+	    !same_mac(eth->h_source, mac_of(node, port->slot)))
+		return ADMIT_STRANGER;
+	__builtin_memcpy(&tag, block->tag, 8);
+	wanted = block_tag(conf->key, sealed);
+	if (tag != wanted)
+		return ADMIT_TAG;
+	if (block->family != 4 || !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination) ||
+	    (block->kind == BLOCK_KIND_FLOW && block->protocol != sealed->original.protocol))
+		return ADMIT_BLOCK;
+	return ADMIT_NEW;
+}
+
+/* The entry that holds a tuple is nobody's any more: what it was made for has ended, or never passed netfilter here. */
+static __always_inline bool is_left_over(struct nf_conn *ct, __u8 protocol)
+{
+	__u8 state = ct_field(ct, __u8, AA_CT_TCP_STATE);
+
+	return protocol == IPPROTO_TCP && (state == CT_TCP_NONE || state >= CT_TCP_TIME_WAIT);
+}
+
+/* 0 when no session has that tuple; what is left over of one goes. `ended`: the flow table knows that it is. */
+static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *tuple, bool ended)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+	bool left_over;
+
+	ct_question(&key, &options, tuple);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return 0;
+	left_over = ended || is_left_over(ct, tuple->protocol);
+	if (left_over)
+		ct_change_timeout(ct, 0);
+	ct_release(ct);
+	if (!left_over)
+		return -1;
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE); /* removes what has expired */
+	if (ct)
+		ct_release(ct);
+	return 0;
+}
+
+/* Holds the session's tuples on this node: −1 when they are another's. */
+static __always_inline int reserve(struct __sk_buff *skb, const struct config *conf, const struct tuple *original,
+				   const struct tuple *reply, __u32 connmark, bool ended)
+{
+	union ct_address source = {}, destination = {};
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	if (make_free(skb, reply, ended) || make_free(skb, original, ended))
+		return -1;
+	ct_question(&key, &options, original);
+	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return -1;
+	source.word[0] = unmap_ipv4(reply->daddr);
+	destination.word[0] = unmap_ipv4(reply->saddr);
+	ct_set_nat_info(ct, &destination, host16(reply->sport), CT_MANIP_DST);
+	ct_set_nat_info(ct, &source, host16(reply->dport), CT_MANIP_SRC);
+	ct_field(ct, __u32, AA_CT_MARK) = connmark;
+	ct_set_timeout(ct, conf->timeout_s[original->protocol == IPPROTO_UDP ? 0 : FLOW_SYN_SENT] * 1000);
+	ct = ct_insert_entry(ct);
+	if (!ct)
+		return -1;
+	ct_release(ct);
+	return 0;
+}
+
+static __always_inline void set_timeout(struct __sk_buff *skb, const struct tuple *original, __u32 timeout_s)
+{
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	ct_question(&key, &options, original);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (ct)
+		ct_hold(ct, timeout_s, false);
+}
+
+/* ADMIT_FULL: the entry is there, and must go again. */
+static __always_inline enum reason record_session(struct __sk_buff *skb, const struct config *conf, const struct told *told,
+						  bool ended)
+{
+	bool datagrams = told->original.protocol == IPPROTO_UDP;
+	union status begun = {};
+	struct record *record;
+	__u32 index;
+
+	if (reserve(skb, conf, &told->original, &told->reply, told->connmark, ended))
+		return ADMIT_CLASH;
+	index = take_record(conf);
+	record = records.lookup(&index);
+	if (!index || !record)
+		return ADMIT_FULL;
+	begun.owner = told->owner;
+	begun.mark = told->connmark;
+	begun.slot = told->slot;
+	begun.ended = told->ended;
+	record->original = told->original;
+	record->reply = told->reply;
+	record->created_ns = record->seen_ns = record->held_ns = bpf_ktime_get_coarse_ns();
+	*status_word(record) = begun.word;
+	if (insert_flow(conf, record, index, datagrams ? FLOW_ESTABLISHED : FLOW_SYN_SENT))
+		return ADMIT_FULL;
+	if (datagrams)
+		change_flow(record, index, 0, ENTRY_SETTLED);
+	return ADMIT_NEW;
+}
+
+/* The flow that has the answers' tuple: whose is it? */
+enum holder { NOBODY, SAME_SESSION, ENDED_SESSION, OTHER_SESSION, OTHER_TUPLE };
+
+static __always_inline enum holder holder_of(const struct found *found, const struct told *told)
+{
+	struct record *record = record_of(found->word);
+
+	if (!record || !is_exactly(found->word, record, &told->reply))
+		return OTHER_TUPLE;
+	if (same_tuple(&record->original, &told->original) && record->owner == told->owner &&
+	    (!told->opens || record->state < FLOW_CLOSING || told->original.protocol == IPPROTO_UDP))
+		return SAME_SESSION;
+	return record->state < FLOW_CLOSING ? OTHER_SESSION : ENDED_SESSION;
+}
+
+/* A packet of a session that is recorded already; `timeout_s` when its entry shall have another. */
+static __always_inline bool go_on(const struct config *conf, const struct found *found, __u8 flags, __u32 *timeout_s)
+{
+	struct record *record = record_of(found->word);
+
+	if (!record)
+		return false;
+	record->seen_ns = bpf_ktime_get_coarse_ns();
+	*timeout_s = conf->timeout_s[FLOW_CLOSED];
+	return advance(record, false, flags) == FLOW_CLOSED;
+}
+
+static __always_inline void end_found(const struct found *found)
+{
+	struct record *record = record_of(found->word);
+
+	if (record)
+		end_flow(record, entry_record(found->word));
+}
+
+static __always_inline enum reason admit_session(struct __sk_buff *skb, const struct config *conf, const struct told *told,
+						 __u8 flags)
+{
+	enum holder holder = NOBODY;
+	struct found found = {};
+	enum reason why = ADMIT_AGAIN;
+	__u32 timeout_s = 0;
+	bool hold = false;
+
+	if (find(conf, hash_tuple(conf, &told->reply), &found))
+		holder = holder_of(&found, told);
+	if (holder == SAME_SESSION) {
+		hold = go_on(conf, &found, flags, &timeout_s);
+	} else if (told->opens) {
+		if (holder == OTHER_TUPLE)
+			return ADMIT_FULL;
+		if (holder == OTHER_SESSION)
+			return ADMIT_CLASH;
+		if (holder == ENDED_SESSION)
+			end_found(&found);
+		why = record_session(skb, conf, told, holder == ENDED_SESSION);
+		hold = why == ADMIT_FULL;
+	}
+	if (hold)
+		set_timeout(skb, &told->original, timeout_s);
+	return why;
+}
+
+/* Back to the node it came from, as it came, but for what it is. */
+static __always_inline int refuse(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+				  const struct load *load, struct sealed_block *sealed)
+{
+	int at = ETH_HLEN + load->total_length - (int)sizeof(sealed->block);
+	const struct node *node = node_of(sealed->block.owner);
+	__u64 tag;
+
+	sealed->block.kind = BLOCK_KIND_REFUSED;
+	tag = block_tag(conf->key, sealed);
+	__builtin_memcpy(sealed->block.tag, &tag, 8);
+	/* Nobody reads the checksum: the frame ends at the auxiliary's guard. */
+	if (bpf_skb_store_bytes(skb, at, &sealed->block, sizeof(sealed->block), 0) ||
+	    write_whole_ethernet(skb, mac_of(node, port->slot), port->virtual_mac, be16(ETH_P_ANNOUNCE)))
+		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
+	count(ADMIT_CLASH);
+	return bpf_redirect(port->ifindex, 0);
+}
+
+static __always_inline int send_on(struct __sk_buff *skb, const struct port *port, const struct load *load,
+				   struct handoff_block *block, enum reason why)
+{
+	if (take_block_off(skb, load, block) ||
+	    write_whole_ethernet(skb, block->next_hop, port->virtual_mac, be16(ETH_P_IP)))
+		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
+	skb->cb[0] = ON_ITS_WAY;
+	count(why);
+	return bpf_redirect(port->ifindex, 0);
+}
+
+static __always_inline void tell(struct told *told, const struct load *load, struct sealed_block *sealed)
+{
+	const struct handoff_block *block = &sealed->block;
+
+	__builtin_memcpy(told->original.saddr, block->source, 16);
+	__builtin_memcpy(told->original.daddr, block->destination, 16);
+	told->original.sport = block->source_port;
+	told->original.dport = block->destination_port;
+	told->original.protocol = block->protocol;
+	told->original.family = 4;
+	told->original.zero = 0;
+	invert(&told->reply, &sealed->original);
+	told->connmark = host32(block->connmark);
+	told->owner = block->owner;
+	told->slot = block->slot;
+	told->ended = block->flags & BLOCK_OWN ? FLOW_ONE_SIDED : 0;
+	told->opens = load->protocol == IPPROTO_UDP || opening(load->flags);
+}
+
+int admit(struct __sk_buff *skb)
+{
+	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
+	const struct config *conf = configuration();
+	const struct port *port = port_of(skb->ifindex);
+	struct sealed_block *sealed;
+	struct load load = {};
+	struct workplace *work;
+	struct ethhdr *eth;
+	enum reason why;
+	__u32 zero = 0;
+
+	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ANNOUNCE))
+		return verdict(TC_ACT_OK, ADMIT_OTHER);
+	work = workplaces.lookup(&zero);
+	if (!work)
+		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
+	sealed = &work->sealed;
+	/* Of a frame whose type it does not know, a driver may leave all behind the Ethernet header out of reach. */
+	if (!conf || !port || bpf_skb_pull_data(skb, skb->len < HEADERS_MOST ? skb->len : HEADERS_MOST))
+		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
+	cursor.at = (void *)(long)skb->data;
+	cursor.end = (void *)(long)skb->data_end;
+	if (parse_ethernet(&cursor, &eth) < 0 || parse_load(&cursor, &load, sealed))
+		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
+	if (load.total_length < load.header_length + sizeof(sealed->block) || load.total_length + ETH_HLEN > skb->len ||
+	    load_block(skb, &load, &sealed->block))
+		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
+	cursor.at = (void *)(long)skb->data;
+	cursor.end = (void *)(long)skb->data_end;
+	if (parse_ethernet(&cursor, &eth) < 0)
+		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
+	why = inspect(conf, port, eth, sealed);
+	if (why != ADMIT_NEW)
+		return verdict(TC_ACT_SHOT, why);
+
+	tell(&work->told, &load, sealed);
+	why = ADMIT_EXPECTED;
+	if (sealed->block.kind == BLOCK_KIND_EXPECT)
+		expect(&work->told.original, sealed->block.owner);
+	else
+		why = admit_session(skb, conf, &work->told, load.flags);
+	if (why == ADMIT_CLASH)
+		return refuse(skb, conf, port, &load, sealed);
+	if (why == ADMIT_FULL)
+		return verdict(TC_ACT_SHOT, why);
+	return send_on(skb, port, &load, &sealed->block, why);
+}

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sessions that an auxiliary begins itself, from the cluster's address: their answers find it."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from aa_cluster.api import FlowRow
+from aa_cluster.netlink import conntrack
+from aa_cluster.netlink.conntrack import Tuple
+from aa_cluster.netlink.links import read
+from aa_cluster.topology import rulesets
+from aa_cluster.topology.capture import Capture
+from aa_cluster.topology.deadline import until
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import busy_sessions, datagrams, run_sessions, serving
+from aa_cluster.topology.namespaces import inside
+from aa_cluster.topology.view import counters, flows
+from aa_cluster.wire.announcement import ETHERTYPE
+
+pytestmark = pytest.mark.lab
+
+SERVER, CLUSTER_EXT = "10.77.2.100", "10.77.2.1"
+COUNT = 100
+CURL = ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", f"http://{SERVER}/"]
+
+
+def reserved(lab: Lab, node: str, protocol: int) -> dict[Tuple, conntrack.ConntrackEntry]:
+    """The entries of sessions between the cluster's own address and the server."""
+    entries = inside(lab.plan.path(node), lambda: conntrack.dump(family=4))
+    return {
+        entry.original: entry
+        for entry in entries
+        if entry.original.protocol == protocol and entry.original.source == CLUSTER_EXT
+    }
+
+
+def of_node(lab: Lab, node: str) -> list[FlowRow]:
+    return [row for row in flows(lab) if row.owner_name == node]
+
+
+@pytest.mark.parametrize("ruleset", ["default", "no-nat"])
+def test_a_hundred_of_a_hundred_while_client_sessions_run(lab: Lab, ruleset: str) -> None:
+    lab.load_ruleset(rulesets.text(ruleset))
+    before = {node: counters(lab, node) for node in (1, 2, 3)}
+    with busy_sessions(lab, "client", SERVER, 80, 60, every=0.1) as running:
+        for node in ("node2", "node3"):
+            codes: Counter[str] = Counter()
+            for _ in range(COUNT):
+                done = lab.exec(node, CURL)
+                codes[done.stdout or done.stderr] += 1
+            print(f"{ruleset}, {node}: {dict(codes)}")
+            assert codes == {"200": COUNT}
+        report = running.stop()
+    assert report.failed == ()
+    assert report.rounds > 0
+    for node in (2, 3):
+        told = counters(lab, node) - before[node]
+        assert told["ANNOUNCE_FLOW"] >= COUNT  # each SYN; ends as well
+    admitted = counters(lab, 1) - before[1]
+    assert admitted["ADMIT_NEW"] == 2 * COUNT
+
+
+def test_primary_and_node_have_the_same_entry_and_let_it_go(lab: Lab) -> None:
+    report = run_sessions(lab, "node2", SERVER, 80, 20)
+    assert report.completed == 20
+    mine, theirs = (reserved(lab, node, socket.IPPROTO_TCP) for node in ("node2", "node1"))
+    assert len(mine) >= 20
+    for original, entry in mine.items():
+        if original.source_port not in report.ports:
+            continue  # of a test before: its port may be another node's by now
+        assert theirs[original].decision[:3] == entry.decision[:3]
+    rows = [row for row in of_node(lab, "node2") if row.source == CLUSTER_EXT and row.destination == SERVER]
+    assert {row.source_port for row in rows} >= set(report.ports)
+    assert {row.state for row in rows if row.source_port in report.ports} == {"closed"}
+
+
+def test_datagrams_of_any_size(lab: Lab) -> None:
+    """As a resolver or a time client sends them. A question without room for the block under the MTU goes alone."""
+    with serving(lab, "server", "datagrams", 5353):
+        for node in ("node2", "node3"):
+            report = datagrams(lab, node, SERVER, 5353, COUNT)
+            print(f"{node}: {report.answered} of {report.asked} answered")
+            assert report.failed == []
+            rows = [row for row in of_node(lab, node) if row.protocol == "udp" and row.destination == SERVER]
+            assert {row.source_port for row in rows} >= set(report.ports)
+
+
+def test_announcements_go_to_the_primary_alone(lab: Lab) -> None:
+    """A SYN and a FIN a session, unicast from the auxiliary's MAC to the virtual one; nothing comes back."""
+    with Capture(lab.plan.path("switch"), ETHERTYPE) as seen:
+        assert run_sessions(lab, "node3", SERVER, 80, 3).completed == 3
+        until("the last announcement", lambda: len(seen.frames()) >= 6, 5)
+    own, virtual = (inside(lab.plan.path(node), lambda: read("ext").mac.hex(":")) for node in ("node3", "node1"))
+    ways = {(frame.port, frame.source, frame.destination) for frame in seen.frames()}
+    assert ways == {("node3-ext", own, virtual)}
+
+
+def test_a_port_that_another_node_uses_is_refused(lab: Lab) -> None:
+    """Without NAT nobody picks another port: the second session does not begin, the first is not disturbed."""
+    lab.load_ruleset(rulesets.text("no-nat"))
+    before = {node: counters(lab, node) for node in (1, 3)}
+
+    with serving(lab, "server", "bulk", 7070):
+        argv = ["curl", "-s", "-m", "20", "--local-port", "45678", "telnet://10.77.2.100:7070"]
+        holding = lab.popen("node2", argv)
+        try:
+            until("node2's session", lambda: any(row.source_port == 45678 for row in of_node(lab, "node2")), 5)
+            argv = ["curl", "-sS", "-m", "2.5", "--local-port", "45678", "telnet://10.77.2.100:7070"]
+            assert lab.exec("node3", argv).returncode == 28  # timed out
+            assert holding.poll() is None
+        finally:
+            holding.kill()
+            holding.wait(5)
+    assert (counters(lab, 1) - before[1])["ADMIT_CLASH"] >= 1
+    assert (counters(lab, 3) - before[3])["ADOPT_REFUSED"] >= 1
+    argv = ["curl", "-sS", "-m", "5", "--local-port", "45678", "-o", "/dev/null", "-w", "%{http_code}", f"{SERVER}/"]
+    assert lab.exec("node3", argv).stdout == "200"  # to another service: another tuple
+
+
+def test_what_is_reset_is_forgotten(lab: Lab) -> None:
+    """To a closed port: the answer is a reset."""
+    done = lab.exec("node2", ["curl", "-sS", "-m", "5", f"http://{SERVER}:81/"])
+    assert done.returncode == 7  # refused
+    rows = [row for row in of_node(lab, "node2") if row.destination_port == 81]
+    assert [row.state for row in rows] == ["closed"]
+
+
+def test_it_works_in_clusters_of_two_and_five(make_lab: Callable[..., Lab]) -> None:
+    for nodes in (2, 5):
+        lab = make_lab(nodes)
+        assert run_sessions(lab, f"node{nodes}", SERVER, 80, 10).completed == 10
+        lab.down()
