@@ -102,7 +102,7 @@ def test_a_syn_flood(flooded: Lab) -> None:
         print(f"{refused} more stayed on the primary, dropped {lost};", end=" ")
         print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, {running.retransmits} of", end=" ")
         print(f"{running.lines} lines sent again; {10 * AT_ONCE} new sessions, slowest {slowest:.2f} s")
-        assert sent.rate >= WANTED
+        assert sent.rate >= WANTED, "the machine is too busy or too slow for the generator"
         assert (running.broken, running.echoed) == (0, running.lines)
         assert max(running.gap_ms) < GAP_MS
         assert limit / 2 < highest <= limit + (os.cpu_count() or 1)
