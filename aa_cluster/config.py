@@ -96,11 +96,15 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which sessions are shared: the first rule that matches says; ``keep_mark`` goes before all rules."""
+    """Which sessions are shared: the first rule that matches says; ``keep_mark`` goes before all rules.
+
+    ``share_helpers``: also those with a conntrack helper (docs/helpers.md); the same on every node.
+    """
 
     rules: tuple[PolicyRule, ...] = ()
     default: Literal["share", "keep"] = "share"
     keep_mark: str = "0x0/0x0"
+    share_helpers: bool = False
 
 
 class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -46,7 +46,7 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 		return BLOCK_OLD;
 	if (block->owner != conf->self || block->slot != port->slot)
 		return BLOCK_NODE;
-	if (block->family != 4 || block->protocol != IPPROTO_TCP || block->reserved ||
+	if (block->family != 4 || block->protocol != IPPROTO_TCP || block->helper > HELPER_LAST || block->reserved ||
 	    !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))
 		return BLOCK_MALFORMED;
 	__builtin_memcpy(&tag, block->tag, 8);

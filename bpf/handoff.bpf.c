@@ -37,7 +37,6 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	struct ct_options options;
 	struct nf_conn *ct;
 	__u8 tcp_state;
-	void *ext;
 
 	/* After POSTROUTING the packet carries the reply tuple, inverted. Looked up as it stands it may hit another
 	 * connection's original tuple (hairpin, no NAT), so ask for the reply. */
@@ -56,8 +55,7 @@ static __always_inline int read_decision(struct __sk_buff *skb, const struct tup
 	decision->status = ct_field(ct, __u32, AA_CT_STATUS);
 	tcp_state = ct_field(ct, __u8, AA_CT_TCP_STATE);
 	decision->under_way = tcp_state > CT_TCP_SYN_SENT && tcp_state < CT_TCP_TIME_WAIT;
-	ext = ct_field(ct, void *, AA_CT_EXT);
-	decision->has_helper = ext && ct_field(ext, __u8, 0) != 0; /* offset[NF_CT_EXT_HELPER] */
+	decision->helper = ct_helper(ct);
 	ct_release(ct);
 	return options.direction == FLOW_REPLY ? 0 : -1;
 }
@@ -100,6 +98,7 @@ static __always_inline void fill_block(struct sealed_block *sealed, const struct
 	block->slot = slot;
 	block->family = 4;
 	block->protocol = IPPROTO_TCP;
+	block->helper = decision->helper;
 	block->reserved = 0;
 	block->generation = be32(conf->generation);
 	block->epoch = be32(conf->epoch);
@@ -129,6 +128,11 @@ static __always_inline int append_block(struct __sk_buff *skb, const struct egre
 		return -1;
 	return fix_lengths(skb, now->tcp, be16(now->total_length), be16(total), be16(now->tcp_length), be16(length),
 			   block_sum(block, true, payload_offset_odd));
+}
+
+static __always_inline bool shares_helper(const struct config *conf, const struct decision *decision)
+{
+	return (conf->features & AA_FEATURE_SHARE_HELPERS) && decision->helper != HELPER_NOT_SHARED;
 }
 
 /* The session stays on this node after all: if it has a record already, that says so from now on. */
@@ -274,8 +278,10 @@ int handoff(struct __sk_buff *skb)
 
 	if (read_decision(skb, &now.tuple, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
-	if (decision.has_helper)
+	if (decision.helper && !shares_helper(conf, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
+	if (decision.status & IPS_EXPECTED)
+		return keep(conf, &decision, HANDOFF_EXPECTED);
 	if (unfit != HANDOFF_SENT)
 		return keep(skb, conf, &decision, unfit);
 

@@ -199,6 +199,7 @@ class Node:
             ha_mac=survey.ha.mac,
             ruleset=ruleset,
             interfaces=survey.interfaces(),
+            share_helpers=context.config.policy.share_helpers,
         )
         answer = await context.link.ask(ask, address, timeout)
         if isinstance(answer, control.JoinRefusal):

@@ -16,14 +16,19 @@ from aa_cluster import config as configuration
 from aa_cluster.config import Config
 from aa_cluster.core import persistence, policy
 from aa_cluster.core.policy import Policy, Session
-from aa_cluster.doctor import limits
+from aa_cluster.doctor import ct_helpers
 from aa_cluster.errors import UsageError
+from aa_cluster.wire import block
 
 if TYPE_CHECKING:
     from aa_cluster.agent.primary import Primary
 
 IPV4_ONLY = "only TCP over IPv4 is shared: everything else stays on the primary"
 HELPER_RULE = "a session with a conntrack helper, and those it expects, stay on the primary whatever the policy says"
+HELPERS_SHARED = (
+    "a session with the conntrack helper {shared} is shared as any other, and those it expects follow it to its node; "
+    "with another helper, it and those it expects stay on the primary whatever the policy says"
+)
 
 _log = log.get("policy")
 
@@ -60,12 +65,7 @@ async def check(role: Primary, asked: api.PolicyCheckRequest) -> api.PolicyCheck
     if asked.protocol != "tcp" or session.source.version != 4:
         said = f"{IPV4_ONLY} (the policy would say {decision.action}: {decision.why})"
         return api.PolicyChecked(action="keep", interface=session.interface, rule=None, why=said)
-    notes = [HELPER_RULE]
-    text = await asyncio.to_thread(role.context.host.ruleset_text)
-    notes += [
-        f"the ruleset may give it one: {found}"
-        for found in limits.helpers(text, asked.protocol, asked.destination_port)
-    ]
+    notes = await _helpers(role, asked)
     if decision.action == "share":
         notes += await _owner(role, asked)
     return api.PolicyChecked(
@@ -76,6 +76,19 @@ async def check(role: Primary, asked: api.PolicyCheckRequest) -> api.PolicyCheck
         mismatches=decision.mismatches,
         notes=tuple(notes),
     )
+
+
+async def _helpers(role: Primary, asked: api.PolicyCheckRequest) -> list[str]:
+    """What a conntrack helper means for it, and whether the rules may give it one."""
+    shared = tuple(block.HELPERS.values()) if role.settings.share_helpers else ()
+    notes = [HELPERS_SHARED.format(shared=" or ".join(shared)) if shared else HELPER_RULE]
+    text = await asyncio.to_thread(role.context.host.ruleset_text)
+    for found in ct_helpers.assignments(text, asked.protocol, asked.destination_port):
+        then = (
+            "it is shared with its helper" if found.helper in shared else "then it stays on the primary because of it"
+        )
+        notes.append(f"the ruleset may give it one: {found}; {then}")
+    return notes
 
 
 def _session(role: Primary, asked: api.PolicyCheckRequest) -> Session:
@@ -143,7 +156,11 @@ async def reload(role: Primary) -> api.PolicyReloaded:
     changes = tuple(differences(role.policy, wanted))
     await role.set_policy(wanted)
     others = tuple(other_sections(context.config, read))
-    context.config = msgspec.structs.replace(context.config, policy=read.policy)
+    running = context.config.policy.share_helpers
+    if read.policy.share_helpers != running:
+        others = (*others, "policy.share_helpers")
+    kept = msgspec.structs.replace(read.policy, share_helpers=running)
+    context.config = msgspec.structs.replace(context.config, policy=kept)
     if changes:
         _log.info("policy reloaded", changes=list(changes))
         rules = "1 rule" if len(wanted.rules) == 1 else f"{len(wanted.rules)} rules"

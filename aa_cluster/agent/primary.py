@@ -264,7 +264,13 @@ class Primary:
         self.survey = await self.context.survey()
         await self._read_ruleset()
         virtual_macs = tuple(port.virtual_mac for port in self.settings.ports)
-        own = admission.Own(self.context.wire_version, self.ruleset, self.survey.interfaces(), virtual_macs)
+        own = admission.Own(
+            self.context.wire_version,
+            self.ruleset,
+            self.survey.interfaces(),
+            virtual_macs,
+            self.settings.share_helpers,
+        )
         findings = admission.examine(ask, own, self.members)
         if findings:
             _log.warning("join refused", node=ask.name, address=peer.address, findings=[str(one) for one in findings])

@@ -52,6 +52,7 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 #                                               #   { action = "keep", interface = "eth1", ports = "5060-5061" }
 # default = "share"                             # share | keep
 # keep_mark = "0x0/0x0"                         # connmark or packet mark with which the ruleset keeps a session
+# share_helpers = false                         # also sessions with a conntrack helper (ftp); the same on every node
 
 [flows]
 # half_open_share = 0.25                        # of the table, for flows whose handshake is not complete

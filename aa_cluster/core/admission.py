@@ -18,6 +18,7 @@ class Own:
     ruleset: str
     interfaces: tuple[InterfaceFacts, ...]
     virtual_macs: tuple[bytes, ...]
+    share_helpers: bool = False
 
 
 def colons(mac: bytes) -> str:
@@ -32,6 +33,7 @@ def examine(ask: JoinAsk, own: Own, members: Membership) -> tuple[Finding, ...]:
         *_interfaces(ask, own),
         *_macs(ask, own, members),
         *_ruleset(ask, own),
+        *_share_helpers(ask, own),
     )
 
 
@@ -157,4 +159,15 @@ def _ruleset(ask: JoinAsk, own: Own) -> Iterable[Finding]:
             f"digest {ask.ruleset[:16]}",
             f"digest {own.ruleset[:16]}",
             "load the primary's nftables/iptables ruleset here (compare `nft list ruleset` on both)",
+        )
+
+
+def _share_helpers(ask: JoinAsk, own: Own) -> Iterable[Finding]:
+    """A session with a helper needs both ends of the bargain: the primary's hand-off and the node's announcements."""
+    if ask.share_helpers != own.share_helpers:
+        yield Finding(
+            "policy.share_helpers",
+            str(ask.share_helpers).lower(),
+            str(own.share_helpers).lower(),
+            "set [policy] share_helpers the same on every node",
         )

@@ -41,6 +41,10 @@ _OFFSETS = {
     "AA_CT_SRC_PORT": ("nf_conntrack_tuple", "src.u"),
     "AA_CT_DST_ADDR": ("nf_conntrack_tuple", "dst.u3"),
     "AA_CT_DST_PORT": ("nf_conntrack_tuple", "dst.u"),
+    "AA_CT_EXT_OFFSETS": ("nf_ct_ext", "offset"),
+    "AA_CT_HELP_HELPER": ("nf_conn_help", "helper"),
+    "AA_CT_HELP_EXPECTATIONS": ("nf_conn_help", "expectations"),
+    "AA_CT_HELPER_NAME": ("nf_conntrack_helper", "name"),
 }
 
 _CALL = 0x85

@@ -35,6 +35,9 @@ PORT_TABLE = 256
 LONGEST_TIMEOUT_S = 0xFFFFFFFF // 1000
 """conntrack takes milliseconds in 32 bits: 49 days."""
 
+SHARE_HELPERS = 2
+"""AA_FEATURE_SHARE_HELPERS of bpf/include/types.h."""
+
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
@@ -99,6 +102,9 @@ class Settings:
     persistence: persistence.Settings | None = None
     bindings: int = BINDINGS
     """Clients that persistence remembers; taken when the maps are made."""
+
+    share_helpers: bool = False
+    """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +254,7 @@ class Dataplane:
         record["bucket_mask"] = self._maps["buckets"].info.entries - 1
         limit = self._maps["records"].info.entries - 1
         record["flow_limit"], record["half_open_limit"] = limit, max(1, int(limit * settings.half_open_share))
+        record["features"] = SHARE_HELPERS if settings.share_helpers else 0
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id

@@ -55,7 +55,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "ct helper",
         "an adopted entry never gets a helper",
-        "nothing: sessions with a helper stay on the primary (`aa-cluster policy check`)",
+        "nothing: sessions with a helper, and those it expects, stay on the primary (`aa-cluster policy check`); "
+        "[policy] share_helpers = true shares those of ftp",
         any_of(statement("ct helper", "ct expectation"), ct_key("helper")),
         r"-m helper\b|-j CT .*--helper\b",
     ),
@@ -143,10 +144,20 @@ LIMITS: tuple[Limit, ...] = (
 )
 
 
-def checks(text: str) -> Iterator[Check]:
+HELPERS_SHARED = Limit(
+    "ct helper",
+    "of the helpers only ftp's sessions are shared: a node's agent makes the entry, with its helper; "
+    "ct helper matches there, ct expectation does not act",
+    "nothing: sessions with another helper, and those it expects, stay on the primary (`aa-cluster policy check`)",
+    LIMITS[0].uses,
+    LIMITS[0].xtables,
+)
+
+
+def checks(text: str, share_helpers: bool = False) -> Iterator[Check]:
     """``text`` as ``netlink.ruleset.Ruleset`` has it. One warning for each limit that some rule meets."""
     found = dict(met(text))
-    for limit in LIMITS:
+    for limit in (HELPERS_SHARED if share_helpers else LIMITS[0], *LIMITS[1:]):
         places = found.get(limit.name)
         if places:
             yield warned(f"on auxiliaries: {limit.name}", f"{_places(places)}: {limit.differs}", fix=limit.remedy)
@@ -156,55 +167,13 @@ def checks(text: str) -> Iterator[Check]:
 
 def met(text: str) -> Iterator[tuple[str, list[str]]]:
     """(limit's name, the chains with rules that meet it, one name a rule)."""
-    rules = list(_forwarded(text))
+    rules = list(forwarded(text))
     lines = [line for line in text.splitlines() if line.startswith(("iptables-", "ip6tables-"))]
     for limit in LIMITS:
         places = [" ".join(chain) for chain, expression in rules if _contains(expression, limit.uses)]
         places += [" ".join(line.split()[:4:3]) for line in lines if re.search(limit.xtables, line)]
         if places:
             yield limit.name, places
-
-
-def helpers(text: str, protocol: str, port: int) -> Iterator[str]:
-    """The rules that may give a session to this port a conntrack helper, in words."""
-    for chain, expression in _forwarded(text):
-        names = [str(one["ct helper"]) for one in expression if "ct helper" in one]
-        if names and _may_be_for(expression, protocol, port):
-            yield f"a rule in {' '.join(chain)} sets {', '.join(names)}"
-    for line in text.splitlines():
-        found = re.search(r"-j CT .*--helper (\S+)", line)
-        ports = re.search(r"--dports? (\S+)", line)
-        if found and (ports is None or _listed(ports[1], port)):
-            yield f"{line.split()[0]} sets {found[1]}"
-
-
-def _may_be_for(expression: Json, protocol: str, port: int) -> bool:
-    """False when a match on the destination port excludes it."""
-    for one in expression:
-        match = one.get("match", {})
-        payload = match.get("left", {}).get("payload", {}) if isinstance(match.get("left"), dict) else {}
-        if payload.get("field") != "dport" or match.get("op") != "==":
-            continue
-        if payload.get("protocol") not in (protocol, "th") or not _among(match.get("right"), port):
-            return False
-    return True
-
-
-def _among(right: Json, port: int) -> bool:
-    if isinstance(right, dict) and "set" in right:
-        return any(_among(one, port) for one in right["set"])
-    if isinstance(right, dict) and "range" in right:
-        return bool(right["range"][0] <= port <= right["range"][1])
-    return not isinstance(right, int) or right == port
-
-
-def _listed(ports: str, port: int) -> bool:
-    """``21``, ``21:25`` or ``21,69``, as iptables writes it."""
-    for part in ports.split(","):
-        first, _, last = part.partition(":")
-        if first.isdecimal() and int(first) <= port <= int(last or first):
-            return True
-    return False
 
 
 def _places(places: list[str]) -> str:
@@ -219,7 +188,7 @@ def _contains(node: Json, test: Callable[[Json], bool]) -> bool:
     return isinstance(node, list) and any(_contains(one, test) for one in node)
 
 
-def _forwarded(text: str) -> Iterator[tuple[Chain, Json]]:
+def forwarded(text: str) -> Iterator[tuple[Chain, Json]]:
     """(chain, expressions) of the nft rules that forwarded packets can meet."""
     bases: set[Chain] = set()
     rules: dict[Chain, list[Json]] = {}

@@ -31,7 +31,7 @@ def checks(config: Config, primary_digest: str | None) -> Iterator[Check]:
     yield conntrack_hooks(found.text)
     yield conntrack_size(number_of(Path(PROC / "sys/net/netfilter/nf_conntrack_max")), config.data.flow_table_size)
     yield same_rules(found.digest, primary_digest)
-    yield from limits.checks(found.text)
+    yield from limits.checks(found.text, config.policy.share_helpers)
 
 
 def nat_hooks(text: str, legacy_tables: list[str]) -> Check:

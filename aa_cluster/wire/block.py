@@ -8,8 +8,8 @@
     +-------------------------------+---------------+---------------+
   0 |          cluster id           |     owner     | ingress slot  |
     +---------------+---------------+---------------+---------------+
-  4 |    family     |   protocol    |         reserved (0)          |
-    +---------------+---------------+-------------------------------+
+  4 |    family     |   protocol    |    helper     | reserved (0)  |
+    +---------------+---------------+---------------+---------------+
   8 |                          generation                           |
  12 |                             epoch                             |
  16 |                           connmark                            |
@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -49,10 +50,13 @@ LENGTH = 80
 TAG_AT = 72
 MAX_NODE = 63
 
-_BODY = struct.Struct("!HBBBBHIIIIIHH16s16sIBBH")
+_BODY = struct.Struct("!HBBBBBBIIIIIHH16s16sIBBH")
 _TUPLE = struct.Struct("!16s16sHHBBxx")
 _SEQUENCE = struct.Struct("!I4x")
 _MAPPED = bytes(10) + b"\xff\xff"
+
+HELPERS: Mapping[int, str] = {1: "ftp"}
+"""Conntrack helpers whose sessions can be shared, by their number on the wire. Append only; 0 is none."""
 
 Address = IPv4Address | IPv6Address
 
@@ -90,6 +94,8 @@ class HandoffBlock:
     destination_port: int
     source: Address
     destination: Address
+    helper: int = 0
+    """A number of ``HELPERS``; 0: the session has none."""
 
 
 def pack_address(address: Address) -> bytes:
@@ -126,6 +132,7 @@ def encode(block: HandoffBlock, key: bytes, flow: FlowTuple, sequence: int) -> b
             block.ingress_slot,
             block.family,
             block.protocol,
+            block.helper,
             0,
             block.generation,
             block.epoch,
@@ -151,7 +158,7 @@ def decode(data: bytes, key: bytes, flow: FlowTuple, sequence: int) -> HandoffBl
     if len(data) != LENGTH:
         raise WireError(f"handoff block has {len(data)} bytes, expected {LENGTH}")
     fields = _BODY.unpack(data[:TAG_AT])
-    _check_trailer(*fields[15:])
+    _check_trailer(*fields[16:])
     try:
         expected = tag(data, key, flow, sequence)
     except struct.error as error:
@@ -173,17 +180,19 @@ def _check_trailer(magic: int, version: int, kind: int, length: int) -> None:
 
 
 def _from_fields(fields: tuple[int | bytes, ...]) -> HandoffBlock:
-    cluster_id, owner, slot, family, protocol, reserved, generation, epoch, connmark, mark, status, sport, dport = (
-        int.from_bytes(field, "big") if isinstance(field, bytes) else field for field in fields[:13]
-    )
+    numbers = [int.from_bytes(field, "big") if isinstance(field, bytes) else field for field in fields[:14]]
+    cluster_id, owner, slot, family, protocol, helper, reserved = numbers[:7]
+    generation, epoch, connmark, mark, status, sport, dport = numbers[7:]
     if family not in (4, 6):
         raise WireError(f"handoff block: family is {family}, expected 4 or 6")
     if reserved:
         raise WireError(f"handoff block: the reserved field is {reserved}, expected 0")
+    if helper and helper not in HELPERS:
+        raise WireError(f"handoff block: helper is {helper}, expected 0 or one of {sorted(HELPERS)}")
     if not 1 <= owner <= MAX_NODE:
         raise WireError(f"handoff block: owner is {owner}, expected 1 to {MAX_NODE}")
     source, destination = (
-        unpack_address(field if isinstance(field, bytes) else b"", family) for field in fields[13:15]
+        unpack_address(field if isinstance(field, bytes) else b"", family) for field in fields[14:16]
     )
     return HandoffBlock(
         cluster_id=cluster_id,
@@ -200,4 +209,5 @@ def _from_fields(fields: tuple[int | bytes, ...]) -> HandoffBlock:
         destination_port=dport,
         source=source,
         destination=destination,
+        helper=helper,
     )

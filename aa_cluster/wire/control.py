@@ -200,6 +200,7 @@ class JoinAsk(Request, frozen=True, array_like=True, tag=True):
     ha_mac: Mac
     ruleset: Digest
     interfaces: tuple[InterfaceFacts, ...]
+    share_helpers: bool = False
 
 
 class JoinRefusal(Reply, frozen=True, array_like=True, tag=True):

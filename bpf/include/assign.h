@@ -4,6 +4,7 @@
 #define AA_ASSIGN_H
 
 #include "flow_insert.h"
+#include "helper.h"
 #include "persist.h"
 #include "policy.h"
 #include "schedule.h"
@@ -14,7 +15,7 @@ struct decision {
 	struct tuple reply;
 	__u32 connmark;
 	__u32 status;
-	bool has_helper;
+	__u8 helper; /* HELPER_* */
 	bool under_way; /* conntrack has seen more of it than a SYN */
 };
 

@@ -22,13 +22,20 @@
 
 #define BLOCK_OWN 1 /* in `flags`: the auxiliary's own session, only its answers pass the primary */
 
+/* Conntrack helpers whose sessions can be shared; append only. */
+#define HELPER_NONE 0
+#define HELPER_FTP 1
+#define HELPER_LAST HELPER_FTP
+#define HELPER_NOT_SHARED 255 /* never on the wire: a helper without a number */
+
 struct handoff_block {
 	__be16 cluster_id;
 	__u8 owner;
 	__u8 slot; /* data interface the SYN came in on */
 	__u8 family;
 	__u8 protocol;
-	__u16 reserved;
+	__u8 helper; /* HELPER_*: the auxiliary's entry needs it */
+	__u8 reserved;
 	__be32 generation;
 	__be32 epoch;
 	__be32 connmark;

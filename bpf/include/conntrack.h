@@ -23,10 +23,10 @@
 #define AA_CT_DST_PORT 0
 #endif
 
+#define IPS_EXPECTED (1u << 0)
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
-#define IPS_EXPECTED (1u << 0)
 #define CT_TCP_NONE 0
 #define CT_TCP_SYN_SENT 1
 #define CT_TCP_TIME_WAIT 7 /* enum tcp_conntrack: this and above have ended */

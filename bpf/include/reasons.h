@@ -54,6 +54,7 @@
 	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow") \
 	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored") \
 	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
+	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
 	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \

@@ -50,6 +50,7 @@ BLOCK_FIELDS = [
     "slot",
     "family",
     "protocol",
+    "helper",
     "reserved",
     "generation",
     "epoch",
@@ -117,7 +118,7 @@ def declarations(object_cache: Path) -> dict[str, MapDeclaration]:
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed (tools/setup.sh does)")
 def test_python_and_c_agree(declarations: dict[str, MapDeclaration], tmp_path: Path) -> None:
-    lines = asserts("handoff_block", block.LENGTH, by_struct("!HBBBBHIIIIIHH16s16sIBBH", BLOCK_FIELDS))
+    lines = asserts("handoff_block", block.LENGTH, by_struct("!HBBBBBBIIIIIHH16s16sIBBH", BLOCK_FIELDS))
     lines += asserts("event", events.EVENT.size, by_struct(events.EVENT.format, EVENT_FIELDS))
     for name, label in STRUCT_OF_MAP.items():
         dtype = declarations[name].value_dtype()

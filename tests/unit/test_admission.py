@@ -111,3 +111,8 @@ def test_a_silent_node_and_a_machine_that_comes_back_may_take_the_name() -> None
 def test_no_more_than_63_names() -> None:
     full = replace(MEMBERS, ids={f"node{number}": number for number in range(100, 163)})
     assert [finding.what for finding in admission.examine(ask(), OWN, full)] == ["node id"]
+
+
+def test_helpers_are_shared_by_all_or_none() -> None:
+    (finding,) = admission.examine(ask(share_helpers=True), OWN, MEMBERS)
+    assert (finding.what, finding.found, finding.expected) == ("policy.share_helpers", "true", "false")

@@ -166,7 +166,10 @@ async def test_policy_check_explains(pair: Pair) -> None:
     found = await give(pair.nodes[1], "/v1/policy/check", asked(), api.PolicyChecked)
     assert (found.action, found.rule, found.interface) == ("share", 2, "int")
     assert found.mismatches == ("rule 1 does not match: port 21 is not in ports",)
-    assert "the ruleset may give it one: a rule in inet f p sets ftp" in found.notes
+    assert (
+        "the ruleset may give it one: a rule in inet f p sets ftp; then it stays on the primary because of it"
+        in found.notes
+    )
     assert "schedule weighted chooses among: node1, node2" in found.notes
     found = await give(pair.nodes[1], "/v1/policy/check", asked(destination_port=80), api.PolicyChecked)
     assert (found.action, found.rule) == ("keep", 1)

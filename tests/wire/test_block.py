@@ -38,6 +38,7 @@ def blocks(draw: st.DrawFn) -> HandoffBlock:
         destination_port=draw(U16),
         source=draw(address),
         destination=draw(address),
+        helper=draw(st.sampled_from((0, *wire.HELPERS))),
     )
 
 
@@ -62,6 +63,7 @@ EXAMPLE = HandoffBlock(
     destination_port=80,
     source=IPv4Address("10.77.2.1"),
     destination=IPv4Address("10.77.2.100"),
+    helper=1,
 )
 FLOW = FlowTuple(IPv4Address("10.77.1.100"), IPv4Address("10.77.2.100"), 33000, 80)
 
@@ -69,7 +71,7 @@ FLOW = FlowTuple(IPv4Address("10.77.1.100"), IPv4Address("10.77.2.100"), 33000, 
 def test_layout() -> None:
     data = wire.encode(EXAMPLE, KEY, FLOW, 1000)
     assert data[:72].hex() == (
-        "0102" "03" "01" "04" "06" "0000" "00000007" "00000009" "11223344" "55667788" "0000001a" "9c40" "0050"
+        "0102" "03" "01" "04" "06" "01" "00" "00000007" "00000009" "11223344" "55667788" "0000001a" "9c40" "0050"
         "00000000000000000000ffff0a4d0201" "00000000000000000000ffff0a4d0264" "41414842" "01" "01" "0050"
     )  # fmt: skip
     assert len(data) == 80
@@ -129,3 +131,8 @@ def test_a_field_out_of_range_is_refused() -> None:
         wire.encode(replace(EXAMPLE, generation=1 << 32), KEY, FLOW, 1)
     with pytest.raises(WireError, match="out of range"):
         wire.decode(wire.encode(EXAMPLE, KEY, FLOW, 1), KEY, FLOW, 1 << 32)
+
+
+def test_an_unknown_helper_is_refused() -> None:
+    with pytest.raises(WireError, match="helper is 99"):
+        wire.decode(wire.encode(replace(EXAMPLE, helper=99), KEY, FLOW, 1), KEY, FLOW, 1)
