@@ -281,7 +281,7 @@ int handoff(struct __sk_buff *skb)
 	if (decision.helper && !shares_helper(conf, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision.status & IPS_EXPECTED)
-		return keep(conf, &decision, HANDOFF_EXPECTED);
+		return keep(skb, conf, &decision, HANDOFF_EXPECTED);
 	if (unfit != HANDOFF_SENT)
 		return keep(skb, conf, &decision, unfit);
 
