@@ -103,18 +103,4 @@ static __always_inline struct assignment assign(const struct config *conf, const
 	return begin(conf, decision, request);
 }
 
-static __always_inline void give_to_self(const struct config *conf, struct record *record)
-{
-	union status was, now;
-	int i;
-
-	for (i = 0; i < STATUS_TRIES; i++) {
-		was.word = *(volatile __u64 *)status_word(record);
-		now = was;
-		now.owner = conf->self;
-		if (change_status(record, was, now))
-			return;
-	}
-}
-
 #endif
