@@ -107,7 +107,10 @@ class Nodes(Answer, frozen=True, kw_only=True, tag="nodes"):
 
 
 class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Both tuples as they arrive on the wire; ``idle``/``age`` in s."""
+    """Both tuples as they arrive on the wire; ``idle``/``age`` in s.
+
+    What each direction carried (``octets`` of IP, headers included) is None where accounting is off.
+    """
 
     family: Literal["ipv4", "ipv6"]
     protocol: str
@@ -125,6 +128,10 @@ class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
     mark: int
     age: float
     idle: float
+    packets: int | None = None
+    octets: int | None = None
+    reply_packets: int | None = None
+    reply_octets: int | None = None
 
 
 class Flows(Answer, frozen=True, kw_only=True, tag="flows"):
@@ -265,7 +272,7 @@ class Event(Answer, frozen=True, kw_only=True, tag="event"):
 
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One node over the interval. ``packets``/``octets`` per s arrived on its data interfaces; None: not known.
+    """One node over the interval. ``packets``/``octets`` per s: see ``Top``; None: not known.
 
     ``begun``: sessions per s that it got; ``reasons``: packets per s by reason, those above 0.
     """
@@ -288,10 +295,14 @@ class TopRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Top(Answer, frozen=True, kw_only=True, tag="top"):
+    """``accounted``: packets and octets of a node are those of the flows it owns, both directions, in bytes of IP. Else
+    they are what arrived on its data interfaces, as the driver counts it (on the primary: all of the cluster's)."""
+
     interval: float
     nodes: tuple[LoadRow, ...]
     flows: int
     flow_capacity: int
+    accounted: bool = False
 
 
 class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):

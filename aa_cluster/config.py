@@ -108,9 +108,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``half_open_share``: of the table, for flows whose handshake is not complete."""
+    """``half_open_share``: of the table, for flows whose handshake is not complete.
+
+    ``accounting``: packets and bytes are counted for each flow (docs/flow-table.md tells the cost).
+    """
 
     half_open_share: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    accounting: bool = False
 
 
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,11 +4,12 @@
  * is verified; the session it tells of gets a conntrack entry here, so that no other session is given its tuple, and a
  * flow, so that `steer` knows whose the answers are; the block is taken off and the packet goes to its next hop as from
  * the virtual MAC. A session whose tuple is taken is refused: its node lets the entry go and may try another port.
- * Writes records, buckets, tallies, expected; reads config, ports, nodes.
+ * Writes records, buckets, accounts, tallies, expected; reads config, ports, nodes.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "account.h"
 #include "carry.h"
 #include "conntrack.h"
 #include "expectation.h"
@@ -23,10 +24,12 @@ struct told {
 	struct tuple original;
 	struct tuple reply;
 	__u32 connmark;
+	__u16 octets; /* of IP, without the block */
 	__u8 owner;
 	__u8 slot;
 	__u8 ended; /* FLOW_ONE_SIDED, or 0 */
 	bool opens;
+	__u8 pad[6]; /* bcc: whole words */
 };
 
 /* More than the stack has room for. A program is never interrupted by itself on one CPU. */
@@ -156,6 +159,7 @@ static __always_inline enum reason record_session(struct __sk_buff *skb, const s
 	record->reply = told->reply;
 	record->created_ns = record->seen_ns = record->held_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
+	open_account(conf, index, told->octets);
 	if (insert_flow(conf, record, index, datagrams ? FLOW_ESTABLISHED : FLOW_SYN_SENT))
 		return ADMIT_FULL;
 	if (datagrams)
@@ -211,6 +215,7 @@ static __always_inline enum reason admit_session(struct __sk_buff *skb, const st
 		holder = holder_of(&found, told);
 	if (holder == SAME_SESSION) {
 		hold = go_on(conf, &found, flags, &timeout_s);
+		account(conf, found.word & ~ENTRY_REPLY, told->octets);
 	} else if (told->opens) {
 		if (holder == OTHER_TUPLE)
 			return ADMIT_FULL;
@@ -269,6 +274,7 @@ static __always_inline void tell(struct told *told, const struct load *load, str
 	told->original.zero = 0;
 	invert(&told->reply, &sealed->original);
 	told->connmark = host32(block->connmark);
+	told->octets = load->total_length - sizeof(*block);
 	told->owner = block->owner;
 	told->slot = block->slot;
 	told->ended = block->flags & BLOCK_OWN ? FLOW_ONE_SIDED : 0;

@@ -4,7 +4,7 @@
  * entry holds every decision. The policy says whether the session is shared, persistence or the schedule with whom; the
  * flow is recorded under both tuples; an auxiliary's SYN gets its original headers back, the handoff block appended, and
  * leaves by the interface it came in on.
- * Writes records, buckets, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
+ * Writes records, buckets, accounts, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -232,6 +232,7 @@ int handoff(struct __sk_buff *skb)
 
 	request.connmark = decision.connmark;
 	request.mark = skb->mark;
+	request.octets = now.total_length;
 	request.slot = port->slot;
 	assigned = assign(conf, &decision, &request);
 	if (!assigned.owner)

@@ -3,11 +3,13 @@
  * steer: XDP on the primary's data interfaces. A packet of a known flow goes to its owner by MAC rewrite, out of the
  * interface it came in on; so does an ICMP error about one, and each piece of a fragmented packet. Everything else goes to
  * the primary's own stack, which has an entry for every connection (docs/steering.md has the table of verdicts).
- * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows.
+ * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows. Writes
+ * accounts, where accounting is on.
  */
 #define AA_SEARCH_PER_PACKET
 #include <linux/bpf.h>
 
+#include "account.h"
 #include "conntrack.h"
 #include "expectation.h"
 #include "flow_state.h"
@@ -130,6 +132,7 @@ enum kind {
 struct sight {
 	struct tuple tuple; /* by which its flow is found: an ICMP error's is that of the packets that take its way */
 	__be16 id;
+	__u16 octets; /* of IP */
 	__u8 kind;
 	__u8 flags; /* TCP_* */
 	bool options;
@@ -165,6 +168,7 @@ static __always_inline enum reason look(struct cursor *cursor, int type, struct 
 	sight->tuple.protocol = type;
 	sight->tuple.family = 4;
 	sight->id = ip->id;
+	sight->octets = host16(ip->tot_len);
 	sight->options = ip->ihl != 5;
 	if (ip->frag_off & IPV4_OFFSET_BITS) {
 		sight->kind = LATER_FRAGMENT;
@@ -203,10 +207,27 @@ static __always_inline int pass_seen(const struct sight *sight, enum reason why)
 }
 
 /*
+ * Not on the account of a flow that got the number since: it began after the number had rested, a second or more after
+ * the first fragment. (Half of it is for clocks that are a tick apart.)
+ */
+static __always_inline void account_later(const struct config *conf, const struct fragment *first, __u16 octets)
+{
+	struct record *record;
+	__u32 index = first->record;
+
+	if (!accounting(conf))
+		return;
+	record = records.lookup(&index);
+	if (record && record->created_ns < first->seen_ns + AA_NSEC_PER_SEC / 2)
+		account_for(index, first->reply, octets);
+}
+
+/*
  * Behind its first fragment. One that comes before it goes to the stack, and the first will follow it there, so that the
  * packet is put together in one place.
  */
-static __always_inline int steer_later_fragment(const struct port *port, struct ethhdr *eth, const struct sight *sight)
+static __always_inline int steer_later_fragment(const struct config *conf, const struct port *port, struct ethhdr *eth,
+						const struct sight *sight)
 {
 	const struct fragment *first;
 	struct fragment_key key;
@@ -217,6 +238,7 @@ static __always_inline int steer_later_fragment(const struct port *port, struct 
 		remember(&key, FRAGMENT_TO_STACK, true);
 	if (!first || first->owner == FRAGMENT_TO_STACK)
 		return verdict(XDP_PASS, STEER_FRAGMENT);
+	account_later(conf, first, sight->octets);
 	return send_to(eth, port, first->owner, STEER_FRAGMENT_LATER, STEER_FRAGMENT_LOCAL);
 }
 
@@ -232,7 +254,7 @@ static __always_inline int steer_icmp(const struct port *port, struct ethhdr *et
 }
 
 static __always_inline int steer_first_fragment(const struct port *port, struct ethhdr *eth, const struct sight *sight,
-						__u8 owner)
+						__u64 word)
 {
 	const struct fragment *known;
 	struct fragment_key key;
@@ -241,8 +263,8 @@ static __always_inline int steer_first_fragment(const struct port *port, struct 
 	known = recall(&key);
 	if (known && known->early)
 		return verdict(XDP_PASS, STEER_FRAGMENT_EARLY);
-	remember(&key, owner, false);
-	return send_to(eth, port, owner, STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
+	remember(&key, word, false);
+	return send_to(eth, port, entry_owner(word), STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
 }
 
 /* All that is not a plain segment, parsed anew, so that the plain segment pays for none of it. */
@@ -259,7 +281,7 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 	if (why != STEER_TX)
 		return pass_seen(&sight, why);
 	if (sight.kind == LATER_FRAGMENT)
-		return steer_later_fragment(port, eth, &sight);
+		return steer_later_fragment(conf, port, eth, &sight);
 	if (!find(conf, hash_tuple(conf, &sight.tuple), &found))
 		return pass_seen(&sight, sight.kind == ICMP_ERROR ? STEER_ICMP_MISS :
 					 sight.kind == DATAGRAM   ? STEER_NOT_TCP :
@@ -276,10 +298,11 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 			return pass_seen(&sight, STEER_SYN);
 	}
 	touch(&found);
+	account(conf, found.word, sight.octets);
 	if (record)
 		follow(ctx, conf, found.word, record, sight.flags);
 	if (sight.kind == FIRST_FRAGMENT)
-		return steer_first_fragment(port, eth, &sight, owner);
+		return steer_first_fragment(port, eth, &sight, found.word);
 	return send_to(eth, port, owner,
 		       sight.kind == DATAGRAM ? STEER_DATAGRAM :
 		       sight.options	      ? STEER_OPTIONS_TX :
@@ -333,6 +356,7 @@ int steer(struct xdp_md *ctx)
 		if (opens(tcp))
 			return pass_syn(conf, port, eth, ip, tcp);
 	}
+	account(conf, found.word, host16(ip->tot_len));
 	owner = node_of(entry_owner(found.word));
 	if (!owner || owner->hop == HOP_NONE)
 		return verdict(XDP_PASS, STEER_NO_OWNER);

@@ -58,6 +58,7 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         half_open_share=context.config.flows.half_open_share,
         persistence=_persistence(context.config.persistence),
         bindings=context.config.persistence.size,
+        accounting=context.config.flows.accounting,
         share_helpers=context.config.policy.share_helpers,
     )
 

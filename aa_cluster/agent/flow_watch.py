@@ -18,7 +18,7 @@ import numpy as np
 from aa_cluster import log
 from aa_cluster.agent.flows_view import row_of
 from aa_cluster.agent.tasks import TaskSet
-from aa_cluster.dataplane.flows import CLOSED
+from aa_cluster.dataplane.flows import ACCOUNT, CLOSED
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def look(table: np.ndarray) -> Look:
 
 
 def changes(before: Look, after: Look) -> tuple[np.ndarray, np.ndarray]:
-    """(rows that began, rows that ended): closed or gone; also those that did both in between."""
+    """(rows that began, rows that ended): closed, as they are now, or gone; also those that did both in between."""
     new = ~np.isin(after.keys, before.keys, assume_unique=True)
-    still = after.keys[after.open]
-    gone = before.open & ~np.isin(before.keys, still, assume_unique=True)
-    return after.rows[new], np.concatenate((before.rows[gone], after.rows[new & ~after.open]))
+    was_open = np.isin(after.keys, before.keys[before.open], assume_unique=True)
+    gone = before.open & ~np.isin(before.keys, after.keys, assume_unique=True)
+    return after.rows[new], np.concatenate((before.rows[gone], after.rows[(new | was_open) & ~after.open]))
 
 
 class FlowWatch:
@@ -127,7 +127,14 @@ class FlowWatch:
             reply_destination=flow.reply_destination,
             state=flow.state,
             age=f"{flow.age:.1f}",
+            **(_carried(flow) if event == "flow-end" else {}),
         )
+
+
+def _carried(flow: api.FlowRow) -> dict[str, int]:
+    """Until the look that found the flow ended; nothing where accounting is off."""
+    counted = {name: getattr(flow, name) for name in ACCOUNT}
+    return {name: count for name, count in counted.items() if count is not None}
 
 
 def _endpoint(address: str, port: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aa_cluster import api
-from aa_cluster.dataplane.flows import STATE_NAMES
+from aa_cluster.dataplane.flows import ACCOUNT, STATE_NAMES
 from aa_cluster.errors import UsageError
 
 DEFAULT_LIMIT = 100
@@ -21,15 +21,34 @@ _PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPRO
 
 
 def flows(table: np.ndarray, query: Mapping[str, str], names: Mapping[int, str]) -> api.Flows:
-    """``query``: node (name or id), address, port, state, limit. ``UsageError`` when one makes no sense."""
-    unknown = set(query) - {"node", "address", "port", "state", "limit"}
+    """``query``: node (name or id), address, port, state, sort, limit. ``UsageError`` when one makes no sense."""
+    unknown = set(query) - {"node", "address", "port", "state", "sort", "limit"}
     if unknown:
-        raise UsageError(f"unknown filter {', '.join(sorted(unknown))}", "use node, address, port, state, limit")
+        raise UsageError(f"unknown filter {', '.join(sorted(unknown))}", "use node, address, port, state, sort, limit")
     chosen = table[_mask(table, query, names)]
     limit = _number(query, "limit") if "limit" in query else DEFAULT_LIMIT
-    newest = chosen[np.argsort(chosen["created_ns"])[::-1][:limit]]
+    first = chosen[np.argsort(_order(chosen, query.get("sort", "newest")), kind="stable")[::-1][:limit]]
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    return api.Flows(total=len(chosen), flows=tuple(row_of(flow, names, now) for flow in newest))
+    return api.Flows(total=len(chosen), flows=tuple(row_of(flow, names, now) for flow in first))
+
+
+def _order(table: np.ndarray, sort: str) -> np.ndarray:
+    """What is largest comes first."""
+    columns = {"newest": ("created_ns",), "packets": ("packets", "reply_packets"), "bytes": ("octets", "reply_octets")}
+    if sort not in columns:
+        raise UsageError(f"flows cannot be sorted by {sort!r}", f"use {', '.join(columns)}")
+    if sort != "newest" and not is_accounted(table):
+        raise UsageError(
+            f"flows cannot be sorted by {sort}: accounting is off",
+            "set [flows] accounting = true on the primary and restart its agent",
+        )
+    total: np.ndarray = np.sum([table[name] for name in columns[sort]], axis=0)
+    return total
+
+
+def is_accounted(table: Any) -> bool:
+    """Whether rows of this dtype (or this row) tell what flows carried."""
+    return ACCOUNT[0] in (table.dtype.names or ())
 
 
 def _mask(table: np.ndarray, query: Mapping[str, str], names: Mapping[int, str]) -> np.ndarray:
@@ -80,7 +99,7 @@ def _state(text: str) -> int:
 
 
 def row_of(flow: Any, names: Mapping[int, str], now: int) -> api.FlowRow:
-    """``flow``: one numpy record of ``FLOW_ROW``."""
+    """``flow``: one numpy record of ``FLOW_ROW`` or ``ACCOUNTED_ROW``."""
     protocol, owner = int(flow["protocol"]), int(flow["owner"])
     return api.FlowRow(
         family="ipv6" if flow["family"] == 6 else "ipv4",
@@ -99,6 +118,7 @@ def row_of(flow: Any, names: Mapping[int, str], now: int) -> api.FlowRow:
         mark=int(flow["mark"]),
         age=max(0, now - int(flow["created_ns"])) / 1e9,
         idle=max(0, now - int(flow["seen_ns"])) / 1e9,
+        **({name: int(flow[name]) for name in ACCOUNT} if is_accounted(flow) else {}),
     )
 
 

@@ -52,19 +52,31 @@ async def top(role: Primary, request: api.TopRequest) -> api.Top:
     if not SHORTEST <= request.interval <= LONGEST:
         raise UsageError(f"interval is {request.interval:g} s, expected {SHORTEST:g} to {LONGEST:g}")
     before = await _all(role)
+    account = await role.plane.call(role.plane.plane.account_look)
+    start = role.context.clock()
     await asyncio.sleep(request.interval)
     after = await _all(role)
+    carried = None if account is None else await role.plane.call(role.plane.plane.carried_since, account)
+    span = role.context.clock() - start
     begun = await role.plane.call(role.plane.plane.begun_since, request.interval)
     sessions = await role.upkeep.count_sessions(0.0)
+    rows = [
+        _row(role, node, before.get(node.id), after.get(node.id), begun, sessions, request.interval)
+        for _, node in sorted(role.members.nodes.items())
+    ]
     return api.Top(
         interval=request.interval,
-        nodes=tuple(
-            _row(role, node, before.get(node.id), after.get(node.id), begun, sessions, request.interval)
-            for _, node in sorted(role.members.nodes.items())
-        ),
+        nodes=tuple(rows if carried is None else (accounted(row, carried, span) for row in rows)),
         flows=sum(sessions.values()),
         flow_capacity=role.context.config.data.flow_table_size,
+        accounted=carried is not None,
     )
+
+
+def accounted(row: api.LoadRow, carried: Mapping[int, tuple[int, int]], span: float) -> api.LoadRow:
+    """``carried``: (packets, octets) by owner over ``span`` s; known also of a node that does not answer."""
+    packets, octets = carried.get(row.id, (0, 0))
+    return msgspec.structs.replace(row, packets=packets / span, octets=octets / span)
 
 
 async def _all(role: Primary) -> dict[int, Load]:

@@ -56,6 +56,7 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 
 [flows]
 # half_open_share = 0.25                        # of the table, for flows whose handshake is not complete
+# accounting = false                            # count packets and bytes of each flow
 
 [paths]
 # run = "/run/aa-cluster"                       # the agent's socket

@@ -33,7 +33,8 @@ REASONS = 3
 def top(invocation: Invocation, interval: float, count: int | None) -> None:
     """Show each node's sessions, new sessions, packets and bytes a second, and why packets went where they went.
 
-    Packets and bytes are what arrived on the node's data interfaces; on the primary that is all traffic of the cluster.
+    With [flows] accounting on at the primary, packets and bytes are those of the sessions the node owns, in both
+    directions; else what arrived on its data interfaces, which on the primary is all traffic of the cluster.
     With -j one snapshot (or --count many, one a line).
     """
     try:
@@ -90,6 +91,7 @@ def render(answer: api.Top) -> RenderableType:
             ", ".join(f"{name} {number(rate)}" for name, rate in reasons) or "-",
         )
     head = f"{answer.flows} live sessions, room for {answer.flow_capacity} flows; measured over {answer.interval:g} s"
+    head += "; packets and bytes of the sessions each node owns" if answer.accounted else ""
     return Group(Text(head), made)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flows import (
     CLOSING,
     DEAD,
@@ -112,6 +113,8 @@ def _insert_some(maps: Mapping[str, Map], hasher: Hasher, flows: np.ndarray) -> 
     table.reshape(-1)[places[1][lost]] = 0
     placed: np.ndarray = places[0] >= 0
     _fill_records(maps["records"], flows, numbers, places, placed)
+    if is_on(maps["accounts"]):
+        maps["accounts"].view()[numbers[placed].astype(np.int64)] = np.zeros((), maps["accounts"].value)
     maps["records"].view()["state"][numbers[room & ~placed].astype(np.int64)] = DEAD  # the sweep gives them back
     maps["watermark"].put(0, np.array(first + int(np.count_nonzero(room)) - 1, "<u8"))
     return placed

@@ -57,6 +57,12 @@ FLOW_ROW = np.dtype(
 )
 """One flow: both tuples as on the wire, addresses v4-mapped, times in ns of CLOCK_MONOTONIC."""
 
+ACCOUNT = ("packets", "octets", "reply_packets", "reply_octets")
+ACCOUNTED_ROW = np.dtype(
+    [*((name, FLOW_ROW[name]) for name in FLOW_ROW.names or ()), *((name, "<u8") for name in ACCOUNT)]
+)
+"""The same with what it carried by direction, IP headers included: where accounting is on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -84,18 +90,22 @@ class Timeouts:
         )
 
 
-def _in_use(records: Map, watermark: Map) -> np.ndarray:
+def in_use(records: Map, watermark: Map) -> np.ndarray:
     """The records ever given out, uncopied; one that is changing under us may be half-way."""
     highest = watermark.get(0)
     count = min(0 if highest is None else int(highest), records.info.entries - 1)
     return records.view()[1 : count + 1]
 
 
-def rows(records: Map, watermark: Map) -> np.ndarray:
-    """Every flow once, as ``FLOW_ROW``. ``seen_ns`` lags behind a flow's last packet by ten seconds at most."""
-    used = _in_use(records, watermark)
-    live = used[(used["state"] != 0) & (used["state"] != DEAD)]
-    out = np.zeros(len(live), FLOW_ROW)
+def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarray:
+    """Every flow once, as ``FLOW_ROW`` or, with ``accounts``, ``ACCOUNTED_ROW``.
+
+    ``seen_ns`` lags behind a flow's last packet by ten seconds at most.
+    """
+    used = in_use(records, watermark)
+    chosen = (used["state"] != 0) & (used["state"] != DEAD)
+    live = used[chosen]
+    out = np.zeros(len(live), FLOW_ROW if accounts is None else ACCOUNTED_ROW)
     for name in ("saddr", "daddr", "protocol", "family"):
         out[name] = live[f"original_{name}"]
     for name in ("saddr", "daddr"):
@@ -105,18 +115,22 @@ def rows(records: Map, watermark: Map) -> np.ndarray:
         out[f"reply_{name}"] = live[f"reply_{name}"].view(">u2")
     for name in ("owner", "state", "slot", "mark", "created_ns", "seen_ns"):
         out[name] = live[name]
+    if accounts is not None:
+        carried = accounts.view()[1 : len(used) + 1][chosen]
+        for name in ("packets", "octets"):
+            out[name], out[f"reply_{name}"] = carried[name].T
     return out
 
 
 def count(records: Map, watermark: Map) -> int:
     """Flows in the table, whatever their state."""
-    state = _in_use(records, watermark)["state"]
+    state = in_use(records, watermark)["state"]
     return int(np.count_nonzero((state != 0) & (state != DEAD)))
 
 
 def sessions_by_owner(records: Map, watermark: Map) -> dict[int, int]:
     """Flows that are neither closing nor closed, by owner id."""
-    used = _in_use(records, watermark)
+    used = in_use(records, watermark)
     owners = used["owner"][(used["state"] != 0) & (used["state"] < CLOSING)]
     counts = np.bincount(owners, minlength=1)
     return {owner: int(number) for owner, number in enumerate(counts) if number}
@@ -124,7 +138,7 @@ def sessions_by_owner(records: Map, watermark: Map) -> dict[int, int]:
 
 def begun_since(records: Map, watermark: Map, since_ns: int) -> dict[int, int]:
     """Flows that began after that time (CLOCK_MONOTONIC), closed ones too, by owner id."""
-    used = _in_use(records, watermark)
+    used = in_use(records, watermark)
     owners = used["owner"][(used["state"] != 0) & (used["state"] != DEAD) & (used["created_ns"] > since_ns)]
     counts = np.bincount(owners, minlength=1)
     return {owner: int(number) for owner, number in enumerate(counts) if number}

@@ -123,6 +123,10 @@ BINDINGS = 65_536
 """Clients that persistence remembers, where nothing else is said."""
 
 
+FOLLOWERS = {"accounts": "records"}
+"""Maps that, when they are wanted, are as large as another, whose pin may be of another size than is configured now."""
+
+
 def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, int, int]]:
     """(kind, entries, flags) of the maps whose declaration does not say it.
 
@@ -131,6 +135,7 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
     return {
         "buckets": (syscall.MAP_ARRAY, buckets_for(flow_entries), syscall.MMAPABLE),
         "records": (syscall.MAP_ARRAY, flow_entries + 1, syscall.MMAPABLE),
+        "accounts": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
         "tallies": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "rules": (syscall.MAP_ARRAY, 2 * RULE_LINES, syscall.MMAPABLE),
@@ -152,22 +157,42 @@ def open_all(
     mapped: Container[str] = frozenset(),
     *,
     bindings: int = BINDINGS,
+    accounting: bool = False,
 ) -> dict[str, Map]:
     """Opens the maps pinned below ``pins``, makes and pins those that are not. ``pins`` None: not pinned (tests).
 
     ``mapped``: further arrays to be made so that ``Map.view`` works. ``bindings``: clients persistence remembers.
+    A pinned map keeps the size it was made with; but accounts are made anew, all zero, when accounting was switched.
     """
     out: dict[str, Map] = {}
     special = sizes(flow_entries, bindings)
-    for name, declaration in declarations.items():
+    for name in sorted(declarations, key=lambda name: name in FOLLOWERS):
+        declaration = declarations[name]
         ordinary = declaration.kind, declaration.entries, syscall.MMAPABLE if name in mapped else 0
         kind, entries, flags = special.get(name, ordinary)
+        if name in FOLLOWERS:
+            entries = out[FOLLOWERS[name]].entries if accounting else entries
         shape = Shape(kind, declaration.key_size, declaration.value_size, entries, flags)
         if name in direct.MAPS:
             shape = Shape(kind, declaration.key_size, entries * declaration.value_size, 1, syscall.MMAPABLE)
-        fd = _open_or_create(name, shape, pins / name if pins is not None else None)
+        pin = pins / name if pins is not None else None
+        if pin is not None and name in FOLLOWERS:
+            _unpin_other_size(pin, entries)
+        fd = _open_or_create(name, shape, pin)
         out[name] = Map(name, fd, declaration)
     return out
+
+
+def _unpin_other_size(path: Path, entries: int) -> None:
+    """Programs that hold the map go on with it; those loaded from now on get the new one."""
+    if not path.exists():
+        return
+    fd = syscall.obj_get(str(path))
+    try:
+        if syscall.map_info(fd).entries != entries:
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
@@ -103,6 +103,9 @@ class Settings:
     bindings: int = BINDINGS
     """Clients that persistence remembers; taken when the maps are made."""
 
+    accounting: bool = False
+    """Packets and bytes are counted for each flow."""
+
     share_helpers: bool = False
     """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
@@ -146,7 +149,14 @@ class Dataplane:
         maps_dir = self._settings.pins / "maps"
         maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
-        self._maps = open_all(declarations, maps_dir, self._settings.flow_entries, bindings=self._settings.bindings)
+        settings = self._settings
+        self._maps = open_all(
+            declarations,
+            maps_dir,
+            settings.flow_entries,
+            bindings=settings.bindings,
+            accounting=settings.accounting,
+        )
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._write_configuration()
         self._activate(compiled)
@@ -157,6 +167,7 @@ class Dataplane:
     def _activate(self, compiled: dict[str, objects.Object]) -> None:
         """New programs are pinned aside and renamed into place before they take over the hooks."""
         stamp = "-".join(objects.identity(entry)[:12] for entry in compiled.values())
+        stamp += f"-{self._maps['accounts'].info.id}"  # made anew when accounting is switched: then so are programs
         directory = self._settings.pins / f"programs-{stamp}"
         wanted = frozenset(label for entry in compiled.values() for label in entry.programs)
         fds = programs.opened(directory, wanted)
@@ -254,7 +265,9 @@ class Dataplane:
         record["bucket_mask"] = self._maps["buckets"].info.entries - 1
         limit = self._maps["records"].info.entries - 1
         record["flow_limit"], record["half_open_limit"] = limit, max(1, int(limit * settings.half_open_share))
-        record["features"] = SHARE_HELPERS if settings.share_helpers else 0
+        record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
+            accounts.FEATURE if settings.accounting else 0
+        )
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
@@ -357,8 +370,20 @@ class Dataplane:
         return 0 if value is None else int(value)
 
     def flows(self) -> np.ndarray:
-        """One row per flow, structured dtype: see ``FLOW_ROW`` in dataplane/flows.py."""
-        return flows.rows(self._maps["records"], self._maps["watermark"])
+        """One row per flow, structured dtype: see ``FLOW_ROW`` and ``ACCOUNTED_ROW`` in dataplane/flows.py."""
+        counted = self._maps["accounts"] if self._settings.accounting else None
+        return flows.rows(self._maps["records"], self._maps["watermark"], counted)
+
+    def account_look(self) -> accounts.Look | None:
+        """What all flows carried until now; None when accounting is off."""
+        return accounts.look(*self._accounted()) if self._settings.accounting else None
+
+    def carried_since(self, before: accounts.Look) -> dict[int, tuple[int, int]]:
+        """(packets, octets) of the flows of each owner id since that look."""
+        return accounts.since(before, *self._accounted())
+
+    def _accounted(self) -> tuple[Map, Map, Map]:
+        return self._maps["records"], self._maps["watermark"], self._maps["accounts"]
 
     def flow_count(self) -> int:
         """Flows in the table, whatever their state."""

@@ -3,6 +3,7 @@
 #ifndef AA_ASSIGN_H
 #define AA_ASSIGN_H
 
+#include "account.h"
 #include "flow_insert.h"
 #include "helper.h"
 #include "persist.h"
@@ -72,6 +73,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	record->reply = decision->reply;
 	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
+	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;
 	if (place_flow(conf, record, index))
 		return done;
@@ -95,6 +97,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 				known.owner = entry_owner(found.word);
 				known.running = record->state == FLOW_ESTABLISHED;
 				record->seen_ns = bpf_ktime_get_coarse_ns();
+				account(conf, found.word, request->octets);
 				return known;
 			}
 			end_flow(record, entry_record(found.word));

@@ -6,6 +6,7 @@
 #ifndef AA_FRAGMENT_H
 #define AA_FRAGMENT_H
 
+#include "flow_table.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -19,7 +20,7 @@
 #define AA_FRAGMENT_EARLY_NS (AA_NSEC_PER_SEC / 5)
 #endif
 
-#define FRAGMENT_TO_STACK 0
+#define FRAGMENT_TO_STACK 0ull
 
 /* Ports are of no account. */
 static __always_inline void fragment_key_init(struct fragment_key *key, const struct tuple *tuple, __be32 id)
@@ -42,9 +43,14 @@ static __always_inline struct fragment *recall(const struct fragment_key *key)
 	return bpf_ktime_get_coarse_ns() - known->seen_ns < (known->early ? AA_FRAGMENT_EARLY_NS : AA_FRAGMENT_NS) ? known : 0;
 }
 
-static __always_inline void remember(const struct fragment_key *key, __u8 owner, bool early)
+/* `word`: of its flow's entry, or FRAGMENT_TO_STACK. */
+static __always_inline void remember(const struct fragment_key *key, __u64 word, bool early)
 {
-	struct fragment fragment = {.seen_ns = bpf_ktime_get_coarse_ns(), .owner = owner, .early = early};
+	struct fragment fragment = {.seen_ns = bpf_ktime_get_coarse_ns(),
+				    .owner = entry_owner(word),
+				    .early = early,
+				    .reply = (word & ENTRY_REPLY) != 0,
+				    .record = entry_record(word)};
 
 	fragments.update(key, &fragment);
 }

@@ -15,6 +15,7 @@ BPF_ARRAY(slots, struct port, AA_MAX_PORTS);  /* the same by slot */
 BPF_ARRAY(nodes, struct node, AA_MAX_NODES);  /* by node id */
 BPF_TABLE("array", __u32, struct bucket, buckets, 1); /* the flow table, hot: see flow_table.h */
 BPF_TABLE("array", __u32, struct record, records, 1); /* … and cold */
+BPF_TABLE("array", __u32, struct account, accounts, 1); /* … what its flows carried, by record number */
 BPF_ARRAY(watermark, __u64, 1);               /* the highest record number given out so far */
 BPF_QUEUE(released, __u32, 1);                /* record numbers that can be given out again */
 BPF_ARRAY(swept, struct sweep, 1);            /* only the sweep writes it */

@@ -15,7 +15,8 @@
 struct request {
 	__u32 connmark;
 	__u32 mark; /* of the packet */
-	__u8 slot;  /* it came in on */
+	__u16 octets; /* its IP length */
+	__u8 slot;    /* it came in on */
 };
 
 static __always_inline __u64 differs(const __u8 *address, const __u8 *prefix, const __u8 *mask)

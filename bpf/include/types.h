@@ -74,6 +74,13 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
 
+/* What a flow has carried, by direction, by record number; see account.h. */
+struct account {
+	__u64 packets[2];
+	__u64 octets[2]; /* of IP, header included */
+};
+_Static_assert(sizeof(struct account) == 32, "two accounts are a cache line");
+
 /* What the table holds at this moment. Whoever changes a record's state counts the change (flow_state.h). */
 struct tally {
 	__u64 live[AA_MAX_NODES]; /* by owner: flows that are neither closing nor closed */
@@ -231,7 +238,9 @@ struct fragment {
 	__u64 seen_ns; /* coarse */
 	__u8 owner;    /* node id; 0: the stack */
 	__u8 early;    /* a later fragment came first, and is with the stack */
-	__u8 pad[6];
+	__u8 reply;    /* direction … */
+	__u8 pad;
+	__u32 record; /* … and record of its flow; 0: none */
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment has no hidden padding");
 

@@ -232,6 +232,7 @@ class Plane:
     def reset(self) -> None:
         self.maps["buckets"].view()["word"][:] = 0
         self.maps["records"].view()["state"][:] = 0
+        self.maps["accounts"].view()[:] = np.zeros((), self.maps["accounts"].value)
         self.maps["watermark"].put(0, np.array(0, "<u8"))
         self.maps["tallies"].view()["persist_hits"][:] = self.maps["tallies"].view()["persist_misses"][:] = 0
         recount(self.maps)
@@ -390,7 +391,7 @@ def loaded(cache: Path, flow_entries: int = 1024, names: tuple[str, ...] = ALL) 
     """All programs on one set of maps, in the namespace the caller is in."""
     compiled = objects.load(names, kfuncs.offsets(), cache)
     declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
-    maps = open_all(declarations, None, flow_entries)
+    maps = open_all(declarations, None, flow_entries, accounting=True)
     fds = programs.load(compiled, maps)
     ring = Ring(maps["events"].fd, EVENT_BYTES)
     try:

@@ -25,6 +25,7 @@ STRUCT_OF_MAP = {
     "nodes": "node",
     "buckets": "bucket",
     "records": "record",
+    "accounts": "account",
     "swept": "sweep",
     "tallies": "tally",
     "sequences": "sequence",

@@ -357,3 +357,85 @@ class TestDecisions:
                 plane.persist_set("10.0.0.1", 1)
         finally:
             plane.stop()
+
+
+class TestAccounting:
+    """Switched on and off over restarts of the agent, the flow table pinned and the programs running."""
+
+    @staticmethod
+    def started(settings: Settings, accounting: bool, **changes: int) -> Dataplane:
+        plane = Dataplane(dataclasses.replace(settings, accounting=accounting, **changes))  # type: ignore[arg-type]
+        plane.start()
+        assert plane.detached_hooks() == []
+        return plane
+
+    @staticmethod
+    def pinned(settings: Settings) -> syscall.MapInfo:
+        fd = syscall.obj_get(str(settings.pins / "maps" / "accounts"))
+        try:
+            return syscall.map_info(fd)
+        finally:
+            os.close(fd)
+
+    def test_on_over_a_restart_takes_room_and_new_programs(self, settings: Settings) -> None:
+        off = self.started(settings, False)
+        assert self.pinned(settings).entries == 1
+        assert off.account_look() is None
+        assert "packets" not in (off.flows().dtype.names or ())
+        ids = program_ids()
+        off.close()
+        on = self.started(settings, True)
+        assert self.pinned(settings).entries == settings.flow_entries + 1
+        assert program_ids() != ids, "programs that hold the new map"
+        assert "packets" in (on.flows().dtype.names or ())
+        before = on.account_look()
+        assert before is not None
+        assert on.carried_since(before) == {}
+        on.stop()
+
+    def test_it_and_shared_helpers_are_features_of_their_own(self, settings: Settings) -> None:
+        for accounting, share, wanted in ((True, False, 1), (False, True, 2), (True, True, 3), (False, False, 0)):
+            plane = Dataplane(dataclasses.replace(settings, accounting=accounting, share_helpers=share))
+            plane.start()
+            fd = syscall.obj_get(str(settings.pins / "maps" / "config"))
+            value = syscall.map_lookup(fd, bytes(4), 328)
+            os.close(fd)
+            assert value is not None
+            assert struct.unpack_from("=I", value, 320) == (wanted,)
+            plane.close()
+        plane.start()
+        plane.stop()
+
+    def test_on_stays_on_with_what_it_counted(self, settings: Settings) -> None:
+        self.started(settings, True).close()
+        ids, first = program_ids(), self.pinned(settings)
+        on = self.started(settings, True)
+        assert (program_ids(), self.pinned(settings)) == (ids, first)
+        on.stop()
+
+    def test_off_again_gives_the_room_back(self, settings: Settings) -> None:
+        self.started(settings, True).close()
+        off = self.started(settings, False)
+        assert self.pinned(settings).entries == 1
+        assert len(list(settings.pins.glob("programs-*"))) == 1, "nothing holds the old map"
+        off.stop()
+
+    def test_as_large_as_the_table_that_is_there(self, settings: Settings) -> None:
+        self.started(settings, False).close()
+        on = self.started(settings, True, flow_entries=4096)
+        assert self.pinned(settings).entries == settings.flow_entries + 1, "a pinned table keeps its size"
+        on.stop()
+
+    def test_an_agent_killed_between_the_map_and_the_programs(self, settings: Settings) -> None:
+        self.started(settings, True).close()
+        first = self.pinned(settings)
+        for accounting in (False, True):  # what start does first, twice
+            compiled = objects.load(("steer",), kfuncs.offsets(), settings.cache)["steer"]
+            maps = open_all(compiled.maps, settings.pins / "maps", settings.flow_entries, accounting=accounting)
+            for one in maps.values():
+                one.close()
+        ids = program_ids()
+        on = self.started(settings, True)
+        assert self.pinned(settings).id != first.id
+        assert program_ids() != ids, "those of the same size, but on another map, are not taken"
+        on.stop()

@@ -21,6 +21,7 @@ from aa_cluster.agent.link import Link
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
+from aa_cluster.dataplane.accounts import Look
 from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
@@ -149,6 +150,12 @@ class FakePlane:
         from aa_cluster.dataplane.flows import FLOW_ROW
 
         return np.zeros(0, FLOW_ROW)
+
+    def account_look(self) -> Look | None:
+        return Look(*(np.zeros(0, "<u8"),) * 3) if self.settings.accounting else None
+
+    def carried_since(self, before: Look) -> dict[int, tuple[int, int]]:
+        return {1: (20, 2000)}
 
     def sessions_by_owner(self) -> dict[int, int]:
         return dict(self.sessions)

@@ -267,6 +267,24 @@ def test_flows_pass_the_filters_on(call, agent):
     assert "1 of 40 flows" in result.stdout
 
 
+def test_flows_without_accounting_have_no_figures(call, agent):
+    heads, row = call("flows").stdout.splitlines()[:2]
+    assert heads.split()[1:7] == ["ORIGINAL", "PACKETS", "BYTES", "REPLY", "PACKETS", "BYTES"]
+    assert row.split().count("—") == 4
+    told = json.loads(call("flows", "-j").stdout)["flows"][0]
+    assert [told[name] for name in ("packets", "octets", "reply_packets", "reply_octets")] == [None] * 4
+
+
+def test_flows_with_accounting(call, agent):
+    flow = msgspec.structs.replace(FLOWS.flows[0], packets=3, octets=180, reply_packets=12345, reply_octets=18_000_000)
+    agent.answers["/v1/flows"] = msgspec.structs.replace(FLOWS, flows=(flow,))
+    result = call("flows", "--sort", "bytes")
+    assert agent.asked[0][1] == "/v1/flows?limit=100&sort=bytes"
+    words = result.stdout.splitlines()[1].split()
+    assert [word for word in words if word.isdigit()][:4] == ["3", "180", "12345", "18000000"]
+    assert call("flows", "--sort", "colour").exit_code == 2
+
+
 def test_stats_hide_what_never_happened(call, agent):
     assert "bad_tag" not in call("stats").stdout
     assert "bad_tag" in call("stats", "--all").stdout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aa_cluster import api
-from aa_cluster.agent import flow_watch
+from aa_cluster.agent import flow_watch, load
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.events import EventHub, Filter
 from aa_cluster.agent.load import rates
@@ -120,6 +120,15 @@ def test_flows_that_begin_and_end_between_two_looks() -> None:
     began, ended = flow_watch.changes(before, after)
     assert sorted(began["created_ns"]) == [8, 9]
     assert sorted(ended["created_ns"]) == [2, 4, 8], "closed, swept, begun and closed in between"
+    assert {int(row["created_ns"]): int(row["state"]) for row in ended} == {2: CLOSED, 4: ESTABLISHED, 8: CLOSED}
+
+
+def test_a_node_carries_what_its_flows_carry() -> None:
+    row = api.LoadRow(id=2, name="two", role="auxiliary", state="active", sessions=1, begun=0.0)
+    busy = load.accounted(row, {1: (9, 900), 2: (10, 4000)}, 2.0)
+    assert (busy.packets, busy.octets) == (5.0, 2000.0)
+    idle = load.accounted(row, {1: (9, 900)}, 2.0)
+    assert (idle.packets, idle.octets) == (0.0, 0.0)
 
 
 def test_rates_of_counters() -> None:

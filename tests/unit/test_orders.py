@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from aa_cluster import api
 from aa_cluster.agent import orders, views
 from aa_cluster.agent.events import Filter
 from aa_cluster.agent.node import Node
+from aa_cluster.agent.primary import Primary
 from aa_cluster.api import JoinRequest
 from aa_cluster.errors import AaError, ConfigError, StateError, UsageError
 from aa_cluster.wire import control
@@ -204,6 +206,19 @@ async def test_top(pair: Pair, at: int) -> None:
     assert [(row.name, row.packets, row.begun) for row in answer.nodes] == [("node1", 0.0, 100.0), ("node2", 0.0, 0.0)]
     with pytest.raises(UsageError, match="interval"):
         await give(pair.nodes[at], "/v1/top", api.TopRequest(interval=0.01), api.Top)
+
+
+async def test_top_with_accounting(pair: Pair) -> None:
+    role = pair.nodes[0].role
+    assert isinstance(role, Primary)
+    plane = role.plane.plane
+    plane.update(dataclasses.replace(role.settings, accounting=True))
+    answer = await give(pair.nodes[1], "/v1/top", api.TopRequest(interval=0.1), api.Top)
+    assert answer.accounted
+    first, second = answer.nodes
+    assert (first.packets or 0) > 0
+    assert (first.octets or 0) == pytest.approx(100 * (first.packets or 0))
+    assert (second.packets, second.octets) == (0.0, 0.0)
 
 
 async def test_a_node_that_does_not_answer_is_shown_without_its_load(pair: Pair) -> None:

@@ -18,7 +18,7 @@ from aa_cluster.agent import flows_view
 from aa_cluster.agent.client import AgentClient
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.server import Server
-from aa_cluster.dataplane.flows import ESTABLISHED, FLOW_ROW, SYN_SENT
+from aa_cluster.dataplane.flows import ACCOUNTED_ROW, ESTABLISHED, FLOW_ROW, SYN_SENT
 from aa_cluster.errors import AaError, AgentUnreachable, JoinRefused, StateError, UsageError
 from tests.unit.fake_node import Hub, Machine, kill
 
@@ -168,6 +168,41 @@ def test_flow_filters(query: dict[str, str], ports: list[int]) -> None:
     answer = flows_view.flows(table(), query, {1: "one", 2: "two"})
     assert [flow.source_port for flow in answer.flows] == ports
     assert answer.total >= len(ports)
+
+
+def accounted() -> np.ndarray:
+    rows = np.zeros(3, ACCOUNTED_ROW)
+    for name in FLOW_ROW.names or ():
+        rows[name] = table()[name]
+    rows["packets"], rows["reply_packets"] = (5, 1, 2), (0, 2, 7)
+    rows["octets"], rows["reply_octets"] = (500, 100, 80), (0, 1 << 60, 900)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("sort", "ports"),
+    [("newest", [1002, 1001, 1000]), ("packets", [1002, 1000, 1001]), ("bytes", [1001, 1002, 1000])],
+)
+def test_flows_in_order(sort: str, ports: list[int]) -> None:
+    answer = flows_view.flows(accounted(), {"sort": sort}, {})
+    assert [flow.source_port for flow in answer.flows] == ports
+    assert [
+        flow.source_port for flow in flows_view.flows(accounted(), {"sort": sort, "limit": "1"}, {}).flows
+    ] == ports[:1]
+
+
+def test_what_a_flow_carried() -> None:
+    flow = flows_view.flows(accounted(), {"node": "2"}, {}).flows[0]
+    assert (flow.packets, flow.octets, flow.reply_packets, flow.reply_octets) == (1, 100, 2, 1 << 60)
+    flow = flows_view.flows(table(), {"node": "2"}, {}).flows[0]
+    assert (flow.packets, flow.octets, flow.reply_packets, flow.reply_octets) == (None,) * 4
+
+
+@pytest.mark.parametrize(("sort", "why"), [("bytes", "accounting is off"), ("colour", "newest, packets, bytes")])
+def test_orders_that_make_no_sense(sort: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        flows_view.flows(table(), {"sort": sort}, {})
+    assert why in caught.value.message + caught.value.hint
 
 
 def test_a_flow_in_words() -> None:

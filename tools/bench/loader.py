@@ -46,7 +46,7 @@ def product(cache: Path, flow_entries: int) -> Iterator[Loaded]:
     compiled = objects.load(source.programs(), kfuncs.offsets(), cache)
     declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
     with ExitStack() as stack:
-        maps = open_all(declarations, None, flow_entries)
+        maps = open_all(declarations, None, flow_entries, accounting=True)
         stack.callback(_close, maps)
         fds = programs.load(compiled, maps)
         stack.callback(_close_fds, fds)

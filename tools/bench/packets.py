@@ -60,6 +60,7 @@ class Case:
     first: int = 0
     sizes: tuple[int, ...] = ()
     note: str = ""
+    accounting: bool = False
 
     @property
     def empty(self) -> str:
@@ -131,6 +132,15 @@ CASES: list[Case] = [
     Case("floor: MAC rewrite, no lookup", "send_back", XDP_TX, world.from_client),
     Case("plain BPF hash, MAC rewrite", "plain_xdp", XDP_TX, world.from_client),
     Case("steer: hit", "steer", XDP_TX, world.from_client, "STEER_TX", _owned_by(OTHER, ESTABLISHED)),
+    Case(
+        "steer: hit, accounting",
+        "steer",
+        XDP_TX,
+        world.from_client,
+        "STEER_TX",
+        _owned_by(OTHER, ESTABLISHED),
+        accounting=True,
+    ),
     Case("steer: hit, both directions", "steer", XDP_TX, _both_ways, "STEER_TX", _owned_by(OTHER, ESTABLISHED)),
     Case("steer: own flow", "steer", XDP_PASS, world.from_client, "STEER_LOCAL", _owned_by(SELF, ESTABLISHED)),
     Case("steer: miss", "steer", XDP_PASS, world.from_client, "STEER_MISS", first=1 << 23),
@@ -202,6 +212,7 @@ def _all(run: Run, cases: list[Case], path: Path) -> None:
 
 def one(run: Run, made: World, case: Case, flows: int, group: str = GROUP) -> None:
     """One case at one size, into the book."""
+    made.account(case.accounting)
     case.prepare(made, flows)
     samples = []
     for _ in run.turns():

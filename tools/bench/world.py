@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane import accounts, syscall
 from aa_cluster.dataplane.plane import PORT_TABLE
 from aa_cluster.topology.namespaces import batch, checked
 from tools.bench import flowtable, place
@@ -132,6 +132,10 @@ class World:
         record["length"] = len(turns)
         record["node"][: len(turns)] = turns
         self.plane.maps["sequences"].put(0, record)
+
+    def account(self, on: bool) -> None:
+        """Packets and bytes per flow."""
+        self.plane.maps["config"].view()["features"] = accounts.FEATURE if on else 0
 
     def ask_everything(self) -> None:
         """An open ARP question for every address of the bench."""
