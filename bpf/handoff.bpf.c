@@ -217,9 +217,6 @@ int handoff(struct __sk_buff *skb)
 		unfit = HANDOFF_TAGGED;
 	else if (ip->ihl != 5 && forwarding_wrote(ip, cursor.end))
 		unfit = HANDOFF_OPTIONS;
-	room = now.total_length + sizeof(sealed.block);
-	if (unfit == HANDOFF_SENT && room > port->mtu)
-		unfit = HANDOFF_NO_ROOM;
 
 	if (read_decision(skb, &now.tuple, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
@@ -227,6 +224,10 @@ int handoff(struct __sk_buff *skb)
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision.status & IPS_EXPECTED)
 		return keep(skb, conf, &decision, HANDOFF_EXPECTED);
+	room = now.total_length + sizeof(sealed.block);
+	if (unfit == HANDOFF_SENT &&
+	    (room > port->mtu || (decision.helper && room > AA_PUNT_FRAME - ETH_HLEN))) /* no agent takes a longer one */
+		unfit = HANDOFF_NO_ROOM;
 	if (unfit != HANDOFF_SENT)
 		return keep(skb, conf, &decision, unfit);
 
