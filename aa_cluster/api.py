@@ -30,6 +30,7 @@ EventKind = Literal[
     "persistence",
     "table-full",
     "refused-block",
+    "refused-helper",
     "neighbour",
     "flow-begin",
     "flow-end",

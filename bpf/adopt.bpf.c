@@ -13,6 +13,7 @@
 #include "arp.h"
 #include "carry.h"
 #include "conntrack.h"
+#include "delivered.h"
 #include "expectation.h"
 #include "maps.h"
 #include "parse.h"
@@ -261,6 +262,28 @@ static __always_inline int take_back(struct __sk_buff *skb, const struct config 
 	return verdict(TC_ACT_SHOT, ADOPT_REFUSED);
 }
 
+/* To the agent, which makes the entry and gives the frame back as it is. */
+static __always_inline int give_to_agent(struct __sk_buff *skb)
+{
+	__u32 length = skb->len;
+	struct punt *punt;
+
+	if (length == 0 || length > AA_PUNT_FRAME)
+		return verdict(TC_ACT_SHOT, ADOPT_NO_AGENT);
+	punt = punts.ringbuf_reserve(sizeof(*punt));
+	if (!punt)
+		return verdict(TC_ACT_SHOT, ADOPT_NO_AGENT);
+	punt->ifindex = skb->ifindex;
+	punt->length = length;
+	/* calculated so that the verifier sees the bounds */
+	if (bpf_skb_load_bytes(skb, 0, punt->frame, ((length - 1) & (AA_PUNT_FRAME - 1)) + 1)) {
+		punts.ringbuf_discard(punt, 0);
+		return verdict(TC_ACT_SHOT, ADOPT_NO_AGENT);
+	}
+	punts.ringbuf_submit(punt, 0);
+	return verdict(TC_ACT_SHOT, ADOPT_BY_AGENT);
+}
+
 static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
 {
 	struct bpf_sock_tuple key;
@@ -268,8 +291,10 @@ static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block 
 
 	ct_key(&key, &sealed->original);
 	if (!present(skb, &key, &sealed->block)) {
+		if (sealed->block.helper && skb->mark != DELIVERED_MARK)
+			return give_to_agent(skb);
 		done = ADOPT_NEW;
-		if (create(skb, &key, &sealed->block))
+		if (sealed->block.helper || create(skb, &key, &sealed->block))
 			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
 	}
 	if (strip(skb, arrival, &sealed->block))

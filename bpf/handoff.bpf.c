@@ -257,7 +257,7 @@ int handoff(struct __sk_buff *skb)
 	if (unfit != HANDOFF_SENT)
 		return keep(conf, &decision, unfit);
 	room = now.total_length + sizeof(sealed.block);
-	if (room > port->mtu)
+	if (room > port->mtu || (decision.helper && room > AA_PUNT_FRAME - ETH_HLEN)) /* no agent takes a longer one */
 		return stay(conf, &decision, HANDOFF_NO_ROOM);
 
 	request.connmark = decision.connmark;

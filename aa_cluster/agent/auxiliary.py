@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aa_cluster import log
 from aa_cluster.agent import load, neighbourhood
+from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.state import PrimaryState
@@ -71,6 +72,7 @@ class Auxiliary:
         self._leaving = False
         self._rejoining = False
         self._mute = False
+        self.adoption = Adoption(context, plane)
         self._relay = EventRelay(settings.node_id, self._tell_primary)
 
     def start(self) -> None:
@@ -78,11 +80,17 @@ class Auxiliary:
         self._send_beat()
         self._tasks.start(self._read_events(), "events")
 
+    def dataplane_runs(self) -> None:
+        """What needs the dataplane begins."""
+        if self.settings.share_helpers:
+            self.adoption.start()
+
     async def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self.context.events.relay = lambda event: None
         self._relay.close()
+        await self.adoption.stop()
         await self._tasks.cancel()
 
     async def report_ready(self) -> None:

@@ -173,6 +173,7 @@ class Node:
         except AaError:
             await self._withdraw(role, self.context.state)
             raise
+        role.dataplane_runs()
         return role
 
     async def _withdraw(self, role: Auxiliary, before: NodeState) -> None:
@@ -279,6 +280,7 @@ class Node:
         role.ready = True
         self.role = role
         role.start()
+        role.dataplane_runs()
         _log.info("resumed", role="auxiliary", id=state.node_id, generation=state.generation)
 
     # Leaving.

@@ -271,6 +271,7 @@ def _problems(
     if isinstance(node.role, Primary):
         problems += _primary_problems(node, node.role, flows)
     elif isinstance(node.role, Auxiliary):
+        problems += filter(None, (node.role.adoption.trouble,))
         silence = _primary_silence(node, node.role)
         if silence is not None:
             problems.append(f"the primary {node.role.primary.name} has not been heard for {silence:.1f} s")

@@ -15,7 +15,14 @@ from aa_cluster.cli.context import Invocation, json_option
 if TYPE_CHECKING:
     from aa_cluster import api
 
-STYLES = {"silent": "red", "table-full": "red", "refused-block": "red", "dropped": "red", "drain": "yellow"}
+STYLES = {
+    "silent": "red",
+    "table-full": "red",
+    "refused-block": "red",
+    "refused-helper": "red",
+    "dropped": "red",
+    "drain": "yellow",
+}
 
 
 @click.command()
@@ -40,7 +47,7 @@ def monitor(
 
     \b
     Kinds: join, leave, drain, undrain, silent, heard, weight, schedule, policy, persistence,
-           table-full, refused-block, neighbour; with --flows flow-begin, flow-end.
+           table-full, refused-block, refused-helper, neighbour; with --flows flow-begin, flow-end.
 
     Every node tells what happens anywhere in the cluster. A reader that is too slow loses events, and is told how many.
     """

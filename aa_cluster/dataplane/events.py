@@ -27,7 +27,7 @@ class Event:
     mac: bytes
 
 
-class Ring:
+class ByteRing:
     """Reads what was written since the last reader stopped, be it another process. One reader at a time."""
 
     def __init__(self, fd: int, size: int) -> None:
@@ -36,8 +36,8 @@ class Ring:
         self._consumer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(fd, mmap.PAGESIZE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
 
-    def read(self) -> list[Event]:
-        out: list[Event] = []
+    def records(self) -> list[bytes]:
+        out: list[bytes] = []
         at = struct.unpack_from("=Q", self._consumer)[0]
         while at < struct.unpack_from("=Q", self._producer)[0]:
             place = mmap.PAGESIZE + at % self._size
@@ -45,7 +45,7 @@ class Ring:
             if length & _BUSY:
                 break
             if not length & _DISCARDED:
-                out.append(_decode(self._producer[place + _HEADER : place + _HEADER + EVENT.size]))
+                out.append(self._producer[place + _HEADER : place + _HEADER + length])
             at += (_HEADER + (length & ~(_BUSY | _DISCARDED)) + 7) & ~7
             struct.pack_into("=Q", self._consumer, 0, at)
         return out
@@ -53,6 +53,13 @@ class Ring:
     def close(self) -> None:
         self._consumer.close()
         self._producer.close()
+
+
+class Ring(ByteRing):
+    """Of events."""
+
+    def read(self) -> list[Event]:
+        return [_decode(one[: EVENT.size]) for one in self.records()]
 
 
 def _decode(raw: bytes) -> Event:

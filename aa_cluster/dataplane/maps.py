@@ -34,6 +34,9 @@ OWN_DATAGRAMS = 16_384
 EVENT_BYTES = 256 * 1024
 """Ring buffer from the programs to the agent; a power of two pages."""
 
+PUNT_BYTES = 256 * 1024
+"""Likewise, for SYNs that wait for the agent: over a hundred."""
+
 
 class Map:
     """One open map. ``key``/``value`` are numpy dtypes with the field names of the C structs."""
@@ -147,6 +150,7 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "controls": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
         "announced": (syscall.MAP_LRU_HASH, OWN_DATAGRAMS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),
+        "punts": (syscall.MAP_RINGBUF, PUNT_BYTES, 0),
     }
 
 

@@ -21,11 +21,12 @@ from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
-from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, Map, open_all
+from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Question", "Settings"]
+__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Punt", "Question", "Settings"]
 
 MAX_NODES = 64
 MAX_PORTS = 16
@@ -45,7 +46,7 @@ HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
 SOURCES = {
     "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
-    "auxiliary": ("adopt", "announce", "arp_relay"),
+    "auxiliary": ("adopt", "announce", "arp_relay", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 
@@ -132,6 +133,8 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
+        self._punts: PuntRing | None = None
+        self._courier: Courier | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -158,6 +161,7 @@ class Dataplane:
             accounting=settings.accounting,
         )
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
+        self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
         self._write_configuration()
         self._activate(compiled)
 
@@ -184,6 +188,8 @@ class Dataplane:
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
+            if "deliver" in fds:
+                self._courier = Courier(os.dup(fds["deliver"]))
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -230,6 +236,12 @@ class Dataplane:
         if self._sweeper is not None:
             self._sweeper.close()
             self._sweeper = None
+        if self._punts is not None:
+            self._punts.close()
+            self._punts = None
+        if self._courier is not None:
+            self._courier.close()
+            self._courier = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
@@ -429,6 +441,19 @@ class Dataplane:
 
     def read_events(self) -> list[Event]:
         return [] if self._ring is None else self._ring.read()
+
+    def punt_fd(self) -> int:
+        """Auxiliary: readable when SYNs wait for an entry with a helper."""
+        return self._maps["punts"].fd
+
+    def read_punts(self) -> list[Punt]:
+        return [] if self._punts is None else self._punts.read()
+
+    def deliver(self, punt: Punt) -> None:
+        """Auxiliary: the frame comes in again, after its entry was made; ``DataplaneError`` when it cannot."""
+        if self._courier is None:
+            raise DataplaneError("a frame is to be delivered before the dataplane was started as auxiliary")
+        self._courier.deliver(punt)
 
     def xdp_modes(self) -> dict[str, XdpMode]:
         with IPRoute() as ipr:

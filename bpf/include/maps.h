@@ -36,6 +36,7 @@ BPF_TABLE("lru_hash", struct tuple, __u64, controls, 1);  /* auxiliary: as packe
 BPF_TABLE("lru_hash", struct tuple, __u64, announced, 1); /* auxiliary: its own UDP, when it was last announced */
 BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */
 BPF_RINGBUF_OUTPUT(events, 1);                /* what the agent is told */
+BPF_RINGBUF_OUTPUT(punts, 1);                 /* auxiliary: SYNs whose entry the agent is to make */
 
 static __always_inline void count(enum reason why)
 {

@@ -55,6 +55,8 @@
 	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored") \
 	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
 	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \
+	R(111, ADOPT_BY_AGENT, adopt, punt, "block verified, its helper needs an entry that the agent makes: it gets the SYN") \
+	R(112, ADOPT_NO_AGENT, adopt, drop, "block with a helper, and the agent does not keep up, or is not there") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
 	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \

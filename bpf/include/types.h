@@ -261,6 +261,16 @@ struct expectation {
 };
 _Static_assert(sizeof(struct expectation) == 16, "expectation has no hidden padding");
 
+/* A verified SYN whose entry the agent makes, since only user space can give it a helper. */
+#define AA_PUNT_FRAME 2048 /* a power of two, above any SYN that is handed off with a helper */
+
+struct punt {
+	__u32 ifindex; /* it came in on */
+	__u32 length;
+	__u8 frame[AA_PUNT_FRAME];
+};
+_Static_assert(sizeof(struct punt) == 8 + AA_PUNT_FRAME, "punt has no hidden padding");
+
 enum event_kind {
 	EVENT_NEIGHBOUR = 1,
 	EVENT_REFUSED_BLOCK = 2,

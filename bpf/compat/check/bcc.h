@@ -32,6 +32,9 @@
 #define BPF_RINGBUF_OUTPUT(name, pages) \
 	struct name##_ring { \
 		int (*ringbuf_output)(const void *, __u64, __u64); \
+		void *(*ringbuf_reserve)(__u64); \
+		void (*ringbuf_submit)(void *, __u64); \
+		void (*ringbuf_discard)(void *, __u64); \
 	} __attribute__((unused)) name
 
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) __attribute__((unused)) = (void *)23;
