@@ -13,6 +13,7 @@
 #include "block.h"
 #include "checksum.h"
 #include "conntrack.h"
+#include "keep.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -135,23 +136,6 @@ static __always_inline bool shares_helper(const struct config *conf, const struc
 	return (conf->features & AA_FEATURE_SHARE_HELPERS) && decision->helper != HELPER_NOT_SHARED;
 }
 
-/* The session stays on this node after all: if it has a record already, that says so from now on. */
-static __always_inline int stay(const struct config *conf, const struct decision *decision, enum reason why)
-{
-	struct record *record;
-	struct found found = {};
-
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
-		record = record_of(found.word);
-		if (record && is_exactly(found.word, record, &decision->original)) {
-			give_to_self(conf, record);
-			change_flow(record, entry_record(found.word), ENTRY_OWNER_MASK,
-				    (__u64)conf->self << ENTRY_OWNER_SHIFT);
-		}
-	}
-	return verdict(TC_ACT_OK, why);
-}
-
 /*
  * Record route, timestamp and both source routes (RFC 791, 3.1) are written by every router on the way: as they came in
  * they are not to be had any more. So are options of impossible length.
@@ -181,20 +165,6 @@ static __always_inline bool forwarding_wrote(const struct iphdr *ip, const void 
 		left = option[i + 1] - 1;
 	}
 	return left != 0;
-}
-
-/* A session that this node keeps from the start. What is left of an earlier one of that tuple would lead it away. */
-static __always_inline int keep(const struct config *conf, const struct decision *decision, enum reason why)
-{
-	struct record *record;
-	struct found found = {};
-
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
-		record = record_of(found.word);
-		if (record && record->state >= FLOW_CLOSING && is_exactly(found.word, record, &decision->original))
-			end_flow(record, entry_record(found.word));
-	}
-	return verdict(TC_ACT_OK, why);
 }
 
 int handoff(struct __sk_buff *skb)
@@ -253,12 +223,13 @@ int handoff(struct __sk_buff *skb)
 	if (decision.helper && !shares_helper(conf, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision.status & IPS_EXPECTED)
-		return keep(conf, &decision, HANDOFF_EXPECTED);
-	if (unfit != HANDOFF_SENT)
-		return keep(conf, &decision, unfit);
+		return keep(skb, conf, &decision, HANDOFF_EXPECTED);
 	room = now.total_length + sizeof(sealed.block);
-	if (room > port->mtu || (decision.helper && room > AA_PUNT_FRAME - ETH_HLEN)) /* no agent takes a longer one */
-		return stay(conf, &decision, HANDOFF_NO_ROOM);
+	if (unfit == HANDOFF_SENT &&
+	    (room > port->mtu || (decision.helper && room > AA_PUNT_FRAME - ETH_HLEN))) /* no agent takes a longer one */
+		unfit = HANDOFF_NO_ROOM;
+	if (unfit != HANDOFF_SENT)
+		return keep(skb, conf, &decision, unfit);
 
 	request.connmark = decision.connmark;
 	request.mark = skb->mark;
@@ -272,10 +243,13 @@ int handoff(struct __sk_buff *skb)
 		return stay(conf, &decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+	if (assigned.running)
+		hold_again(skb, conf, &decision.original);
 
 	fill_block(&sealed, conf, &decision, &now, assigned.owner, port->slot, skb->mark);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0))
-		return stay(conf, &decision, HANDOFF_NO_ROOM);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0)) /* no memory: only what has just begun can still stay */
+		return assigned.why == HANDOFF_SENT ? stay(conf, &decision, HANDOFF_NO_ROOM) :
+						      verdict(TC_ACT_OK, HANDOFF_NO_ROOM);
 	if (restore_headers(skb, &now, &decision.original) || append_block(skb, &now, &sealed.block, odd) ||
 	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
 		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);

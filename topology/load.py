@@ -43,6 +43,35 @@ class BusyReport(msgspec.Struct, frozen=True):
     retransmits: int
 
 
+class ReuseReport(msgspec.Struct, frozen=True):
+    """``slowest_ms``: the longest session; a SYN that was lost shows as 1000. ``repeated``: segments sent again."""
+
+    completed: int
+    failed: tuple[str, ...]
+    repeated: int
+    slowest_ms: int
+    seconds: float
+
+
+class ChurnReport(msgspec.Struct, frozen=True):
+    """``failed``: why, of the first twenty."""
+
+    completed: int
+    failed: tuple[str, ...]
+    seconds: float
+
+
+class PulseReport(msgspec.Struct, frozen=True):
+    """Many paced streams: ``lines`` sent in all, ``echoed`` of them came back right; ``gap_ms`` by stream: the longest
+    wait for one. ``broken``: streams that ended before they should."""
+
+    lines: int
+    echoed: int
+    broken: int
+    retransmits: int
+    gap_ms: tuple[int, ...]
+
+
 class StreamReport(msgspec.Struct, frozen=True):
     """``retransmits``: segments both ends sent again, so packets that were lost. ``gap_ms``: the longest wait of who
     receives for a line."""
@@ -115,6 +144,27 @@ def held_sessions(
         process.communicate(timeout=30)
 
 
+def reuse(
+    hosts: Hosts,
+    host: str,
+    where: tuple[str, int],
+    source_port: int,
+    count: int,
+    end: Literal["reset", "peer"],
+    pause: float = 0.0,
+) -> ReuseReport:
+    """``count`` HTTP sessions with ``where``, one after the other, all from ``source_port``; ``pause``: s between."""
+    options = ("--count", count, "--end", end, "--pause", pause)
+    with _running(hosts, host, program("reuse", *where, source_port, *options)) as process:
+        return _line(process, ReuseReport)
+
+
+def churn(hosts: Hosts, host: str, address: str, port: int, count: int, at_once: int = 64) -> ChurnReport:
+    """``count`` HTTP sessions that are opened and closed, so many at once."""
+    with _running(hosts, host, program("churn", address, port, "--count", count, "--at-once", at_once)) as process:
+        return _line(process, ChurnReport)
+
+
 class Busy:
     """Sessions that ask again and again; ``stop`` ends them and gives the report."""
 
@@ -141,7 +191,7 @@ def busy_sessions(
 
 @contextmanager
 def serving(
-    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "datagrams"], port: int
+    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "pulses", "datagrams"], port: int
 ) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
     with _running(hosts, host, program(tool, "serve", port)) as process:
@@ -174,6 +224,68 @@ def stream(
         if opened != "open\n":
             raise LabError(f"the stream to {address}:{port} did not open: {process.communicate()[1].strip()[-800:]}")
         yield Stream(process)
+
+
+class Pulses:
+    """Running streams; ``stop`` ends them and gives the report."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def stop(self, timeout: float = 60) -> PulseReport:
+        out, complaint = self._process.communicate(timeout=timeout)
+        if not out:
+            raise LabError(f"the streams broke: {complaint.strip()[-800:]}")
+        return msgspec.json.decode(out, type=PulseReport)
+
+
+@contextmanager
+def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: float = 50) -> Iterator[Pulses]:
+    """``count`` streams of ``rate`` lines a second each, echoed by ``serving(…, "pulses", …)``; open at the begin."""
+    with _running(hosts, host, program("pulses", "send", address, port, "--count", count, "--rate", rate)) as process:
+        opened = process.stdout.readline() if process.stdout else ""
+        if opened != "open\n":
+            raise LabError(f"the streams did not open: {process.communicate()[1].strip()[-800:]}")
+        yield Pulses(process)
+
+
+class FloodReport(msgspec.Struct, frozen=True):
+    """Frames that left the host, and how long that took."""
+
+    sent: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.sent / self.seconds
+
+
+class Flood:
+    """A generator that waits; ``start`` lets it go, ``wait`` gives what it did."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
+    def wait(self) -> FloodReport:
+        return _line(self._process, FloodReport)
+
+
+@contextmanager
+def flood(
+    hosts: Hosts, host: str, via: str, address: str, port: int, rate: float = 100_000, seconds: float = 10
+) -> Iterator[Flood]:
+    """SYNs from random sources out of ``host``'s eth0 to the MAC ``via``; frames are made when the block begins."""
+    options = ("--via", via, "--rate", rate, "--seconds", seconds)
+    with _running(hosts, host, program("flood", address, port, *options)) as process:
+        ready = process.stdout.readline() if process.stdout else ""
+        if ready != "ready\n":
+            raise LabError(f"the flood on {host} did not start: {process.communicate()[1].strip()[-800:]}")
+        yield Flood(process)
 
 
 class FastOpenReport(msgspec.Struct, frozen=True):

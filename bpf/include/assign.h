@@ -31,22 +31,9 @@ static __always_inline void tell_table_full(const struct tuple *original, __u8 s
 /* What became of a SYN: whose it is and why. `owner` 0: nobody's, it stays without a record. */
 struct assignment {
 	__u8 owner;
+	bool running; /* a SYN inside an established session, which goes on as it was */
 	enum reason why;
 };
-
-/* A SYN of a flow that is under way has the owner it had. */
-static __always_inline void repeat(struct record *record, const struct found *found)
-{
-	union status was = {.word = *(volatile __u64 *)status_word(record)}, now = was;
-
-	record->seen_ns = bpf_ktime_get_coarse_ns();
-	if (was.state != FLOW_ESTABLISHED)
-		return;
-	/* conntrack gave the primary's entry the timeout of a SYN again: the next ACK must raise it. */
-	now.state = FLOW_SYN_RECV;
-	if (change_status(record, was, now))
-		change_flow(record, entry_record(found->word), ENTRY_SETTLED, 0);
-}
 
 /* A flood of SYNs must not take the room of sessions that are wanted. */
 static __always_inline bool too_many_half_open(const struct config *conf)
@@ -59,7 +46,7 @@ static __always_inline bool too_many_half_open(const struct config *conf)
 static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision,
 					       const struct request *request)
 {
-	struct assignment done = {0, HANDOFF_UNDER_WAY};
+	struct assignment done = {.why = HANDOFF_UNDER_WAY};
 	union status begun = {};
 	struct record *record;
 	__u32 index;
@@ -79,7 +66,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 		tell_table_full(&decision->original, request->slot);
 		return done;
 	}
-	begun.owner = choose(conf, &decision->original);
+	begun.owner = conf->self; /* the stack's, for the moment in which it has entries and no owner */
 	begun.mark = decision->connmark;
 	begun.slot = request->slot;
 	record->original = decision->original;
@@ -88,9 +75,10 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	*status_word(record) = begun.word;
 	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;
-	if (insert_flow(conf, record, index, FLOW_SYN_SENT))
+	if (place_flow(conf, record, index))
 		return done;
-	done.owner = begun.owner;
+	done.owner = choose(conf, &decision->original); /* from here on nothing fails: no turn is spent in vain */
+	begin_flow(record, index, done.owner, FLOW_SYN_SENT);
 	done.why = HANDOFF_SENT;
 	return done;
 }
@@ -98,7 +86,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision,
 						const struct request *request)
 {
-	struct assignment known = {0, HANDOFF_AGAIN};
+	struct assignment known = {.why = HANDOFF_AGAIN};
 	struct record *record;
 	struct found found = {};
 
@@ -107,7 +95,8 @@ static __always_inline struct assignment assign(const struct config *conf, const
 		if (record && !(found.word & ENTRY_REPLY) && is_exactly(found.word, record, &decision->original)) {
 			if (record->state < FLOW_CLOSING) {
 				known.owner = entry_owner(found.word);
-				repeat(record, &found);
+				known.running = record->state == FLOW_ESTABLISHED;
+				record->seen_ns = bpf_ktime_get_coarse_ns();
 				account(conf, found.word, request->octets);
 				return known;
 			}
@@ -115,20 +104,6 @@ static __always_inline struct assignment assign(const struct config *conf, const
 		}
 	}
 	return begin(conf, decision, request);
-}
-
-static __always_inline void give_to_self(const struct config *conf, struct record *record)
-{
-	union status was, now;
-	int i;
-
-	for (i = 0; i < STATUS_TRIES; i++) {
-		was.word = *(volatile __u64 *)status_word(record);
-		now = was;
-		now.owner = conf->self;
-		if (change_status(record, was, now))
-			return;
-	}
 }
 
 #endif

@@ -96,23 +96,39 @@ static __always_inline int insert_entries(const struct config *conf, struct reco
 
 /*
  * Both entries or none, and then the number is given back. The record is filled in but for its places and its state, which
- * is 0 until the entries stand: whoever finds one before that knows the owner by it, and the sweep passes by.
+ * is 0 until `begin_flow`: whoever finds an entry before that goes by the owner it names, and the sweep passes by.
  */
-static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index, __u8 state)
+static __always_inline int place_flow(const struct config *conf, struct record *record, __u32 index)
+{
+	if (insert_entries(conf, record, index) == 0)
+		return 0;
+	give_back(index);
+	return -1;
+}
+
+/* A flow that is placed is its owner's from now on. */
+static __always_inline void begin_flow(struct record *record, __u32 index, __u8 owner, __u8 state)
 {
 	union status none, begun;
 	int i;
 
-	if (insert_entries(conf, record, index)) {
-		give_back(index);
-		return -1;
-	}
+	if (record->owner != owner)
+		change_flow(record, index, ENTRY_OWNER_MASK, (__u64)owner << ENTRY_OWNER_SHIFT);
 	for (i = 0; i < STATUS_TRIES; i++) {
 		begun.word = none.word = *(volatile __u64 *)status_word(record);
+		begun.owner = owner;
 		begun.state = state;
 		if (change_status(record, none, begun))
 			break;
 	}
+}
+
+/* As `place_flow`, for an owner that is known before. */
+static __always_inline int insert_flow(const struct config *conf, struct record *record, __u32 index, __u8 state)
+{
+	if (place_flow(conf, record, index))
+		return -1;
+	begin_flow(record, index, record->owner, state);
 	return 0;
 }
 

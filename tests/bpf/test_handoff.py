@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 
@@ -31,6 +32,7 @@ from tests.bpf.harness import (
     TC_OK,
     TC_REDIRECT,
     THIRD,
+    TIMEOUTS,
     VIRTUAL,
     Plane,
     Ran,
@@ -120,17 +122,45 @@ def test_a_repeated_syn_is_the_same_decision(plane: Plane) -> None:
     assert int(plane.maps["turns"].get(0)) == 1
 
 
-def test_a_stray_syn_on_an_established_flow_keeps_owner_and_holds_again(plane: Plane) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_a_syn_inside_a_running_session_changes_nothing(plane: Plane, large: bool) -> None:
+    """A late one, or a forged one, with or without so much data that the block finds no room: owner, state and the
+    primary's conntrack entry are as they were, so that also a session which is silent afterwards goes on."""
     original, reply = nat("masquerade")
     plane.schedule(THIRD)
     entry(original, reply)
     plane.add_flow(original, reply, OTHER, ESTABLISHED)
-    ran = plane.run("handoff", leaving(reply))
-    assert (ran.packet.dst, ran.why) == (node_mac(OTHER), {"HANDOFF_AGAIN": 1})
+    packet = leaving(reply, payload=b"d" * 1460 if large else b"")
+    ran = plane.run("handoff", packet)
+    if large:
+        assert (ran.verdict, ran.raw, ran.why) == (TC_OK, bytes(packet), {"HANDOFF_NO_ROOM": 1})
+    else:
+        assert (ran.packet.dst, ran.why) == (node_mac(OTHER), {"HANDOFF_AGAIN": 1})
     flow = plane.flow(original)
     assert flow is not None
-    assert int(flow["state"]) == SYN_RECV
-    assert not (plane.word(original) | plane.word(reply)) & SETTLED
+    assert (int(flow["owner"]), int(flow["state"])) == (OTHER, ESTABLISHED)
+    assert (plane.owner(original), plane.owner(reply)) == (OTHER, OTHER)
+    assert plane.word(original) & plane.word(reply) & SETTLED
+    assert (decisions.read_live(plane.maps), decisions.read_half_open(plane.maps)) == ({OTHER: 1}, 0)
+    assert TIMEOUTS[ESTABLISHED] - 5 < remaining(original) <= TIMEOUTS[ESTABLISHED]
+
+
+def remaining(original: FlowTuple) -> int:
+    """Seconds until this namespace's conntrack lets go of the entry."""
+    command = ["conntrack", "-L", "-p", "tcp", "-s", str(original.source), "--sport", str(original.source_port)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(listed.split()[2])
+
+
+@pytest.mark.parametrize(("state", "left"), [(SYN_SENT, 2), (SYN_RECV, 2), (CLOSING, 0), (CLOSED, 0)])
+def test_a_syn_without_room_on_a_recorded_tuple(plane: Plane, state: int, left: int) -> None:
+    """What is under way keeps its owner, what has ended gives way to the session that stays here."""
+    original, reply = nat("masquerade")
+    entry(original, reply)
+    plane.add_flow(original, reply, OTHER, state)
+    assert plane.run("handoff", leaving(reply, payload=b"d" * 1460)).why == {"HANDOFF_NO_ROOM": 1}
+    assert plane.entry_count() == left
+    assert not left or (plane.owner(original), plane.owner(reply)) == (OTHER, OTHER)
 
 
 def test_a_new_syn_on_a_closed_flow_is_a_new_decision(plane: Plane) -> None:
@@ -327,6 +357,7 @@ def test_a_repeated_syn_while_the_table_is_full_keeps_its_owner(plane: Plane) ->
 @pytest.mark.parametrize("half", ["original", "reply"])
 def test_no_free_place_in_either_bucket(plane: Plane, half: str) -> None:
     """Nothing of the flow stays behind: no entry, and its record is given out again."""
+    plane.schedule(THIRD, OTHER)
     original, reply = nat("masquerade")
     fingerprint, bucket = plane.hashes(original if half == "original" else reply)
     table = plane.maps["buckets"].view()["word"]
@@ -336,8 +367,10 @@ def test_no_free_place_in_either_bucket(plane: Plane, half: str) -> None:
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNPLACED": 1})
     assert plane.entry_count() == 16
     assert plane.flow_count() == 0
+    assert int(plane.maps["turns"].get(0)) == 0, "no turn was spent"
     table[:] = 0
-    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
+    ran = plane.run("handoff", leaving(reply))
+    assert (ran.packet.dst, ran.why) == (node_mac(THIRD), {"HANDOFF_SENT": 1})
     assert int(plane.maps["watermark"].get(0)) == 1
 
 
@@ -357,6 +390,8 @@ def test_a_taken_fingerprint_keeps_the_later_session_here(plane: Plane) -> None:
     ran = hand_off(plane)
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNPLACED": 1})
     assert plane.word(original) & EXACT
+    assert decisions.read_live(plane.maps) == {THIRD: 1}
+    assert int(plane.maps["turns"].get(0)) == 0, "no turn was spent"
 
 
 @pytest.mark.parametrize("state", [SYN_SENT, ESTABLISHED, CLOSED])
@@ -428,15 +463,6 @@ def test_half_open_flows_keep_to_their_share(plane: Plane) -> None:
     assert plane.flow_count() == 2
     assert plane.run("handoff", leaving(nat("masquerade", 2)[1])).why == {"HANDOFF_AGAIN": 1}
     assert plane.run("handoff", leaving(nat("masquerade", 3)[1])).why == {"HANDOFF_HALF_OPEN": 1}
-
-
-def test_a_repeated_syn_on_an_established_flow_is_half_open_again(plane: Plane) -> None:
-    original, reply = nat("masquerade")
-    entry(original, reply)
-    plane.add_flow(original, reply, OTHER, ESTABLISHED)
-    assert decisions.read_half_open(plane.maps) == 0
-    plane.run("handoff", leaving(reply))
-    assert (decisions.read_live(plane.maps), decisions.read_half_open(plane.maps)) == ({OTHER: 1}, 1)
 
 
 def test_a_session_that_stays_after_all_counts_for_this_node(plane: Plane) -> None:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The same 5-tuple again and again: each session succeeds, on the node that the weights of the moment say."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from aa_cluster.topology import rulesets
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import reuse
+from aa_cluster.topology.view import counters, set_weights
+
+pytestmark = pytest.mark.lab
+
+WEIGHTS = ({1: 0, 2: 1, 3: 0}, {1: 1, 2: 0, 3: 0}, {1: 1, 2: 1, 3: 1}, {1: 0, 2: 0, 3: 1}, {1: 1, 2: 3, 3: 1})
+ROUNDS, EACH = 20, 50
+"""1,000 sessions; the weights change after every fifty."""
+SERVER = ("10.77.2.100", 80)
+PAUSE = 0.002
+"""Seconds that a RST has to get to the server before the next SYN does."""
+
+_ports = itertools.count(18_100)
+
+
+@dataclass
+class Seen:
+    """What a thousand sessions came to."""
+
+    slowest_ms: int = 0
+    repeated: int = 0
+
+
+def begun(lab: Lab) -> Counter[str]:
+    """New sessions each node has taken so far, as its own programs counted them."""
+    taken = {node: counters(lab, node)["ADOPT_NEW"] for node in lab.plan.node_names[1:]}
+    return Counter(taken | {"node1": counters(lab, 1)["HANDOFF_LOCAL"]})
+
+
+def expected(weights: Mapping[int, int]) -> dict[str, int]:
+    return {f"node{index}": EACH * weight // sum(weights.values()) for index, weight in weights.items()}
+
+
+def a_thousand(lab: Lab, end: Literal["reset", "peer"], pause: float) -> Seen:
+    """All succeed, and each on the node of its moment; a SYN that was sent again may have had a second decision."""
+    source_port, seen = next(_ports), Seen()
+    for turn in range(ROUNDS):
+        weights = WEIGHTS[turn % len(WEIGHTS)]
+        set_weights(lab, weights)
+        had = begun(lab)
+        report = reuse(lab, "client", SERVER, source_port, EACH, end, pause)
+        assert (report.completed, report.failed) == (EACH, ()), f"weights {weights}"
+        now = begun(lab)
+        taken = {node: now[node] - had[node] for node in now}
+        again = report.repeated
+        assert all(abs(taken[node] - share) <= 1 + again for node, share in expected(weights).items()), taken
+        assert not any(taken[node] and not share for node, share in expected(weights).items()), taken
+        assert EACH <= sum(taken.values()) <= EACH + again
+        seen = Seen(max(seen.slowest_ms, report.slowest_ms), seen.repeated + again)
+    print(f"{ROUNDS * EACH} sessions, slowest {seen.slowest_ms} ms, {seen.repeated} segments sent again")
+    return seen
+
+
+@pytest.mark.parametrize("end", ["reset", "peer"])
+@pytest.mark.parametrize("ruleset", ["default", "no-nat"])
+def test_a_thousand_times_the_same_tuple(lab: Lab, ruleset: str, end: Literal["reset", "peer"]) -> None:
+    lab.load_ruleset(rulesets.text(ruleset))
+    before = counters(lab, 1)
+    seen = a_thousand(lab, end, PAUSE if end == "reset" else 0.0)
+    after = counters(lab, 1)
+    assert (seen.repeated, seen.slowest_ms < 900) == (0, True), "a packet was lost and sent again"
+    for name in ("HANDOFF_AGAIN", "HANDOFF_UNDER_WAY", "HANDOFF_UNPLACED", "HANDOFF_NO_ENTRY"):
+        assert after[name] == before[name], name
+
+
+def test_a_syn_on_the_heels_of_a_reset(lab: Lab) -> None:
+    """The SYN, which goes through the primary's stack, may overtake the RST, which does not; or it comes to the server
+    in the microseconds in which that ends the old session, and is lost there, also with one gateway and with none.
+    Either way TCP sends it again, and the session succeeds."""
+    seen = a_thousand(lab, "reset", 0.0)
+    assert seen.repeated <= ROUNDS * EACH // 50
+    assert seen.slowest_ms < 4000

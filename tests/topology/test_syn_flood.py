@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A hundred thousand SYNs a second from random sources: established sessions do not notice, new ones still succeed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aa_cluster.topology.deadline import until
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import flood, pulses, run_sessions, serving
+from aa_cluster.topology.namespaces import batch, checked, write_sysctls
+from aa_cluster.topology.pinned import primary_maps
+from aa_cluster.topology.view import counters
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+RATE = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "105000"))
+"""SYNs a second that the generator aims at; at least ``WANTED`` must have gone."""
+WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
+AT_ONCE, PATIENCE = 10, 4
+"""New sessions begun at a time while it lasts, and seconds that each may take, so that its SYN may be lost twice."""
+HALF_OPEN = 8
+"""Seconds that the lab's nodes hold a half-open session; a Linux gateway comes with 120 and 60."""
+SILENT_PORT = 7777
+SILENT = f"""
+table netdev silent {{
+    chain incoming {{
+        type filter hook ingress device eth0 priority 0
+        tcp dport {SILENT_PORT} drop
+    }}
+}}
+"""
+"""The host under attack does not answer: cores that would make answers make the attack here."""
+SWEEP = 3
+"""Seconds until a sweep has seen what is old."""
+
+
+@pytest.fixture(scope="module")
+def flooded(make_lab: Callable[..., Lab]) -> Lab:
+    """Nodes with a way to the world outside, which is where the random sources seem to be."""
+    lab = make_lab(3)
+    short = {f"net/netfilter/nf_conntrack_tcp_timeout_{name}": str(HALF_OPEN) for name in ("syn_sent", "syn_recv")}
+    for node in lab.plan.node_names:
+        write_sysctls(lab.plan.path(node), short)
+        batch(["route add default via 10.77.2.100"], lab.plan.namespace(node))
+        spread(lab, node)
+    assert lab.exec("client", ["nft", "-f", "-"], input=SILENT).returncode == 0
+    return lab
+
+
+def spread(lab: Lab, node: str) -> None:
+    """The stack's work of the data interfaces on all cores (RPS), as the queues of a network card spread it.
+
+    A veth has one ring of 256 frames. With RPS only ``steer`` runs before the next frame is taken out of it, so what a
+    flood overruns is the stack's queue, not the packets of steered sessions.
+    """
+    cores = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+    for net in lab.plan.data:
+        write = f"echo {cores} > /sys/class/net/{net.name}/queues/rx-0/rps_cpus"
+        checked(["ip", "netns", "exec", lab.plan.namespace(node), "sh", "-ec", write])  # has the namespace's own /sys
+
+
+def drops(lab: Lab) -> dict[str, int]:
+    """Packets that found no room so far: in the stack's queues of this machine, in the ring that a port sends into."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    found = {"stack": sum(int(line.split()[1], 16) for line in lines)}
+    for member in ("switch", *lab.plan.node_names, *lab.plan.host_networks):
+        links = json.loads(checked(["ip", "-n", lab.plan.namespace(member), "-s", "-j", "link", "show"]))
+        found |= {f"{member} {link['ifname']}": link["stats64"]["tx"]["dropped"] for link in links}
+    return found
+
+
+def test_a_syn_flood(flooded: Lab) -> None:
+    lab = flooded
+    outside = next(one.virtual_mac for one in lab.status(1).interfaces if one.name == "ext")
+    highest, slowest = 0, 0.0
+    with primary_maps(lab) as maps, serving(lab, "server", "pulses", 7010):
+        tally = maps["tallies"].view()[0]
+        limit = int(maps["config"].view()["half_open_limit"][0])
+        before, dropped = counters(lab, 1), drops(lab)
+        with (
+            flood(lab, "server", outside, "10.77.1.100", SILENT_PORT, RATE, SECONDS) as flooding,
+            pulses(lab, "client", "10.77.2.100", 7010, STREAMS) as streams,
+        ):
+            flooding.start()
+            for _ in range(5):
+                for host, address in (("client", "10.77.2.100"), ("server", "10.77.1.100")):
+                    report = run_sessions(lab, host, address, 80, AT_ONCE, PATIENCE)
+                    assert report.completed == AT_ONCE, report.failed
+                    slowest = max(slowest, report.seconds)
+                highest = max(highest, int(tally["half_open"]))
+            sent = flooding.wait()
+            running = streams.stop()
+        refused = counters(lab, 1)["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
+        lost = {place: now - dropped[place] for place, now in drops(lab).items() if now != dropped[place]}
+        print(f"{sent.rate:.0f} SYN/s for {sent.seconds:.1f} s, half open {highest} of {limit},", end=" ")
+        print(f"{refused} more stayed on the primary, dropped {lost};", end=" ")
+        print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, {running.retransmits} of", end=" ")
+        print(f"{running.lines} lines sent again; {10 * AT_ONCE} new sessions, slowest {slowest:.2f} s")
+        assert sent.rate >= WANTED, "the machine is too busy or too slow for the generator"
+        assert (running.broken, running.echoed) == (0, running.lines)
+        assert max(running.gap_ms) < GAP_MS
+        assert limit / 2 < highest <= limit + (os.cpu_count() or 1)
+        assert refused > 0, "the share was not reached: nothing was tested"
+        until("the table to be back to normal", lambda: tally["half_open"] < 10, HALF_OPEN + SWEEP)
+    assert run_sessions(lab, "client", "10.77.2.100", 80, 10).completed == 10
