@@ -18,7 +18,7 @@ NEEDED = {1: ("STEER_TX", "STEER_SYN", "HANDOFF_SENT"), 2: ("GUARD_PASS", "ADOPT
 @pytest.mark.parametrize("victim", [1, 2])
 def test_sigkill_in_the_middle_of_a_stream(lab: Lab, victim: int, way: str) -> None:
     only(lab, 2)
-    with serving(lab, "server", "stream", 7001), stream(lab, "client", way, "10.77.2.100", 7001, rate=2000) as running:
+    with serving(lab, "server", "stream", 7017), stream(lab, "client", way, "10.77.2.100", 7017, rate=2000) as running:
         before, counted = lab.status(victim), counters(lab, victim)
         lab.site(f"node{victim}").kill()
         meanwhile = run_sessions(lab, "client", "10.77.2.100", 80, 4)
@@ -35,7 +35,7 @@ def test_sigkill_in_the_middle_of_a_stream(lab: Lab, victim: int, way: str) -> N
     assert all(risen[name] > continued[name] >= counted[name] > 0 for name in NEEDED[victim])
     assert report.lines == report.sent > 0
     assert (report.wrong, report.retransmits) == (0, 0)
-    found = [flow for flow in flows(lab, port="7001") if flow.destination_port == 7001]
+    found = [flow for flow in flows(lab, port="7017") if flow.destination_port == 7017]
     assert {flow.owner_name for flow in found} == {"node2"}
 
 
