@@ -116,7 +116,7 @@ static __always_inline int reserve(struct __sk_buff *skb, const struct config *c
 	ct_set_nat_info(ct, &destination, host16(reply->sport), CT_MANIP_DST);
 	ct_set_nat_info(ct, &source, host16(reply->dport), CT_MANIP_SRC);
 	ct_field(ct, __u32, AA_CT_MARK) = connmark;
-	ct_set_timeout(ct, conf->timeout_s[original->protocol == IPPROTO_UDP ? 0 : FLOW_SYN_SENT] * 1000);
+	ct_set_timeout(ct, conf->timeout_s[original->protocol == IPPROTO_UDP ? FLOW_DATAGRAMS : FLOW_SYN_SENT] * 1000);
 	ct = ct_insert_entry(ct);
 	if (!ct)
 		return -1;
@@ -182,6 +182,15 @@ static __always_inline enum holder holder_of(const struct found *found, const st
 	return record->state < FLOW_CLOSING ? OTHER_SESSION : ENDED_SESSION;
 }
 
+/* Announced again, so it is more than a question and its answer. False when that is known. */
+static __always_inline bool lasts(struct record *record)
+{
+	union status was = {.word = *(volatile __u64 *)status_word(record)}, now = was;
+
+	now.ended |= FLOW_LASTS;
+	return is_in_use(was) && now.word != was.word && change_status(record, was, now);
+}
+
 /* A packet of a session that is recorded already; `timeout_s` when its entry shall have another. */
 static __always_inline bool go_on(const struct config *conf, const struct found *found, __u8 flags, __u32 *timeout_s)
 {
@@ -190,6 +199,10 @@ static __always_inline bool go_on(const struct config *conf, const struct found 
 	if (!record)
 		return false;
 	record->seen_ns = bpf_ktime_get_coarse_ns();
+	if (record->original.protocol == IPPROTO_UDP) {
+		*timeout_s = conf->timeout_s[FLOW_STREAM];
+		return lasts(record);
+	}
 	*timeout_s = conf->timeout_s[FLOW_CLOSED];
 	return advance(record, false, flags) == FLOW_CLOSED;
 }
@@ -237,13 +250,16 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct config *co
 {
 	int at = ETH_HLEN + load->total_length - (int)sizeof(sealed->block);
 	const struct node *node = node_of(sealed->block.owner);
+	bool odd = load->total_length & 1;
+	__u32 before = block_sum(&sealed->block, false, odd), after;
 	__u64 tag;
 
 	sealed->block.kind = BLOCK_KIND_REFUSED;
 	tag = block_tag(conf->key, sealed);
 	__builtin_memcpy(sealed->block.tag, &tag, 8);
-	/* Nobody reads the checksum: the frame ends at the auxiliary's guard. */
+	after = block_sum(&sealed->block, true, odd);
 	if (bpf_skb_store_bytes(skb, at, &sealed->block, sizeof(sealed->block), 0) ||
+	    add_sum(skb, load, before) || add_sum(skb, load, after) ||
 	    write_whole_ethernet(skb, mac_of(node, port->slot), port->virtual_mac, be16(ETH_P_ANNOUNCE)))
 		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
 	count(ADMIT_CLASH);
@@ -261,17 +277,21 @@ static __always_inline int send_on(struct __sk_buff *skb, const struct port *por
 	return bpf_redirect(port->ifindex, 0);
 }
 
-static __always_inline void tell(struct told *told, const struct load *load, struct sealed_block *sealed)
+/*
+ * Of a node's own session the primary holds what is on the wire: two nodes' sockets may well have the same tuple before NAT.
+ */
+static __always_inline void tell(struct told *told, const struct load *load, const struct sealed_block *sealed)
 {
 	const struct handoff_block *block = &sealed->block;
 
-	__builtin_memcpy(told->original.saddr, block->source, 16);
-	__builtin_memcpy(told->original.daddr, block->destination, 16);
-	told->original.sport = block->source_port;
-	told->original.dport = block->destination_port;
-	told->original.protocol = block->protocol;
-	told->original.family = 4;
-	told->original.zero = 0;
+	told->original = sealed->original;
+	if (!(block->flags & BLOCK_OWN)) {
+		__builtin_memcpy(told->original.saddr, block->source, 16);
+		__builtin_memcpy(told->original.daddr, block->destination, 16);
+		told->original.sport = block->source_port;
+		told->original.dport = block->destination_port;
+		told->original.protocol = block->protocol;
+	}
 	invert(&told->reply, &sealed->original);
 	told->connmark = host32(block->connmark);
 	told->octets = load->total_length - sizeof(*block);

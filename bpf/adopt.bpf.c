@@ -17,6 +17,7 @@
 #include "expectation.h"
 #include "maps.h"
 #include "parse.h"
+#include "take_back.h"
 
 #ifndef AA_ADOPTED_TIMEOUT_MS
 #define AA_ADOPTED_TIMEOUT_MS 120000 /* until the SYN itself sets conntrack's own timeout, a moment later */
@@ -222,44 +223,19 @@ static __always_inline int guard_datagram(struct __sk_buff *skb, const struct ip
 	return verdict(TC_ACT_OK, GUARD_DATAGRAM);
 }
 
-/* An announcement that comes back. The entry goes: a repeated SYN gets another port, if the ruleset picks one. */
-static __always_inline int take_back(struct __sk_buff *skb, const struct config *conf)
+/* Packets of the session as they leave this node, by both its tuples: `announce` looks what the helper made of them. */
+static __always_inline void note_control(const struct sealed_block *sealed)
 {
-	struct cursor cursor;
-	struct sealed_block sealed;
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct load load = {};
-	struct tuple inverse;
-	struct ethhdr *eth;
-	struct nf_conn *ct;
-	__u64 tag, wanted;
+	struct tuple leaving;
+	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (bpf_skb_pull_data(skb, skb->len < HEADERS_MOST ? skb->len : HEADERS_MOST))
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	cursor.at = (void *)(long)skb->data;
-	cursor.end = (void *)(long)skb->data_end;
-	if (parse_ethernet(&cursor, &eth) < 0 || parse_load(&cursor, &load, &sealed) ||
-	    load.total_length < load.header_length + sizeof(sealed.block) || load.total_length + ETH_HLEN > skb->len ||
-	    load_block(skb, &load, &sealed.block))
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	if (sealed.block.magic != BLOCK_MAGIC || sealed.block.version != BLOCK_VERSION_1 ||
-	    sealed.block.kind != BLOCK_KIND_REFUSED)
-		return verdict(TC_ACT_SHOT, BLOCK_VERSION);
-	if (sealed.block.owner != conf->self || sealed.block.generation != be32(conf->generation))
-		return verdict(TC_ACT_SHOT, BLOCK_NODE);
-	__builtin_memcpy(&tag, sealed.block.tag, 8);
-	wanted = block_tag(conf->key, &sealed);
-	if (tag != wanted)
-		return verdict(TC_ACT_SHOT, BLOCK_TAG);
-	invert(&inverse, &sealed.original);
-	ct_question(&key, &options, &inverse);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
-	if (ct) {
-		ct_change_timeout(ct, 0);
-		ct_release(ct);
-	}
-	return verdict(TC_ACT_SHOT, ADOPT_REFUSED);
+	invert(&leaving, &sealed->original);
+	controls.update(&leaving, &now);
+	leaving.sport = sealed->block.source_port;
+	leaving.dport = sealed->block.destination_port;
+	__builtin_memcpy(leaving.saddr, sealed->block.source, 16);
+	__builtin_memcpy(leaving.daddr, sealed->block.destination, 16);
+	controls.update(&leaving, &now);
 }
 
 /* To the agent, which makes the entry and gives the frame back as it is. */
@@ -297,6 +273,8 @@ static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block 
 		if (sealed->block.helper || create(skb, &key, &sealed->block))
 			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
 	}
+	if (sealed->block.helper)
+		note_control(sealed);
 	if (strip(skb, arrival, &sealed->block))
 		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
 	skb->mark = host32(sealed->block.mark);
@@ -329,7 +307,7 @@ int adopt(struct __sk_buff *skb)
 	if (!same_mac(eth->h_source, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
 	if (type == be16(ETH_P_ANNOUNCE))
-		return take_back(skb, conf);
+		return take_back(skb, conf, port, &sealed);
 	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
 	if (tagged)
 		type = parse_tag(&cursor);

@@ -3,14 +3,17 @@
  * announce: TC egress on an auxiliary's data interfaces, behind arp_ask. Answers to a session of this node come to the
  * primary, which must know whose they are before the first one: so the first packet of a session that begins here takes
  * the way through the primary, a block with the session's tuples appended (docs/own-sessions.md). So do the packets that
- * end it. All others leave as they are.
- * Reads config, ports; writes announced.
+ * end it. Where helpers are shared, so do sessions that a helper here expects, and before them the packet in which it read
+ * that they would come: the primary knows of them before whoever opens them does. All others leave as they are.
+ * Reads config, ports, controls; writes announced, expected.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
 #include "carry.h"
 #include "conntrack.h"
+#include "expectation.h"
+#include "helper.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -48,21 +51,30 @@ static __always_inline int read_session(struct __sk_buff *skb, const struct tupl
 }
 
 static __always_inline void fill_announcement(struct sealed_block *sealed, const struct config *conf,
-					      const struct port *port, __u8 kind, const __u8 *next_hop)
+					      const struct port *port, const struct session *session,
+					      const __u8 *next_hop)
 {
 	struct handoff_block *block = &sealed->block;
 
+	__u8 kind = block->kind;
+
 	__builtin_memset(block, 0, sizeof(*block));
+	block->kind = kind;
 	block->cluster_id = be16(conf->cluster_id);
 	block->owner = conf->self;
 	block->slot = port->slot;
 	block->family = 4;
+	block->protocol = session->original.protocol;
+	block->connmark = be32(session->connmark);
+	block->source_port = session->original.sport;
+	block->destination_port = session->original.dport;
+	__builtin_memcpy(block->source, session->original.saddr, 16);
+	__builtin_memcpy(block->destination, session->original.daddr, 16);
 	block->generation = be32(conf->generation);
 	block->epoch = be32(conf->epoch);
 	__builtin_memcpy(block->next_hop, next_hop, 6);
 	block->magic = BLOCK_MAGIC;
 	block->version = BLOCK_VERSION_1;
-	block->kind = kind;
 	block->length = be16(sizeof(*block));
 }
 
@@ -80,6 +92,25 @@ static __always_inline int send_through_primary(struct __sk_buff *skb, const str
 	    write_whole_ethernet(skb, port->virtual_mac, port->physical_mac, be16(ETH_P_ANNOUNCE)))
 		return verdict(TC_ACT_SHOT, ANNOUNCE_FAILED);
 	return verdict(TC_ACT_OK, why);
+}
+
+/* A packet of a control session: is there something its helper expects? */
+static __always_inline int read_expectation(struct __sk_buff *skb, const struct tuple *leaving, struct tuple *coming)
+{
+	struct tuple inverse;
+	struct bpf_sock_tuple key;
+	struct ct_options options;
+	struct nf_conn *ct;
+	int none;
+
+	invert(&inverse, leaving);
+	ct_question(&key, &options, &inverse);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return -1;
+	none = ct_expectation(ct, coming);
+	ct_release(ct);
+	return none;
 }
 
 static __always_inline bool announced_lately(const struct tuple *leaving)
@@ -107,7 +138,8 @@ int announce(struct __sk_buff *skb)
 	const struct port *port = port_of(skb->ifindex);
 	bool own = skb->ingress_ifindex == 0;
 	struct sealed_block sealed;
-	struct session session;
+	struct session session = {};
+	enum reason why = ANNOUNCE_FLOW;
 	struct load load = {};
 	struct ethhdr *eth;
 	__u8 next_hop[6];
@@ -117,26 +149,33 @@ int announce(struct __sk_buff *skb)
 	if (!own && !(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	copy_mac(next_hop, eth->h_dest);
-	if (parse_load(&cursor, &load, &sealed) || !matters(&load, own) || skb->gso_segs > 1)
+	if (parse_load(&cursor, &load, &sealed) || skb->gso_segs > 1 || load.total_length < load.header_length ||
+	    load.total_length + ETH_HLEN > skb->len)
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
-	if (load.total_length < load.header_length || load.total_length + ETH_HLEN > skb->len)
+	sealed.block.kind = matters(&load, own) ? BLOCK_KIND_FLOW : BLOCK_KIND_EXPECT;
+	if (sealed.block.kind == BLOCK_KIND_EXPECT &&
+	    (!(conf->features & AA_FEATURE_SHARE_HELPERS) || load.total_length == load.header_length ||
+	     !controls.lookup(&sealed.original)))
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	if (skb->vlan_present)
 		return verdict(TC_ACT_OK, own ? ANNOUNCE_TAGGED : ANNOUNCE_OUT);
-	if (load.protocol == IPPROTO_UDP && announced_lately(&sealed.original))
-		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
-	if (read_session(skb, &sealed.original, &session))
-		return verdict(TC_ACT_OK, own && opening(load.flags) ? ANNOUNCE_NO_ENTRY : ANNOUNCE_OUT);
-	if (!own && !(session.status & IPS_EXPECTED))
-		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 
-	fill_announcement(&sealed, conf, port, BLOCK_KIND_FLOW, next_hop);
+	if (sealed.block.kind == BLOCK_KIND_EXPECT) {
+		if (read_expectation(skb, &sealed.original, &session.original))
+			return verdict(TC_ACT_OK, ANNOUNCE_OUT);
+		expect(&session.original, conf->self);
+		why = ANNOUNCE_EXPECTATION;
+	} else {
+		if (load.protocol == IPPROTO_UDP && announced_lately(&sealed.original))
+			return verdict(TC_ACT_OK, ANNOUNCE_OUT);
+		if (read_session(skb, &sealed.original, &session))
+			return verdict(TC_ACT_OK, own && opening(load.flags) ? ANNOUNCE_NO_ENTRY : ANNOUNCE_OUT);
+		if (!own && !(session.status & IPS_EXPECTED))
+			return verdict(TC_ACT_OK, ANNOUNCE_OUT);
+		if (!own)
+			why = ANNOUNCE_EXPECTED;
+	}
+	fill_announcement(&sealed, conf, port, &session, next_hop);
 	sealed.block.flags = own ? BLOCK_OWN : 0;
-	sealed.block.protocol = load.protocol;
-	sealed.block.connmark = be32(session.connmark);
-	sealed.block.source_port = session.original.sport;
-	sealed.block.destination_port = session.original.dport;
-	__builtin_memcpy(sealed.block.source, session.original.saddr, 16);
-	__builtin_memcpy(sealed.block.destination, session.original.daddr, 16);
-	return send_through_primary(skb, conf, port, &load, &sealed, own ? ANNOUNCE_FLOW : ANNOUNCE_EXPECTED);
+	return send_through_primary(skb, conf, port, &load, &sealed, why);
 }

@@ -64,7 +64,9 @@ static __always_inline bool untouch(__u32 place, __u32 index)
 
 static __always_inline __u64 timeout_of(const struct config *conf, const struct record *record, __u8 state)
 {
-	return conf->timeout_s[record->original.protocol == IPPROTO_UDP ? 0 : state & 7] * AA_NSEC_PER_SEC;
+	if (record->original.protocol == IPPROTO_UDP)
+		state = record->ended & FLOW_LASTS ? FLOW_STREAM : FLOW_DATAGRAMS;
+	return conf->timeout_s[state & 7] * AA_NSEC_PER_SEC;
 }
 
 static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,

@@ -15,8 +15,8 @@ import numpy as np
 from aa_cluster.dataplane.maps import Map
 
 SYN_SENT, SYN_RECV, ESTABLISHED, CLOSING, CLOSED, DEAD = 1, 2, 3, 4, 5, 6
-DATAGRAMS = 0
-"""In ``Timeouts``: any UDP flow, whose state says nothing."""
+DATAGRAMS, STREAM = 0, 7
+"""In ``Timeouts``: UDP flows, whose state says nothing; those announced more than once are streams."""
 
 STATE_NAMES = {
     SYN_SENT: "syn-sent",
@@ -80,7 +80,8 @@ class Timeouts:
 
         return cls(
             {
-                DATAGRAMS: seconds("udp_timeout_stream", 120),
+                DATAGRAMS: seconds("udp_timeout", 30),
+                STREAM: seconds("udp_timeout_stream", 120),
                 SYN_SENT: seconds("tcp_timeout_syn_sent", 120),
                 SYN_RECV: seconds("tcp_timeout_syn_recv", 60),
                 ESTABLISHED: seconds("tcp_timeout_established", 432_000),

@@ -44,6 +44,10 @@ _OFFSETS = {
     "AA_CT_EXT_OFFSETS": ("nf_ct_ext", "offset"),
     "AA_CT_HELP_HELPER": ("nf_conn_help", "helper"),
     "AA_CT_HELP_EXPECTATIONS": ("nf_conn_help", "expectations"),
+    "AA_CT_DST_PROTOCOL": ("nf_conntrack_tuple", "dst.protonum"),
+    "AA_CT_EXPECT_NODE": ("nf_conntrack_expect", "lnode"),
+    "AA_CT_EXPECT_TUPLE": ("nf_conntrack_expect", "tuple"),
+    "AA_CT_EXPECT_MASK": ("nf_conntrack_expect", "mask.src.u3"),
     "AA_CT_HELPER_NAME": ("nf_conntrack_helper", "name"),
 }
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The announcement block: the handoff block's layout for what an auxiliary tells the primary (docs/own-sessions.md).
 
-Bytes 20 to 27 hold the MAC of the packet's next hop, a byte of flags and a zero byte instead of packet mark and
-conntrack status; ports and addresses are those of the original tuple (kind FLOW) or of the expected one (kind EXPECT).
-The tag covers the tuple in the packet's own headers, the TCP sequence number (0 for UDP) and the first 72 bytes.
-Frames that carry it have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
+Bytes 20 to 27 hold the MAC of the packet's next hop, a byte of flags and one that counts the ports refused before,
+instead of packet mark and conntrack status; ports and addresses are those of the original tuple (kind FLOW) or of the
+expected one (kind EXPECT). The tag covers the tuple in the packet's own headers, the TCP sequence number (0 for UDP)
+and the first 72 bytes. Frames that carry it have EtherType 0x88b5. The BPF twin is ``bpf/include/block.h``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Announcement:
     next_hop: bytes
     flags: int
     session: FlowTuple
+    tries: int = 0
+    """Ports that were refused before this one."""
 
 
 def encode(announcement: Announcement, key: bytes, carrier: FlowTuple, sequence: int = 0) -> bytes:
@@ -56,7 +58,7 @@ def encode(announcement: Announcement, key: bytes, carrier: FlowTuple, sequence:
             announcement.connmark,
             announcement.next_hop,
             announcement.flags,
-            0,
+            announcement.tries,
             session.source_port,
             session.destination_port,
             pack_address(session.source),
@@ -76,14 +78,14 @@ def decode(data: bytes, key: bytes, carrier: FlowTuple, sequence: int = 0) -> An
     if len(data) != LENGTH:
         raise WireError(f"announcement has {len(data)} bytes, expected {LENGTH}")
     fields = _BODY.unpack(data[:TAG_AT])
-    cluster_id, node, slot, family, protocol, zero, generation, epoch, connmark, next_hop, flags, zero2 = fields[:12]
+    cluster_id, node, slot, family, protocol, zero, generation, epoch, connmark, next_hop, flags, tries = fields[:12]
     sport, dport, source, destination, magic, version, kind, length = fields[12:]
     if (magic, version, length) != (MAGIC, VERSION, LENGTH) or kind not in (KIND_FLOW, KIND_EXPECT, KIND_REFUSED):
         raise WireError(f"announcement: magic {magic:#x}, version {version}, kind {kind}, length {length}, expected "
                         f"{MAGIC:#x}, {VERSION}, 2 to 4, {LENGTH}")  # fmt: skip
     if not hmac.compare_digest(data[TAG_AT:], tag(data, key, carrier, sequence)):
         raise WireError("announcement: the tag does not match its tuple, sequence number and content")
-    if family not in (4, 6) or zero or zero2 or not 1 <= node <= MAX_NODE:
+    if family not in (4, 6) or zero or not 1 <= node <= MAX_NODE:
         raise WireError(f"announcement: family {family}, node {node}, expected 4 or 6, 1 to {MAX_NODE}, zeros between")
     session = FlowTuple(unpack_address(source, family), unpack_address(destination, family), sport, dport, protocol)
-    return Announcement(kind, cluster_id, node, slot, generation, epoch, connmark, next_hop, flags, session)
+    return Announcement(kind, cluster_id, node, slot, generation, epoch, connmark, next_hop, flags, session, tries)

@@ -47,7 +47,7 @@ struct handoff_block {
 		struct { /* of an announcement */
 			__u8 next_hop[6];
 			__u8 flags;
-			__u8 zero;
+			__u8 tries; /* ports refused before this one */
 		};
 	};
 	__be16 source_port; /* SYN: translated. FLOW: of the original tuple. EXPECT: of the expected one. */

@@ -91,6 +91,14 @@ static __always_inline int change_lengths(struct __sk_buff *skb, const struct lo
 	       fix_udp(skb, load->transport, old, now, payload_sum);
 }
 
+/* Into the checksum of TCP or UDP, where there is one. */
+static __always_inline int add_sum(struct __sk_buff *skb, const struct load *load, __u32 sum)
+{
+	int check = load->protocol == IPPROTO_TCP ? TCP_CHECKSUM_OFFSET(load->transport) : UDP_CHECKSUM_OFFSET(load->transport);
+
+	return bpf_l4_csum_replace(skb, check, 0, sum, load->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0);
+}
+
 static __always_inline int load_block(struct __sk_buff *skb, const struct load *load, struct handoff_block *block)
 {
 	return bpf_skb_load_bytes(skb, ETH_HLEN + load->total_length - sizeof(*block), block, sizeof(*block));

@@ -7,12 +7,51 @@
 #define AA_EXPECTATION_H
 
 #include "block.h"
+#include "helper.h"
 #include "maps.h"
 
 /* Long enough for a client to follow what its control session was told. */
 #ifndef AA_EXPECTATION_NS
 #define AA_EXPECTATION_NS (300 * AA_NSEC_PER_SEC)
 #endif
+
+#ifndef AA_CT_EXPECT_NODE /* only so that a plain syntax check can read this file */
+#define AA_CT_EXPECT_NODE 0
+#define AA_CT_EXPECT_TUPLE 0
+#define AA_CT_EXPECT_MASK 0
+#define AA_CT_DST_PROTOCOL 0
+#endif
+
+static __always_inline bool read_kernel(void *to, __u32 size, __u64 from)
+{
+	return bpf_probe_read_kernel(to, size, (const void *)from) == 0;
+}
+
+/*
+ * What the helper of an entry expects next (net/netfilter/nf_conntrack_expect.h): the youngest of its expectations, which
+ * stands first. 0, or −1 when there is none that our key can say: IPv4, from one address, any source port.
+ */
+static __always_inline int ct_expectation(struct nf_conn *ct, struct tuple *tuple)
+{
+	__u64 help = ct_help_of(ct), first = help ? kernel_pointer(help, AA_CT_HELP_EXPECTATIONS) : 0, inside;
+	__be32 mask = 0, source = 0, destination = 0;
+
+	if (!first)
+		return -1;
+	inside = first - AA_CT_EXPECT_NODE + AA_CT_EXPECT_TUPLE;
+	if (!read_kernel(&mask, sizeof(mask), first - AA_CT_EXPECT_NODE + AA_CT_EXPECT_MASK) || mask != 0xffffffff ||
+	    !read_kernel(&source, sizeof(source), inside + AA_CT_SRC_ADDR) ||
+	    !read_kernel(&destination, sizeof(destination), inside + AA_CT_DST_ADDR) ||
+	    !read_kernel(&tuple->dport, sizeof(tuple->dport), inside + AA_CT_DST_PORT) ||
+	    !read_kernel(&tuple->protocol, sizeof(tuple->protocol), inside + AA_CT_DST_PROTOCOL))
+		return -1;
+	map_ipv4(tuple->saddr, source);
+	map_ipv4(tuple->daddr, destination);
+	tuple->sport = 0;
+	tuple->family = 4;
+	tuple->zero = 0;
+	return 0;
+}
 
 static __always_inline void expectation_key_init(struct expectation_key *key, const struct tuple *tuple)
 {

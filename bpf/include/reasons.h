@@ -99,7 +99,8 @@
 	R(99, STEER_EXPECTED, steer, steer, "SYN of a session that an auxiliary's helper expects, sent there") \
 	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node began itself") \
 	R(61, GUARD_EXPECTED, adopt, pass, "SYN of a session that a helper of this node expects") \
-	R(62, ADOPT_REFUSED, adopt, drop, "the primary refuses a session of ours: its tuple is another's, the entry goes") \
+	R(62, ADOPT_REFUSED, adopt, drop, "SYN of a session of ours that the primary refuses: its tuple is another's") \
+	R(63, ADOPT_ANOTHER_PORT, adopt, relay, "datagram of ours that the primary refuses, announced with another port") \
 	R(120, ANNOUNCE_OUT, announce, pass, "nothing to announce, leaves as it is") \
 	R(121, ANNOUNCE_FLOW, announce, relay, "a session that begins here, announced with its packet by way of the primary") \
 	R(122, ANNOUNCE_EXPECTED, announce, relay, "an expected session, announced by way of the primary") \
@@ -107,6 +108,7 @@
 	R(124, ANNOUNCE_NO_ROOM, announce, pass, "no room for the block under the MTU: not announced") \
 	R(125, ANNOUNCE_FAILED, announce, drop, "the packet could not be rewritten") \
 	R(126, ANNOUNCE_TAGGED, announce, pass, "own session through a VLAN on top of a data interface: not announced") \
+	R(127, ANNOUNCE_EXPECTATION, announce, relay, "what a helper expects, announced with the packet it read that in") \
 	R(130, ADMIT_NEW, admit, relay, "announced session recorded, its packet sent on") \
 	R(131, ADMIT_AGAIN, admit, relay, "packet of a session announced before, sent on") \
 	R(132, ADMIT_EXPECTED, admit, relay, "expectation recorded, its packet sent on") \

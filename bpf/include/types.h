@@ -45,6 +45,13 @@ enum flow_direction {
 	FLOW_REPLY = 1,
 };
 
+/* In `config.timeout_s`, beside the states: a UDP flow's, and that of one that has lasted as long as a stream. */
+#define FLOW_DATAGRAMS 0
+#define FLOW_STREAM 7
+
+/* In `ended`: announced again, a stream. */
+#define FLOW_LASTS 8
+
 /* In `ended`: an auxiliary's own session, of which only the answers pass the primary. */
 #define FLOW_ONE_SIDED 4
 
@@ -138,7 +145,7 @@ struct config {
 	__u32 generation;
 	__u32 epoch; /* on an auxiliary: the oldest acceptable */
 	__u32 ha_ifindex;
-	__u32 timeout_s[8]; /* by enum flow_state, as the node's nf_conntrack_tcp_timeout_* have it; [0]: of UDP */
+	__u32 timeout_s[8]; /* by enum flow_state, as the node's nf_conntrack_tcp_timeout_* have it; FLOW_DATAGRAMS, FLOW_STREAM */
 	__u16 cluster_id;
 	__u8 self; /* this node's id */
 	__u8 primary;

@@ -207,11 +207,11 @@ def test_an_announced_session(counting: Plane) -> None:
     counting.maps["accounts"].view()["packets"][:] = counting.maps["accounts"].view()["octets"][:] = dirty
     assert counting.run("admit", with_block(carrier, announced(session))).why == {"ADMIT_NEW": 1}
     size = plain(carrier)[IP].len
-    assert account(counting, number(counting, session)) == ((1, size), (0, 0))
+    assert account(counting, number(counting, carrier)) == ((1, size), (0, 0))
     counting.run("admit", with_block(carrier, announced(session)))
     counting.run("steer", segment(reversed_tuple(carrier), "SA"))
     counting.run("admit", with_block(carrier, announced(session), "FA", b"last"))
-    assert account(counting, number(counting, session)) == (
+    assert account(counting, number(counting, carrier)) == (
         (3, 2 * size + plain(carrier, "FA", b"last")[IP].len),
         (1, 40),
     )

@@ -58,9 +58,27 @@ def test_the_session_is_recorded_and_its_packet_goes_on(plane: Plane, payload: b
     flow = plane.flow(REPLY)
     assert flow is not None
     assert (plane.owner(REPLY), flow["state"], flow["mark"]) == (OTHER, SYN_SENT, 0x77)
-    assert plane.owner(SESSION) == OTHER
+    assert plane.owner(CARRIER) == OTHER
     (held,) = conntrack.dump()
-    assert (held.original.source_port, held.reply.destination_port, held.mark) == (40000, 50000, 0x77)
+    assert (held.original.source_port, held.reply.destination_port, held.mark) == (50000, 50000, 0x77)
+
+
+def test_of_an_expected_session_both_tuples_are_held(plane: Plane) -> None:
+    client = tuple_of("10.77.1.100", 33000, SERVER, 80)
+    assert plane.run("admit", with_block(CARRIER, announced(client, flags=0))).why == {"ADMIT_NEW": 1}
+    assert (plane.owner(client), plane.owner(REPLY)) == (OTHER, OTHER)
+    (held,) = conntrack.dump()
+    assert (held.original.source, held.reply.destination_port) == ("10.77.1.100", 50000)
+
+
+def test_two_nodes_sockets_with_one_tuple(plane: Plane) -> None:
+    """Their NAT made two of it."""
+    plane.run("admit", with_block(CARRIER, announced(SESSION)))
+    other = tuple_of(PUBLIC, 50001, SERVER, 80)
+    frame = with_block(other, announced(SESSION, node=THIRD))
+    frame[Ether].src = node_mac(THIRD)
+    assert plane.run("admit", frame).why == {"ADMIT_NEW": 1}
+    assert (plane.owner(REPLY), plane.owner(reversed_tuple(other))) == (OTHER, THIRD)
 
 
 def test_its_answers_are_steered_and_complete_the_handshake(plane: Plane) -> None:
@@ -136,6 +154,7 @@ def test_a_taken_tuple_is_refused_and_the_node_told(plane: Plane) -> None:
     back = Ether(ran.raw)
     assert (back.dst, back.src, back.type) == (node_mac(OTHER), VIRTUAL, wire.ETHERTYPE)
     assert wire.decode(ran.raw[-80:], KEY, CARRIER, SEQUENCE).kind == wire.KIND_REFUSED
+    assert right(ran.raw)
     assert (plane.flow_count(), len(conntrack.dump())) == (0, 1)
 
 
@@ -200,7 +219,8 @@ def test_an_expectation_leads_its_session_to_the_node(plane: Plane) -> None:
     expected = tuple_of(SERVER, 0, PUBLIC, 1234)
     control = plain(CARRIER, "PA", b"PORT 10,77,2,1,4,210\r\n")
     ran = plane.run(
-        "admit", with_block(CARRIER, announced(expected, kind=wire.KIND_EXPECT), "PA", control[TCP].payload.build())
+        "admit",
+        with_block(CARRIER, announced(expected, kind=wire.KIND_EXPECT, flags=0), "PA", control[TCP].payload.build()),
     )
     assert ran.why == {"ADMIT_EXPECTED": 1}
     control[Ether].src = VIRTUAL

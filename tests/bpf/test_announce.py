@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -12,7 +13,7 @@ from scapy.layers.l2 import ARP, Ether
 from aa_cluster.netlink import conntrack
 from aa_cluster.wire import announcement as wire
 from aa_cluster.wire.block import FlowTuple
-from tests.bpf.announcements import NEXT_HOP, SEQUENCE, plain, right
+from tests.bpf.announcements import NEXT_HOP, SEQUENCE, announced, plain, right, with_block
 from tests.bpf.harness import (
     KEY,
     LOOPBACK,
@@ -21,6 +22,8 @@ from tests.bpf.harness import (
     SELF,
     SERVER,
     TC_OK,
+    TC_REDIRECT,
+    TC_SHOT,
     VIRTUAL,
     Plane,
     Ran,
@@ -127,11 +130,60 @@ def test_what_is_not_ip_or_whole_leaves_as_it_is(plane: Plane) -> None:
         assert plane.run("announce", frame, OWN).why == {"ANNOUNCE_OUT": 1}
 
 
-def test_a_refused_session_loses_its_entry(plane: Plane) -> None:
+def refused(
+    carrier: FlowTuple, session: FlowTuple, payload: bytes = b"", checksum: bool = True, **changes: int
+) -> bytes:
+    """The frame as the primary sends it back to this node."""
+    values = {"kind": wire.KIND_REFUSED, "node": SELF} | changes
+    frame = with_block(carrier, announced(session, **values), "S", payload, checksum=checksum)
+    frame[Ether].src, frame[Ether].dst = VIRTUAL, PHYSICAL
+    return bytes(frame)
+
+
+def test_a_refused_syn_gets_another_port_for_its_next_attempt(plane: Plane) -> None:
     entry(SESSION, reversed_tuple(CARRIER))
-    for key, why, left in ((bytes(16), "BLOCK_TAG", 1), (KEY, "ADOPT_REFUSED", 0)):
-        block = wire.Announcement(wire.KIND_REFUSED, 7, SELF, 0, 3, 5, 0, bytes(6), wire.OWN, SESSION)
-        frame = plain(CARRIER, "S", wire.encode(block, key, CARRIER, SEQUENCE))
-        frame[Ether].src, frame[Ether].dst, frame[Ether].type = VIRTUAL, PHYSICAL, wire.ETHERTYPE
-        assert plane.run("adopt", frame).why == {why: 1}
-        assert len(conntrack.dump()) == left
+    ran = plane.run("adopt", refused(CARRIER, SESSION))
+    assert (ran.verdict, ran.why) == (TC_SHOT, {"ADOPT_REFUSED": 1})
+    (now,) = conntrack.dump()
+    assert (now.original.source_port, now.reply.source, now.reply.destination) == (40000, SERVER, PUBLIC)
+    assert now.reply.destination_port not in (40000, 50000)
+    again = tuple_of(PUBLIC, now.reply.destination_port, SERVER, 80)
+    assert decoded(send(plane, again), again).session == SESSION
+
+
+@pytest.mark.parametrize("payload", [b"", b"odd", b"even", b"x" * 1200], ids=["empty", "odd", "even", "long"])
+@pytest.mark.parametrize("checksum", [True, False], ids=["checksum", "none"])
+def test_a_refused_datagram_goes_out_again_with_another_port(plane: Plane, payload: bytes, checksum: bool) -> None:
+    udp_entry(QUERY, reversed_tuple(ANSWERED))
+    ran = plane.run("adopt", refused(ANSWERED, QUERY, payload, checksum))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"ADOPT_ANOTHER_PORT": 1})
+    ethernet = Ether(ran.raw)
+    assert (ethernet.dst, ethernet.src, ethernet.type) == (VIRTUAL, PHYSICAL, wire.ETHERTYPE)
+    assert right(ran.raw)
+    (now,) = conntrack.dump()
+    carrier = replace(ANSWERED, source_port=now.reply.destination_port)
+    assert carrier != ANSWERED
+    block = decoded(ran, carrier)
+    assert (block.kind, block.session, block.tries) == (wire.KIND_FLOW, QUERY, 1)
+    assert ran.raw[42:-80] == payload
+
+
+def test_not_for_ever(plane: Plane) -> None:
+    assert plane.run("adopt", refused(ANSWERED, QUERY, tries=15)).why == {"ADOPT_ANOTHER_PORT": 1}
+    assert plane.run("adopt", refused(ANSWERED, QUERY, tries=16)).why == {"ADOPT_REFUSED": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"node": 3}, "BLOCK_NODE"), ({"generation": 2}, "BLOCK_NODE"), ({"kind": wire.KIND_FLOW}, "BLOCK_VERSION")],
+)
+def test_a_refusal_that_is_none(plane: Plane, changes: dict[str, int], why: str) -> None:
+    entry(SESSION, reversed_tuple(CARRIER))
+    assert plane.run("adopt", refused(CARRIER, SESSION, **changes)).why == {why: 1}
+    assert len(conntrack.dump()) == 1
+
+
+def test_a_refusal_with_another_key(plane: Plane) -> None:
+    frame = with_block(CARRIER, announced(SESSION, kind=wire.KIND_REFUSED, node=SELF), key=bytes(16))
+    frame[Ether].src, frame[Ether].dst = VIRTUAL, PHYSICAL
+    assert plane.run("adopt", frame).why == {"BLOCK_TAG": 1}
