@@ -473,6 +473,14 @@ def test_configuration_errors_name_file_and_key(call, config, broken, said):
     assert said in result.stderr
 
 
+def test_accounting_is_on_or_off(call, config):
+    before = config.read_text()
+    config.write_text(before + "[flows]\naccounting = true\n")
+    assert load(config).flows.accounting
+    config.write_text(before + "[flows]\naccounting = 1\n")
+    assert "$.flows.accounting" in call("config", "check").stderr
+
+
 def test_config_show_is_read_back_as_equal(call, config, tmp_path):
     again = tmp_path / "again.toml"
     again.write_text(call("config", "show").stdout)
@@ -482,6 +490,7 @@ def test_config_show_is_read_back_as_equal(call, config, tmp_path):
 def test_config_show_in_json(call):
     shown = json.loads(call("config", "show", "-j").stdout)
     assert (shown["version"], shown["kind"]) == (1, "config")
+    assert shown["flows"]["accounting"] is False
     assert shown["ha"] == {"interface": "ha", "port": 4201, "heartbeat_ms": 200, "dead_ms": 1000}
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aa_cluster.dataplane import accounts
 from aa_cluster.dataplane.flows import ESTABLISHED
 from aa_cluster.dataplane.plane import PORT_TABLE
 from tools.bench import flowtable, loader, peers, place, wire, world
@@ -69,9 +70,15 @@ def _steer(gateway: Gateway, flows: int) -> None:
     wire.attach(gateway.path, "xdp", gateway.interface, ours.fds["steer"])
 
 
+def _steer_accounting(gateway: Gateway, flows: int) -> None:
+    _steer(gateway, flows)
+    gateway.ours.maps["config"].view()["features"] = accounts.FEATURE
+
+
 CASES: list[Case] = [
     Case("XDP_TX, no lookup (the floor)", peers.send_back, large=True),
     Case(STEER, _steer, large=True),
+    Case(f"{STEER}, accounting", _steer_accounting, large=True),
     Case("plain XDP, BPF hash, XDP_TX", peers.plain_xdp),
     Case("tc clsact, same lookup, redirect", peers.plain_tc),
     Case("nft netdev, numgen, fwd", peers.nft_numgen),
