@@ -236,6 +236,8 @@ static __always_inline enum reason admit_session(struct __sk_buff *skb, const st
 			return ADMIT_CLASH;
 		if (holder == ENDED_SESSION)
 			end_found(&found);
+		if (!(told->ended & FLOW_ONE_SIDED))
+			use_expectation(&told->original);
 		why = record_session(skb, conf, told, holder == ENDED_SESSION);
 		hold = why == ADMIT_FULL;
 	}

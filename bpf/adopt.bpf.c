@@ -281,6 +281,14 @@ static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block 
 	return verdict(TC_ACT_OK, done);
 }
 
+/* A SYN that was not handed off. */
+static __always_inline int guard_unblocked(const struct config *conf, const struct tuple *original)
+{
+	if (is_expected(conf, original))
+		return verdict(TC_ACT_OK, GUARD_EXPECTED);
+	return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+}
+
 int adopt(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
@@ -335,8 +343,6 @@ int adopt(struct __sk_buff *skb)
 	tuple_from_packet(&sealed.original, ip, tcp);
 	if (!opens(tcp))
 		return guard_connection(skb, &sealed.original);
-	if (is_expected(conf, &sealed.original))
-		return verdict(TC_ACT_OK, GUARD_EXPECTED);
 	if (tagged) /* the primary hands off without tags */
 		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 
@@ -349,11 +355,13 @@ int adopt(struct __sk_buff *skb)
 	if (arrival.total_length < headers || ETH_HLEN + arrival.total_length > skb->len)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	if (arrival.total_length < headers + sizeof(sealed.block))
-		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+		return guard_unblocked(conf, &sealed.original);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + arrival.total_length - sizeof(sealed.block), &sealed.block,
 			       sizeof(sealed.block)))
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	why = inspect(conf, port, &sealed);
+	if (why == GUARD_NO_BLOCK && is_expected(conf, &sealed.original))
+		return verdict(TC_ACT_OK, GUARD_EXPECTED);
 	if (why != ADOPT_NEW) {
 		tell_refused(&sealed.original, eth, port->slot);
 		return verdict(TC_ACT_SHOT, why);

@@ -311,8 +311,9 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 }
 
 /* A SYN is the stack's, unless it begins what a helper of another node expects: that node has the decision. */
-static __always_inline int pass_syn(const struct config *conf, const struct port *port, struct ethhdr *eth,
-				    const struct iphdr *ip, const struct tcphdr *tcp)
+static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+				    struct ethhdr *eth, const struct iphdr *ip, const struct tcphdr *tcp,
+				    const struct record *flow)
 {
 	struct tuple tuple;
 	__u8 owner;
@@ -320,7 +321,12 @@ static __always_inline int pass_syn(const struct config *conf, const struct port
 	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(XDP_PASS, STEER_SYN);
 	tuple_from_packet(&tuple, ip, tcp);
-	owner = expecting_node(conf, &tuple);
+	owner = expecting_node(conf, &tuple, flow && flow->state < FLOW_CLOSING);
+	/* One of another node's was expected, and has ended. The entry that held its tuple here does not know that, and would
+	 * keep netfilter from seeing what a helper of this node expects. */
+	if (!owner && flow && flow->state >= FLOW_CLOSING && node_of(flow->owner)->hop != HOP_LOCAL &&
+	    was_expected(&tuple))
+		hold_entry(ctx, &tuple, 0, false);
 	return owner ? send_to(eth, port, owner, STEER_EXPECTED, STEER_SYN) : verdict(XDP_PASS, STEER_SYN);
 }
 
@@ -349,12 +355,12 @@ int steer(struct xdp_md *ctx)
 		return steer_uncommon(ctx, conf, port, eth);
 
 	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
-		return opens(tcp) ? pass_syn(conf, port, eth, ip, tcp) : verdict(XDP_PASS, STEER_MISS);
+		return opens(tcp) ? pass_syn(ctx, conf, port, eth, ip, tcp, 0) : verdict(XDP_PASS, STEER_MISS);
 	if (matters(found.word, tcp_flags(tcp))) {
 		if (!examine(ctx, conf, &found, ip, tcp))
 			return verdict(XDP_PASS, STEER_COLLISION);
 		if (opens(tcp))
-			return pass_syn(conf, port, eth, ip, tcp);
+			return pass_syn(ctx, conf, port, eth, ip, tcp, record_of(found.word));
 	}
 	account(conf, found.word, host16(ip->tot_len));
 	owner = node_of(entry_owner(found.word));

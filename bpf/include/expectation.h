@@ -72,8 +72,34 @@ static __always_inline void expect(const struct tuple *tuple, __u8 owner)
 	expected.update(&key, &expectation);
 }
 
-/* The node that expects such a session, or 0. */
-static __always_inline __u8 expecting_node(const struct config *conf, const struct tuple *tuple)
+/*
+ * The session has begun: another one of that tuple was not expected, whoever it is for. Its repeated SYN still belongs
+ * where it went.
+ */
+static __always_inline void use_expectation(const struct tuple *tuple)
+{
+	struct expectation *expectation;
+	struct expectation_key key;
+
+	expectation_key_init(&key, tuple);
+	expectation = expected.lookup(&key);
+	if (expectation)
+		expectation->used = 1;
+}
+
+/* Such a session was expected, and has begun. */
+static __always_inline bool was_expected(const struct tuple *tuple)
+{
+	struct expectation *expectation;
+	struct expectation_key key;
+
+	expectation_key_init(&key, tuple);
+	expectation = expected.lookup(&key);
+	return expectation && expectation->used;
+}
+
+/* The node that expects such a session, or 0. `under_way`: there is a flow of that tuple which has not ended. */
+static __always_inline __u8 expecting_node(const struct config *conf, const struct tuple *tuple, bool under_way)
 {
 	struct expectation *expectation;
 	struct expectation_key key;
@@ -82,12 +108,14 @@ static __always_inline __u8 expecting_node(const struct config *conf, const stru
 		return 0;
 	expectation_key_init(&key, tuple);
 	expectation = expected.lookup(&key);
-	return expectation && bpf_ktime_get_coarse_ns() < expectation->until_ns ? expectation->owner : 0;
+	if (!expectation || bpf_ktime_get_coarse_ns() >= expectation->until_ns || (expectation->used && !under_way))
+		return 0;
+	return expectation->owner;
 }
 
 static __always_inline bool is_expected(const struct config *conf, const struct tuple *tuple)
 {
-	return expecting_node(conf, tuple) != 0;
+	return expecting_node(conf, tuple, false) != 0;
 }
 
 #endif

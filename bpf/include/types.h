@@ -264,7 +264,8 @@ _Static_assert(sizeof(struct expectation_key) == 36, "expectation_key has no hid
 struct expectation {
 	__u64 until_ns; /* coarse */
 	__u8 owner;     /* node id: of its master */
-	__u8 pad[7];
+	__u8 used;      /* the session has begun */
+	__u8 pad[6];
 };
 _Static_assert(sizeof(struct expectation) == 16, "expectation has no hidden padding");
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""FTP with share_helpers: control sessions on every node, each data session on its control session's node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from aa_cluster.api import FlowRow
+from aa_cluster.topology import ftp, rulesets
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.view import counters, flows
+from tests.topology.test_ftp import CLIENT, SIZES, WAYS, transfer
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+SHARE = "[policy]\nshare_helpers = true\n"
+
+
+@pytest.fixture(scope="module")
+def sharing(make_lab: Callable[..., Lab]) -> Lab:
+    return make_lab(3, ruleset=rulesets.text("ftp"), extra=SHARE)
+
+
+@WAYS
+def test_every_data_session_is_with_its_master(sharing: Lab, address: str, active: bool) -> None:
+    before = [counters(sharing, node) for node in (2, 3)]
+    report, _ = transfer(sharing, address, active)
+    rows = sorted(flows(sharing), key=lambda row: -row.age)  # what began last counts
+    control = {
+        row.source_port: row.owner_name
+        for row in rows
+        if (row.destination, row.destination_port) == (address, ftp.PORT)
+    }
+    owners = Counter(control[port] for port in report.controls)
+    assert set(owners) == {"node1", "node2", "node3"}
+    assert max(owners.values()) - min(owners.values()) <= 1
+    data = data_owners(rows, active)
+    last = {(one.local[1], one.peer[1]): one for one in report.transfers}  # a port may have been used again
+    strays = [one for ports, one in last.items() if data.get(ports, "node1") != control[one.control]]
+    assert strays == []
+    assert len(last) > 0.9 * len(report.transfers)
+    for node, old in zip((2, 3), before, strict=True):
+        done = counters(sharing, node) - old
+        own = owners[f"node{node}"]
+        assert done["ADOPT_BY_AGENT"] == own, "each control session once, none repeated"
+        assert done["GUARD_EXPECTED"] >= 2 * own * len(SIZES)
+
+
+def data_owners(rows: list[FlowRow], active: bool) -> dict[tuple[int, int], str]:
+    """(the client's port, its peer's) → owner, of data sessions that have a flow: all but the primary's own."""
+    if active:
+        return {(row.reply_source_port, row.source_port): row.owner_name for row in rows if row.reply_source == CLIENT}
+    return {(row.source_port, row.destination_port): row.owner_name for row in rows if row.source == CLIENT}
