@@ -215,6 +215,19 @@ static __always_inline void end_found(const struct found *found)
 		end_flow(record, entry_record(found->word));
 }
 
+/* What is left of another session of that tuple, with other answers, makes room. */
+static __always_inline void end_left_over(const struct config *conf, const struct tuple *original)
+{
+	struct found found = {};
+	struct record *record;
+
+	if (!find(conf, hash_tuple(conf, original), &found))
+		return;
+	record = record_of(found.word);
+	if (record && record->state >= FLOW_CLOSING && is_exactly(found.word, record, original))
+		end_flow(record, entry_record(found.word));
+}
+
 static __always_inline enum reason admit_session(struct __sk_buff *skb, const struct config *conf, const struct told *told,
 						 __u8 flags)
 {
@@ -236,8 +249,10 @@ static __always_inline enum reason admit_session(struct __sk_buff *skb, const st
 			return ADMIT_CLASH;
 		if (holder == ENDED_SESSION)
 			end_found(&found);
-		if (!(told->ended & FLOW_ONE_SIDED))
+		if (!(told->ended & FLOW_ONE_SIDED)) {
 			use_expectation(&told->original);
+			end_left_over(conf, &told->original);
+		}
 		why = record_session(skb, conf, told, holder == ENDED_SESSION);
 		hold = why == ADMIT_FULL;
 	}

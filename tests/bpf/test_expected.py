@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
 
 from aa_cluster.dataplane.flows import CLOSED, CLOSING, ESTABLISHED, SYN_SENT
 from aa_cluster.netlink import conntrack
@@ -17,11 +18,13 @@ from tests.bpf.harness import (
     SERVER,
     TC_OK,
     TC_SHOT,
+    THIRD,
     XDP_PASS,
     XDP_TX,
     Plane,
     handed,
     node_mac,
+    reversed_tuple,
     sealed,
     segment,
     tuple_of,
@@ -104,6 +107,21 @@ def test_the_primarys_own_flow_keeps_its_entry(plane: Plane) -> None:
     flow["state"] = CLOSED
     assert syn(plane) == TO_STACK
     assert conntrack.find(kernel_tuple(DATA)) is not None
+
+
+def test_the_next_one_of_that_tuple_has_other_answers(plane: Plane) -> None:
+    """The same port of another client, on another node: its translation is the same, the session inside is not."""
+    expect(plane)
+    begin(plane)
+    other = tuple_of(SERVER, 20, "10.77.1.101", 40001)
+    frame = with_block(other, announced(DATA, flags=0, node=THIRD))
+    frame[Ether].src = node_mac(THIRD)
+    assert plane.run("admit", frame).why == {"ADMIT_FULL": 1}, "while the first lives"
+    flow = plane.flow(DATA)
+    assert flow is not None
+    flow["state"] = CLOSED
+    assert plane.run("admit", frame).why == {"ADMIT_NEW": 1}
+    assert (plane.owner(DATA), plane.owner(reversed_tuple(other)), plane.owner(reversed_tuple(LEAVING))) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * 200], ids=["short", "longer than a block"])

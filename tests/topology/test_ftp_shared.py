@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from aa_cluster.api import FlowRow
 from aa_cluster.topology import ftp, rulesets
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.view import counters, flows
-from tests.topology.test_ftp import CLIENT, SIZES, WAYS, transfer
+from aa_cluster.topology.view import counters, flows, set_weights
+from tests.topology.test_ftp import CLIENT, SERVER, SIZES, WAYS, transfer
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
+TWINS = Path(__file__).with_name("ftp_twins.py")
 SHARE = "[policy]\nshare_helpers = true\n"
 
 
@@ -47,6 +51,20 @@ def test_every_data_session_is_with_its_master(sharing: Lab, address: str, activ
         own = owners[f"node{node}"]
         assert done["ADOPT_BY_AGENT"] == own, "each control session once, none repeated"
         assert done["GUARD_EXPECTED"] >= 2 * own * len(SIZES)
+
+
+def test_two_clients_with_one_port_on_two_nodes(sharing: Lab) -> None:
+    """Their data sessions have one tuple on the server's side, one after the other."""
+    other = "10.77.1.101"
+    sharing.exec("client", ["ip", "address", "add", f"{other}/24", "dev", "eth0"])
+    set_weights(sharing, {1: 0, 2: 1, 3: 1})
+    with ftp.serving(sharing, "server", SIZES):
+        command = [sys.executable, str(TWINS), SERVER, "file9", CLIENT, other, "46000", "45000"]
+        done = sharing.exec("client", command, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [SIZES[9], SIZES[9]]
+    owners = {row.owner_name for row in flows(sharing) if row.source_port == 45000}
+    assert owners == {"node2", "node3"}
 
 
 def data_owners(rows: list[FlowRow], active: bool) -> dict[tuple[int, int], str]:

@@ -2,14 +2,13 @@
 """SYNs from random sources, as many as asked: ``ADDRESS PORT --via MAC --rate N --seconds S``.
 
 Frames are made beforehand, each with its own source, port, sequence number and right checksums, and go out of the
-interface as they are, many by one system call, at a raised priority where that is allowed. Prints ``ready``, waits for
-a line on standard input, sends, and prints one line of JSON.
+interface as they are, many by one system call. Prints ``ready``, waits for a line on standard input, sends, and prints
+one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
@@ -22,7 +21,6 @@ import numpy as np
 FRAME = 60
 """Bytes: Ethernet, IPv4, TCP and padding."""
 BATCH = 64
-PRIORITY = -10
 SOURCES = 0x0B00_0000, 0x7E00_0000
 """11.0.0.0 to 125.255.255.255: nothing that a lab uses."""
 PACKET_QDISC_BYPASS, SOL_PACKET = 20, 263
@@ -115,8 +113,6 @@ def main() -> None:
     messages = Messages(frames(given.address, given.port, via, own, total, given.seed))
     print("ready", flush=True)
     sys.stdin.readline()
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     print(json.dumps(run(messages, total, given.interface, given.rate, given.seconds)), flush=True)
 
 
