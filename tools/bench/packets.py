@@ -61,6 +61,8 @@ class Case:
     sizes: tuple[int, ...] = ()
     note: str = ""
     accounting: bool = False
+    received: bool = True
+    """Else the packets are this node's own."""
 
     @property
     def empty(self) -> str:
@@ -92,6 +94,10 @@ def _tracked_own(made: World, flows: int) -> None:
 
 def _track_fresh(made: World, first: int, count: int) -> None:
     made.track(first, count)
+    made.mark = flowtable.highest(made.plane.maps)
+
+
+def _mark_flows(made: World, _first: int, _count: int) -> None:
     made.mark = flowtable.highest(made.plane.maps)
 
 
@@ -176,6 +182,30 @@ CASES: list[Case] = [
     Case("adopt: new SYN", "adopt", TC_OK, world.block_template, "ADOPT_NEW", _tracked, fresh=True),
     Case("adopt: SYN again", "adopt", TC_OK, world.block_template, "ADOPT_AGAIN", _tracked),
     Case("guard: pass", "adopt", TC_OK, world.from_primary, "GUARD_PASS", _tracked),
+    Case("announce: forwarded", "announce", TC_OK, world.from_primary, "ANNOUNCE_OUT"),
+    Case(
+        "announce: own SYN",
+        "announce",
+        TC_OK,
+        world.leaving_primary,
+        "ANNOUNCE_FLOW",
+        _tracked,
+        received=False,
+        note=_GROWS,
+    ),
+    Case("admit: no announcement", "admit", TC_OK, world.from_client, "ADMIT_OTHER"),
+    Case(
+        "admit: new session",
+        "admit",
+        TC_REDIRECT,
+        world.announced_template,
+        "ADMIT_NEW",
+        fresh=True,
+        prepare_fresh=_mark_flows,
+        clean_fresh=_forget_flows,
+    ),
+    Case("arp_ask: not ARP", "arp_ask", TC_OK, world.from_primary, "ARP_OUT", sizes=(1,)),
+    Case("arp_answer: not ARP", "arp_answer", TC_OK, world.from_client, "ARP_OTHER", sizes=(1,)),
     Case("arp_ask", "arp_ask", TC_REDIRECT, _arp_question, "ARP_ASKED", sizes=(1, NEIGHBOURS)),
     Case("arp_serve: from the cache", "arp_serve", TC_REDIRECT, _arp_201, "ARP_FROM_CACHE", sizes=(1, NEIGHBOURS)),
     Case("arp_take", "arp_take", TC_REDIRECT, _arp_202, fresh=True, prepare_fresh=_ask, sizes=(NEIGHBOURS,)),
@@ -229,7 +259,7 @@ def _steady(run: Run, made: World, case: Case, flows: int) -> tuple[float, float
     template = case.template()
     repeat = QUICK_REPEAT if run.quick else XDP_REPEAT if case.empty == "empty_xdp" else SKB_REPEAT
     made.plan(template, case.first, flows)
-    made.run(case.program, template.length, min(flows, repeat))
+    made.run(case.program, template.length, min(flows, repeat), case.received)
     took, empty = [], []
     for _ in range(CHUNKS):  # side by side, so that what disturbs the machine for a moment is in neither median
         chunk = _confirmed(made, case, template.length, repeat // CHUNKS)
@@ -259,7 +289,7 @@ def _fresh(_run: Run, made: World, case: Case, flows: int) -> tuple[float, float
 
 def _confirmed(made: World, case: Case, length: int, repeat: int) -> int | str:
     before = made.plane.reasons()
-    done = made.run(case.program, length, repeat)
+    done = made.run(case.program, length, repeat, case.received)
     delta = made.plane.reasons() - before
     if case.reason and int(delta[reasons.by_name()[case.reason].number]) < repeat * (1 - flowtable.LOST):
         return f"{_told(delta)} in {repeat} runs, expected {case.reason} in all"

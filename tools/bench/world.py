@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 from aa_cluster.dataplane import accounts, syscall
 from aa_cluster.dataplane.plane import PORT_TABLE
 from aa_cluster.topology.namespaces import batch, checked
+from aa_cluster.wire.announcement import ETHERTYPE, KIND_FLOW, OWN
 from tools.bench import flowtable, place
 from tools.bench.frames import ACK, SYN, Shape, Template, mac, tcp, with_block
 from tools.bench.loader import FEEDER, LIVE, Loaded, bench, count, plan_record, product
@@ -78,11 +79,13 @@ class World:
         self.feeder.maps["bench_plan"].put(0, record)
         self.feeder.maps["bench_walk"].put(0, count(0))
 
-    def run(self, program: str, length: int, repeat: int) -> syscall.TestRun:
-        """Feeds ``program`` that often; the duration is the kernel's, feeder included."""
+    def run(self, program: str, length: int, repeat: int, received: bool = True) -> syscall.TestRun:
+        """Feeds ``program`` that often; the duration is the kernel's, feeder included. ``received``: on an interface,
+        else the packets are this node's own.
+        """
         kind = "xdp" if is_xdp(program) else "skb"
         self.feeder.maps[f"bench_{kind}"].put(0, self.fd(program).to_bytes(4, "little"))
-        context = b"" if kind == "xdp" else _skb_context()
+        context = b"" if kind == "xdp" else _skb_context(LOOPBACK if received else 0)
         return syscall.run_program(self.fd(f"feed_{kind}"), bytes(length), repeat, context)
 
     def fill(self, flows: int, state: int) -> None:
@@ -105,7 +108,7 @@ class World:
         if not flows:
             return
         self.plan(tcp(VIRTUAL, HOST, Shape.ORIGINAL), first, 1 << 31, linear=True)
-        done = syscall.run_program(self.fd("fill_conntrack"), bytes(64), flows, _skb_context())
+        done = syscall.run_program(self.fd("fill_conntrack"), bytes(64), flows, _skb_context(LOOPBACK))
         if done.verdict != 0:
             raise RuntimeError(f"conntrack took not all of {flows} entries from {first} on")
 
@@ -160,10 +163,10 @@ def fill_plain(live: Loaded, keys: np.ndarray) -> None:
     syscall.map_update_batch(live.maps["bench_table"].fd, keys.tobytes(), values.tobytes(), len(keys))
 
 
-def _skb_context() -> bytes:
+def _skb_context(ingress: int) -> bytes:
     """struct __sk_buff with ingress_ifindex set."""
     raw = bytearray(192)
-    struct.pack_into("=I", raw, 36, LOOPBACK)
+    struct.pack_into("=I", raw, 36, ingress)
     return bytes(raw)
 
 
@@ -246,6 +249,14 @@ def block_template() -> Template:
         b"",
     )
     return with_block(tcp(PHYSICAL, VIRTUAL, Shape.BLOCK, SYN), block)
+
+
+def announced_template() -> Template:
+    """The SYN of a session of node ``OTHER``'s own, announced to the primary."""
+    body = struct.pack("!HBBBBHIII6sBB", CLUSTER, OTHER, 0, 4, 6, 0, GENERATION, EPOCH, 0, HOST, OWN, 0)
+    tail = struct.pack("!IBBH8x", 0x41414842, 1, KIND_FLOW, 80)
+    made = with_block(tcp(VIRTUAL, PHYSICAL, Shape.BLOCK, SYN), body.ljust(64, b"\0") + tail)
+    return replace(made, frame=made.frame[:12] + struct.pack("!H", ETHERTYPE) + made.frame[14:])
 
 
 def from_client(flags: int = ACK, shape: Shape = Shape.ORIGINAL) -> Template:
