@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The child process that holds the compiler: ``python -m aa_cluster.dataplane.compile NAME [-DMACRO=VALUE …]``.
+"""The child process that holds the compiler: ``python -m aa_cluster.dataplane.compile NAME… [-DMACRO=VALUE …]``.
 
-Writes one msgpack ``Object`` on standard output: code with map references by name, map declarations, layouts. Exit
-code 1 with the compiler's messages on standard error when the source does not compile. No kernel headers are needed:
-bpf/compat stands in for them (docs/loader.md).
+Writes one msgpack list of ``Object`` on standard output, in the order of the names: code with map references by name,
+map declarations, layouts. Exit code 1 with the compiler's messages on standard error when a source does not compile. No
+kernel headers are needed: bpf/compat stands in for them (docs/loader.md).
 """
 
 from __future__ import annotations
@@ -92,12 +92,16 @@ def _program(code: bytes, by_fd: dict[int, str]) -> Program:
 
 
 def main() -> None:
-    try:
-        compiled = compile_object(sys.argv[1], sys.argv[2:])
-    except ImportError:
-        raise
-    except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower, and the compiler has said why already
-        raise SystemExit(f"{error}") from None
+    names = [word for word in sys.argv[1:] if not word.startswith("-")]
+    defines = sys.argv[1 + len(names) :]
+    compiled = []
+    for name in names:
+        try:
+            compiled.append(compile_object(name, defines))
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower, and the compiler has said why already
+            raise SystemExit(f"{error}\n{name}.bpf.c does not compile") from None
     sys.stdout.buffer.write(msgspec.msgpack.encode(compiled))
 
 

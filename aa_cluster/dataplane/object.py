@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,10 +67,29 @@ def _dtype(fields: list[tuple[str, str, int]], size: int) -> np.dtype:
 
 
 def load(names: tuple[str, ...], defines: Mapping[str, int], cache: Path | None) -> dict[str, Object]:
-    """Compiles what the cache does not have, in child processes side by side. ``DataplaneError`` if one fails."""
+    """Compiles what the cache does not have, in child processes side by side. ``DataplaneError`` if one fails.
+
+    ``names``: best with the dearest first, since they are dealt out in turn, to and fro.
+    """
     flags = [f"-D{macro}={value}" for macro, value in sorted(defines.items())]
-    with ThreadPoolExecutor(max_workers=max(1, min(len(names), os.cpu_count() or 1))) as pool:
-        return dict(zip(names, pool.map(lambda name: _load_one(name, flags, cache), names), strict=True))
+    found = {name: _cached(_place(name, flags, cache)) for name in names}
+    wanted = [name for name, compiled in found.items() if compiled is None]
+    hands = _deal(wanted, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=max(1, len(hands))) as pool:
+        for compiled in pool.map(lambda hand: _run_compiler(hand, flags), hands):
+            for entry in compiled:
+                _keep(entry, _place(entry.name, flags, cache))
+                found[entry.name] = entry
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _deal(names: Sequence[str], hands: int) -> list[list[str]]:
+    """Starting a compiler costs as much as a small program: as many as there are CPUs, not as there are programs."""
+    out: list[list[str]] = [[] for _ in range(min(hands, len(names)))]
+    for number, name in enumerate(names):
+        turn, place = divmod(number, len(out))
+        out[place if turn % 2 == 0 else len(out) - 1 - place].append(name)
+    return out
 
 
 def digest(name: str, flags: list[str]) -> str:
@@ -87,40 +106,49 @@ def _library_stamp() -> str:
     return ""
 
 
-def _load_one(name: str, flags: list[str], cache: Path | None) -> Object:
-    path = cache / f"{name}-{digest(name, flags)}.msgpack" if cache else None
-    if path is not None:
-        try:
-            return msgspec.msgpack.decode(path.read_bytes(), type=Object)
-        except (OSError, msgspec.DecodeError):
-            pass  # not there, or cut short by a crash: it is made again
-    blob = _run_compiler(name, flags)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(blob)
-        temporary.replace(path)
-    return msgspec.msgpack.decode(blob, type=Object)
+def _place(name: str, flags: list[str], cache: Path | None) -> Path | None:
+    return cache / f"{name}-{digest(name, flags)}.msgpack" if cache else None
 
 
-def _run_compiler(name: str, flags: list[str]) -> bytes:
-    command = [sys.executable, "-m", "aa_cluster.dataplane.compile", name, *flags]
+def _cached(path: Path | None) -> Object | None:
+    """None when it is not there, or cut short by a crash: it is made again."""
+    if path is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=Object)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _keep(compiled: Object, path: Path | None) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(msgspec.msgpack.encode(compiled))
+    temporary.replace(path)
+
+
+def _run_compiler(names: list[str], flags: list[str]) -> list[Object]:
+    command = [sys.executable, "-m", "aa_cluster.dataplane.compile", *names, *flags]
     try:
         done = subprocess.run(command, capture_output=True, timeout=COMPILE_DEADLINE_S, check=False)
     except subprocess.TimeoutExpired:
         raise DataplaneError(
-            f"compiling {name} took over {COMPILE_DEADLINE_S:.0f} s", "see whether the machine is out of memory or CPU"
+            f"compiling {', '.join(names)} took over {COMPILE_DEADLINE_S:.0f} s",
+            "see whether the machine is out of memory or CPU",
         ) from None
     if done.returncode == 0:
-        return done.stdout
+        return msgspec.msgpack.decode(done.stdout, type=list[Object])
     message = done.stderr.decode("utf-8", "replace").strip()
     if "No module named 'bcc'" in message:
         raise DataplaneError(
             "the BPF compiler library bcc is not installed",
             "apt-get install python3-bpfcc, and make the virtual environment with --system-site-packages",
         )
-    tail = "\n".join(message.splitlines()[-15:])
-    raise DataplaneError(f"{name}.bpf.c does not compile:\n{tail}", "run `make check` for the whole message")
+    tail = message.splitlines()
+    head = tail[-1] if tail and tail[-1].endswith("does not compile") else f"compiling {', '.join(names)} failed"
+    raise DataplaneError("\n".join([f"{head}:", *tail[-16:-1]]), "run `make check` for the whole message")
 
 
 def identity(compiled: Object) -> str:
