@@ -21,7 +21,7 @@ SWEEP_SECONDS = 1.0
 SWEEP_REST = 100
 SWEEP_MOST = 10.0
 """A sweep of a large table takes long: rest so many times as long after it (1 % of a core), but no more s than this.
-The shortest timeout of a flow is a minute."""
+The shortest timeout of a flow is a minute. In a flood there is no such rest."""
 COUNT_SECONDS = 5.0
 EVENT_SECONDS = 1.0
 
@@ -70,6 +70,8 @@ class Upkeep:
             try:
                 await self._plane.call(self._plane.plane.sweep)
                 pause = max(SWEEP_SECONDS, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - start)))
+                if await self._plane.call(self._plane.plane.crowded):
+                    pause = SWEEP_SECONDS
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:

@@ -343,6 +343,10 @@ class Dataplane:
         """Flows whose handshake is not complete, out of the programs' counters."""
         return decisions.read_half_open(self._maps)
 
+    def crowded(self) -> bool:
+        """Half-open flows have used more than half of their share: a flood, which ageing must keep up with."""
+        return self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2
+
     def persist_counts(self) -> tuple[int, int]:
         """(hits, misses) since the maps were made."""
         return decisions.read_persistence_counts(self._maps)

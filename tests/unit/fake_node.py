@@ -163,6 +163,9 @@ class FakePlane:
     def begun_since(self, seconds: float) -> dict[int, int]:
         return {1: 10}
 
+    def crowded(self) -> bool:
+        return False
+
     def sweep(self) -> int:
         return 0
 
