@@ -66,12 +66,12 @@ class Upkeep:
         pause = SWEEP_SECONDS
         while True:
             await asyncio.sleep(pause)
-            start = self._context.clock()
             try:
+                crowded = await self._plane.call(self._plane.plane.crowded)  # before: the sweep may end that, not the flood
+                start = self._context.clock()
                 await self._plane.call(self._plane.plane.sweep)
-                pause = max(SWEEP_SECONDS, min(SWEEP_MOST, SWEEP_REST * (self._context.clock() - start)))
-                if await self._plane.call(self._plane.plane.crowded):
-                    pause = SWEEP_SECONDS
+                rest = SWEEP_REST * (self._context.clock() - start)
+                pause = SWEEP_SECONDS if crowded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:
