@@ -67,7 +67,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(pause)
             try:
-                crowded = await self._plane.call(self._plane.plane.crowded)  # before: the sweep may end that, not the flood
+                crowded = await self._plane.call(self._plane.plane.crowded)  # the sweep may end that, not the flood
                 start = self._context.clock()
                 await self._plane.call(self._plane.plane.sweep)
                 rest = SWEEP_REST * (self._context.clock() - start)
