@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons, roles
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
@@ -43,12 +44,6 @@ QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
-
-SOURCES = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
-    "auxiliary": ("adopt", "announce", "arp_relay", "deliver"),
-}
-"""The dearest to compile first: they are compiled side by side."""
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -130,6 +125,7 @@ class Dataplane:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._sets = roles.ProgramSets(settings.pins)
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
@@ -147,55 +143,97 @@ class Dataplane:
         Programs of another version that are attached are replaced hook by hook, each in one step, on the same maps.
         """
         mount_bpffs()
-        names = SOURCES[self._settings.role]
-        compiled = objects.load(names, self._defines(), self._settings.cache)
-        maps_dir = self._settings.pins / "maps"
-        maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
-        settings = self._settings
-        self._maps = open_all(
-            declarations,
-            maps_dir,
-            settings.flow_entries,
-            bindings=settings.bindings,
-            accounting=settings.accounting,
-        )
+        compiled = self._compiled()
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
         self._write_configuration()
         self._activate(compiled)
 
+    def prepare_standby(self) -> None:
+        """Compile, load and pin the programs of the other role, so that ``change_role`` has only to attach them."""
+        other = roles.OTHER[self._settings.role]
+        compiled = self._compiled(other)
+        self._sets.load_ahead(other, compiled, self._maps)
+        self._sets.remove_older(other, compiled, self._maps)
+
+    def change_role(self, settings: Settings, heir: bool = False) -> None:
+        """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
+
+        ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
+        """
+        before = self._points()
+        compiled = self._compiled(settings.role)
+        self._sets.load_ahead(settings.role, compiled, self._maps)
+        self._settings = settings
+        self._write_configuration()
+        if heir:
+            self._relinquish()
+        self._activate(compiled)
+        taken = {(point.hook, point.ifindex, point.priority) for point in self._points()}
+        with self._attacher() as attacher:
+            for point in reversed(before):
+                if (point.hook, point.ifindex, point.priority) not in taken and not (heir and point.hook == "xdp"):
+                    attacher.detach(point)
+
+    def _relinquish(self) -> None:
+        fd = self._sets.open("primary", "relinquish")
+        try:
+            with self._attacher() as attacher:
+                for point in self._relinquished():
+                    attacher.attach(point, fd, self._settings.xdp)
+        finally:
+            os.close(fd)
+
+    def forget_heir(self) -> None:
+        """A former primary: nothing comes to the virtual MACs any more."""
+        with self._attacher() as attacher:
+            for point in self._relinquished():
+                attacher.detach(point)
+
+    def _relinquished(self) -> list[Point]:
+        return [Point("xdp", port.ifindex, "relinquish") for port in self._settings.ports]
+
+    def _compiled(self, role: roles.Role | None = None) -> dict[str, objects.Object]:
+        """The programs of a role, this node's without; the maps they use are open afterwards."""
+        settings = self._settings
+        compiled = roles.compiled(role or settings.role, self._defines(), settings.cache)
+        directory = settings.pins / "maps"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
+        self._maps |= open_all(
+            {name: item for name, item in declarations.items() if name not in self._maps},
+            directory,
+            settings.flow_entries,
+            bindings=settings.bindings,
+            accounting=settings.accounting,
+        )
+        return compiled
+
     def _defines(self) -> dict[str, int]:
         return kfuncs.offsets()
 
-    def _activate(self, compiled: dict[str, objects.Object]) -> None:
+    def _activate(self, compiled: Mapping[str, objects.Object]) -> None:
         """New programs are pinned aside and renamed into place before they take over the hooks."""
-        stamp = "-".join(objects.identity(entry)[:12] for entry in compiled.values())
-        stamp += f"-{self._maps['accounts'].info.id}"  # made anew when accounting is switched: then so are programs
-        directory = self._settings.pins / f"programs-{stamp}"
-        wanted = frozenset(label for entry in compiled.values() for label in entry.programs)
-        fds = programs.opened(directory, wanted)
-        if fds is None:
-            fds = programs.load(compiled, self._maps)
-            programs.remove(directory)
-            programs.pin(fds, directory)
+        fds = self._sets.load(self._settings.role, compiled, self._maps)
         try:
-            with IPRoute() as ipr:
-                attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+            with self._attacher() as attacher:
                 for point in self._points():
                     attacher.refuse_others(point)
                 for point in self._points():
                     attacher.attach(point, fds[point.program], self._settings.xdp)
-            if "sweep" in fds:
+            if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
-            if "deliver" in fds:
+            if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
             for fd in fds.values():
                 os.close(fd)
-        for other in self._settings.pins.glob("programs-*"):
-            if other != directory:
-                programs.remove(other)
+        self._sets.remove_older(self._settings.role, compiled, self._maps)
+
+    @contextmanager
+    def _attacher(self) -> Iterator[Attacher]:
+        with IPRoute() as ipr:
+            yield Attacher(ipr, self._settings.pins / "qdiscs")
 
     def _points(self) -> list[Point]:
         """Hooks in the order they are taken: what guards or answers first, what gives work last."""
@@ -218,8 +256,7 @@ class Dataplane:
 
     def stop(self) -> None:
         """Detach programs, remove filters and the qdiscs we made, unpin. Idempotent."""
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             points = self._points()
             for point in reversed(points):
                 attacher.detach(point)
@@ -248,8 +285,7 @@ class Dataplane:
 
     def detached_hooks(self) -> list[Point]:
         """Hooks that lost their program (somebody else took it off); empty when all is well."""
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             return [point for point in self._points() if not attacher.attached(point)]
 
     def update(self, settings: Settings) -> None:
@@ -460,8 +496,7 @@ class Dataplane:
         self._courier.deliver(punt)
 
     def xdp_modes(self) -> dict[str, XdpMode]:
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
 
 

@@ -119,9 +119,13 @@
 	R(137, ADMIT_TAG, admit, drop, "announcement whose tag is wrong") \
 	R(138, ADMIT_MALFORMED, admit, drop, "announcement cut short") \
 	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten") \
-	R(140, ADMIT_OTHER, admit, pass, "no announcement")
+	R(140, ADMIT_OTHER, admit, pass, "no announcement") \
+	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
+	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \
+	R(187, GUARD_VRRP, adopt, pass, "VRRP advertisement") \
+	R(188, ADMIT_LATE, admit, pass, "addressed to the MAC this interface had, or is about to have")
 
-#define AA_REASON_COUNT 160
+#define AA_REASON_COUNT 200
 
 /* The map's value: one line holds what `steer` counts most. */
 struct reasons {
