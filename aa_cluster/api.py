@@ -34,6 +34,8 @@ EventKind = Literal[
     "neighbour",
     "flow-begin",
     "flow-end",
+    "promote",
+    "stand-down",
     "dropped",
 ]
 
@@ -83,7 +85,9 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Answer, frozen=True, kw_only=True, tag="status"):
-    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers by the primary's heartbeats."""
+    """``paths``: what keepalived says of each. ``problems``: one sentence each, empty when healthy.
+
+    An auxiliary knows its peers by the primary's heartbeats."""
 
     health: Health
     problems: tuple[str, ...]
@@ -95,7 +99,8 @@ class Status(Answer, frozen=True, kw_only=True, tag="status"):
     generation: int
     epoch: int
     schedule: str
-    election: Literal["static"] = "static"
+    election: Literal["static", "keepalived"] = "static"
+    paths: dict[str, Literal["unknown", "backup", "master", "fault"]] = {}
     uptime: float
     interfaces: tuple[Interface, ...]
     nodes: tuple[NodeRow, ...]

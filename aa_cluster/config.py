@@ -117,6 +117,22 @@ class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounting: bool = False
 
 
+class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who becomes primary when the primary is gone (docs/promotion.md). ``static``: nobody.
+
+    ``interface``: the data interface whose segment is the second path, the first where none is named. ``advert_ms``: between
+    two advertisements of the primary; silent for three of them and a little, it is gone on that path. ``settle_ms``: so
+    long all paths must agree.
+    ``router_id``: of VRRP, where 0 means one that follows from the cluster's id.
+    """
+
+    kind: Literal["static", "keepalived"] = "static"
+    interface: Annotated[str, Meta(max_length=15)] = ""
+    advert_ms: Annotated[int, Meta(ge=10, le=10_000, multiple_of=10)] = 40
+    settle_ms: Annotated[int, Meta(ge=0, le=5_000)] = 40
+    router_id: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent keeps things; several agents on one machine each need their own."""
 
@@ -143,6 +159,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persistence: Persistence = Persistence()
     policy: Policy = Policy()
     flows: Flows = Flows()
+    election: Election = Election()
     paths: Paths = Paths()
     log: Log = Log()
 
@@ -199,6 +216,11 @@ def _cross_check(config: Config, path: Path) -> None:
         if name not in names:
             raise ConfigError(f"{path}: data.virtual_macs names {name!r}, which is not in data.interfaces")
         parse_mac(mac, f"{path}: data.virtual_macs.{name}")
+    if config.election.interface and config.election.interface not in names:
+        raise ConfigError(
+            f"{path}: election.interface is {config.election.interface!r}, which is not in data.interfaces",
+            f"name one of {', '.join(names)}, or leave it out",
+        )
     policy.parse(config.policy, names, f"{path}: policy")
 
 

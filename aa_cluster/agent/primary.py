@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
+from aa_cluster.agent import succession
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
@@ -72,6 +73,7 @@ class Primary:
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
+        self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
@@ -306,6 +308,8 @@ class Primary:
         if self.rival is None:
             _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
         self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
+        if succession.outranks(beat, self.members.generation, self.members.self_id):
+            self.on_outranked(beat, peer)
 
     # Heartbeats.
 

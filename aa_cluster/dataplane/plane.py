@@ -184,6 +184,16 @@ class Dataplane:
         finally:
             os.close(fd)
 
+    def become_source(self) -> None:
+        """PLACEHOLDER"""
+
+    def clear_flows(self) -> None:
+        """PLACEHOLDER"""
+
+    def reassign(self, source: int, target: int) -> int:
+        """PLACEHOLDER"""
+        return 0
+
     def forget_heir(self) -> None:
         """A former primary: nothing comes to the virtual MACs any more."""
         with self._attacher() as attacher:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from aa_cluster.dataplane import programs
 from aa_cluster.dataplane import object as objects
+from aa_cluster.dataplane import programs
 from aa_cluster.dataplane.maps import Map
 from aa_cluster.dataplane.object import Object
 from aa_cluster.errors import DataplaneError
