@@ -238,6 +238,17 @@ class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
     nodes: tuple[NodeRow, ...]
 
 
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/promote``. ``node``: name or id of the auxiliary that becomes primary."""
+
+    node: str
+
+
+class Promoted(Answer, frozen=True, kw_only=True, tag="promoted"):
+    primary: str
+    generation: int
+
+
 class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/schedule``: ``schedule`` is one of the kinds of ``[schedule] kind``."""
 

@@ -120,9 +120,9 @@ class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who becomes primary when the primary is gone (docs/promotion.md). ``static``: nobody.
 
-    ``interface``: the data interface whose segment is the second path, the first where none is named. ``advert_ms``: between
-    two advertisements of the primary; silent for three of them and a little, it is gone on that path. ``settle_ms``: so
-    long all paths must agree.
+    ``interface``: the data interface whose segment is the second path, the first where none is named. ``advert_ms``:
+    between two advertisements of the primary; silent for three of them and a little, it is gone on that path.
+    ``settle_ms``: so long all paths must agree.
     ``router_id``: of VRRP, where 0 means one that follows from the cluster's id.
     """
 

@@ -318,6 +318,8 @@ static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *con
 	struct tuple tuple;
 	__u8 owner;
 
+	if (conf->heir) /* it would not know of the session; the SYN comes again, to it */
+		return verdict(XDP_DROP, STEER_HANDING_OVER);
 	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(XDP_PASS, STEER_SYN);
 	tuple_from_packet(&tuple, ip, tcp);

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import load, neighbourhood, succession
+from aa_cluster.agent import load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
@@ -72,6 +72,7 @@ class Auxiliary:
         self._leaving = False
         self._rejoining = False
         self._mute = False
+        self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
         self.adoption = Adoption(context, plane)
         self._relay = EventRelay(settings.node_id, self._tell_primary)
 
@@ -185,6 +186,8 @@ class Auxiliary:
                 case control.NeighbourTell():
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
+                case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
+                    answer = await self.on_promotion(request)
                 case _:
                     answer = control.Refused(request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", "")
         except AaError as error:
@@ -246,9 +249,9 @@ class Auxiliary:
     async def _follow_successor(self, beat: control.PrimaryBeat, peer: Peer) -> None:
         if beat.generation <= self.settings.generation:
             return
-        self.settings = succession.followed(self.settings, beat)
+        self.settings = promotion.followed(self.settings, beat)
         virtual = tuple(port.virtual_mac for port in self.settings.ports)
-        self.primary = succession.primary_state(beat, peer.address, virtual)
+        self.primary = promotion.primary_state(beat, peer.address, virtual)
         await self.plane.call(self.plane.plane.update, self.settings)
         await self.context.remember(generation=beat.generation, epoch=beat.epoch, primary=self.primary)
         _log.warning("following", primary=beat.name, generation=beat.generation)

@@ -97,12 +97,11 @@ class Candidate:
             match command:
                 case election.WaitUntil():
                     loop = asyncio.get_running_loop()
-                    loop.call_later(max(0.0, command.at - self._context.clock()), self._waited)
+                    loop.call_later(
+                        max(0.0, command.at - self._context.clock()), self._step, election.Waited(command.at)
+                    )
                 case election.Stand():
                     self._task = asyncio.get_running_loop().create_task(self._stand(), name="stand")
-
-    def _waited(self) -> None:
-        self._step(election.Waited(self._context.clock()))
 
     @property
     def won(self) -> bool:

@@ -2,8 +2,9 @@
 """keepalived as a child: its configuration written, its process started and found again, its word read from its FIFO.
 
 It moves no address: an instance must have one, so each gets one of TEST-NET-1 (RFC 5737) on the loopback interface.
-Like the dataplane it outlives the agent; what it says meanwhile waits in the FIFO. Its configuration never changes while
-it runs, for a reload shakes the election: what changes is a file it watches, whose number is added to its priority.
+Like the dataplane it outlives the agent; what it says meanwhile waits in the FIFO. Its configuration never changes
+while it runs, for a reload shakes the election: what changes is a file it watches, whose number is added to its
+priority.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from aa_cluster import log
 from aa_cluster.core.election import PathState
@@ -116,8 +116,8 @@ def heard(line: str) -> tuple[str, PathState] | None:
 class Keepalived:
     """One process below ``run``. ``on_word(path, state)`` is called on the event loop.
 
-    ``run_for`` starts it unless it runs; ``play`` says what is added to its priority; ``stop`` ends it: it says goodbye on
-    every path.
+    ``run_for`` starts it unless it runs; ``play`` says what is added to its priority; ``stop`` ends it: it says goodbye
+    on every path.
     """
 
     def __init__(self, run: Path, on_word: Callable[[str, PathState], None]) -> None:

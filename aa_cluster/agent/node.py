@@ -7,19 +7,18 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
-from aa_cluster.agent import attachment, memory, orders, succession
+from aa_cluster.agent import attachment, memory, orders
 from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.context import Context, mac_bytes, mac_text
 from aa_cluster.agent.discovery import Discovery
-from aa_cluster.agent.election import Candidate
 from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.state import NodeState, PrimaryState
+from aa_cluster.agent.succession import Succession
 from aa_cluster.agent.survey import Survey, refusal
-from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.core.membership import Facts, Membership, assign_id
 from aa_cluster.errors import AaError, StateError
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 RESUME_PAUSE = 2.0
 LOOK_SECONDS = 1.0
 """How long a former primary looks for a later one before it is primary again."""
-PENANCE_SECONDS = 30.0
-"""A node that failed to become primary stands again after this long."""
 
 _log = log.get("node")
 
@@ -54,9 +51,8 @@ class Node:
         self.started = context.clock()
         self.on_change: Callable[[], None] = lambda: None
         self._discovery: Discovery | None = None
-        self._changing = asyncio.Lock()
-        self._tasks = TaskSet()
-        self.candidate = Candidate(context, self._stand)
+        self.changing = asyncio.Lock()
+        self.succession = Succession(self)
         context.link.on_message = self._on_message
 
     def _on_message(self, message: AnyMessage, peer: Peer) -> None:
@@ -71,9 +67,9 @@ class Node:
         """``StateError`` when the node is in a cluster; ``JoinRefused`` with what differs, and nothing changed."""
         if self.role is not None or self.context.state.role != "none":
             raise StateError(f"this node is in the cluster already, as {self.context.state.role}", "`leave` first")
-        if self._changing.locked():
+        if self.changing.locked():
             raise StateError("a join or leave is under way", "wait for its end")
-        async with self._changing:
+        async with self.changing:
             self.joining = True
             try:
                 if request.primary:
@@ -116,8 +112,8 @@ class Node:
                 applied={},
                 primary=None,
             )
-            members = memory.founding(context.config, context.state, self._own(survey, virtual), context.clock())
-            role = self._primary(plane, settings, members, survey)
+            members = memory.founding(context.config, context.state, self.facts(survey, virtual), context.clock())
+            role = self.primary_role(plane, settings, members, survey)
             self.role = role
             role.start()
             role.begin()
@@ -128,7 +124,7 @@ class Node:
             await self._undo(plane, survey)
             await context.remember(role=before.role, physical_macs=before.physical_macs)
             raise
-        self._tasks.start(self._be_ready(role), "standby")
+        self.succession.prepare(role)
         self.on_change()
         _log.info("primary", id=settings.node_id, generation=settings.generation)
 
@@ -168,14 +164,14 @@ class Node:
             if running is None:
                 await self._withdraw(role, before)
             raise
-        self._tasks.start(self._be_ready(role), "standby")
+        self.succession.prepare(role)
         self.on_change()
         _log.info("auxiliary", id=settings.node_id, primary=primary.name, generation=settings.generation)
 
     async def _attach_auxiliary(self, settings: Settings, primary: PrimaryState, survey: Survey) -> Auxiliary:
         """Heartbeats run from the start: compiling takes a while, and the primary must know that we are at it."""
         plane = PlaneThread(self.context.host.dataplane(settings))
-        role = Auxiliary(self.context, plane, settings, primary, survey, self._rejoin)
+        role = self.auxiliary_role(plane, settings, primary, survey)
         self.role = role
         role.start()
         try:
@@ -222,7 +218,7 @@ class Node:
         return answer, address, survey
 
     async def _rejoin(self) -> None:
-        async with self._changing:
+        async with self.changing:
             if isinstance(self.role, Auxiliary):
                 self.role.ready = False
                 try:
@@ -238,7 +234,7 @@ class Node:
         """Be again what the state file says; try until it works. Returns at once for a node that had left."""
         while self.context.state.role != "none" and self.role is None:
             try:
-                async with self._changing:
+                async with self.changing:
                     await self._resume_once()
                 self.trouble = ""
             except AaError as error:
@@ -249,7 +245,7 @@ class Node:
     async def _resume_once(self) -> None:
         context = self.context
         attached = await asyncio.to_thread(context.host.pinned, context.config.paths.pins)
-        superseded = context.state.role == "primary" and self.candidate.enabled and await self._superseded()
+        superseded = context.state.role == "primary" and await self._superseded()
         if not attached:
             _log.info("no pinned dataplane: joining again", role=context.state.role, superseded=superseded)
             self.joining = True
@@ -263,6 +259,17 @@ class Node:
         else:
             await self._resume_auxiliary()
 
+    async def _superseded(self) -> bool:
+        """Another node is primary by now. Without an election nobody can have become that."""
+        if not self.succession.candidate.enabled:
+            return False
+        discovery = self._discovery = Discovery(self.context)
+        try:
+            seen = await discovery.look(LOOK_SECONDS)
+        finally:
+            self._discovery = None
+        return seen is not None and seen.beat.generation >= self.context.state.generation
+
     async def _resume_primary(self) -> None:
         context, state = self.context, self.context.state
         survey = await context.survey()
@@ -270,14 +277,14 @@ class Node:
         seat = Seat("primary", state.node_id, state.generation, state.epoch)
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
         plane = await attachment.attach(context, settings, fresh=False)
-        members = memory.recalled(context.config, state, self._own(survey, virtual), context.clock())
-        role = self._primary(plane, settings, members, survey)
+        members = memory.recalled(context.config, state, self.facts(survey, virtual), context.clock())
+        role = self.primary_role(plane, settings, members, survey)
         self.role = role
         role.start()
         role.go_on()
         await role.settled()
         await attachment.wear(context, survey, virtual)
-        self._tasks.start(self._be_ready(role), "standby")
+        self.succession.prepare(role)
         _log.info("resumed", role="primary", id=state.node_id, generation=state.generation)
 
     async def _resume_auxiliary(self) -> None:
@@ -294,97 +301,8 @@ class Node:
         self.role = role
         role.start()
         role.dataplane_runs()
-        self._tasks.start(self._be_ready(role), "standby")
+        self.succession.prepare(role)
         _log.info("resumed", role="auxiliary", id=state.node_id, generation=state.generation)
-
-    # Succession.
-
-    async def _be_ready(self, role: Primary | Auxiliary) -> None:
-        """For the other role; then this node counts in the election."""
-        await role.plane.call(role.plane.plane.prepare_standby)
-        if self.role is role:
-            await self._run_for(role)
-
-    async def _run_for(self, role: Primary | Auxiliary) -> None:
-        kind: Literal["primary", "auxiliary"] = "primary" if isinstance(role, Primary) else "auxiliary"
-        await self.candidate.run_as(kind, role.settings.node_id, role.survey.ha_address)
-
-    async def _stand(self) -> None:
-        """Every path says that the primary is gone."""
-        role = self.role
-        if not isinstance(role, Auxiliary) or not role.ready:
-            return
-        async with self._changing:
-            try:
-                entries = await succession.make_entries(self.context, role)
-                if not self.candidate.won:
-                    _log.info("the primary is there again", entries=entries)
-                    return
-                gone = frozenset({role.primary.id})
-                primary = await succession.arm(self.context, role, self._primary, self._own_as_primary(role), gone)
-                self.role = primary
-                await succession.take(self.context, primary)
-            except AaError as error:
-                await self._stay_auxiliary(error)
-                return
-            await self._now_primary(primary, gone)
-
-    async def _now_primary(self, primary: Primary, gone: frozenset[int]) -> None:
-        self.on_change()
-        _log.warning("promoted", id=primary.settings.node_id, generation=primary.settings.generation)
-        name = self.context.name
-        self.context.events.say("promote", f"{name} is the primary now", node=name)
-        await self._run_for(primary)
-        for node_id in gone:
-            await primary.plane.call(primary.plane.plane.reassign, node_id, primary.settings.node_id)
-
-    async def _stay_auxiliary(self, error: AaError) -> None:
-        why = f"it could not become primary: {error.message}"
-        _log.error("not promoted", why=str(error))
-        self.context.events.say("promote", f"{self.context.name} stays an auxiliary: {why}", node=self.context.name)
-        await self.candidate.leave(why)
-        self._tasks.start(self._stand_again(), "penance")
-
-    async def _stand_again(self) -> None:
-        await asyncio.sleep(PENANCE_SECONDS)
-        self.candidate.readmit()
-        if self.role is not None:
-            await self._be_ready(self.role)
-
-    async def _superseded(self) -> bool:
-        """Another node is primary by now."""
-        discovery = self._discovery = Discovery(self.context)
-        try:
-            seen = await discovery.look(LOOK_SECONDS)
-        finally:
-            self._discovery = None
-        return seen is not None and seen.beat.generation >= self.context.state.generation
-
-    def _outranked(self, role: Primary, beat: control.PrimaryBeat, peer: Peer) -> None:
-        self._tasks.start(self._stand_down(role, beat, peer.address), "stand down")
-
-    async def _stand_down(self, role: Primary, beat: control.PrimaryBeat, address: str) -> None:
-        async with self._changing:
-            if self.role is not role:
-                return
-            _log.warning("standing down", primary=beat.name, generation=beat.generation)
-            auxiliary = await self._let_go(role, beat, address, heir=False)
-            await auxiliary.plane.call(auxiliary.plane.plane.clear_flows)
-            text = f"{self.context.name} stands down: {beat.name} has generation {beat.generation}"
-            self.context.events.say("stand-down", text, node=self.context.name)
-            auxiliary.come_back(f"generation {beat.generation} has begun under {beat.name}")
-
-    async def _let_go(self, role: Primary, beat: control.PrimaryBeat, address: str, heir: bool) -> Auxiliary:
-        settings = await succession.let_go(self.context, role, beat, address, heir)
-        virtual = tuple(port.virtual_mac for port in settings.ports)
-        primary = succession.primary_state(beat, address, virtual)
-        auxiliary = Auxiliary(self.context, role.plane, settings, primary, role.survey, self._rejoin)
-        self.role = auxiliary
-        auxiliary.start()
-        auxiliary.dataplane_runs()
-        self.on_change()
-        await self._run_for(auxiliary)
-        return auxiliary
 
     # Leaving.
 
@@ -395,9 +313,9 @@ class Node:
             if self.context.state.role == "none":
                 raise StateError("this node is in no cluster", "`join` first")
             raise StateError(f"this node has not resumed yet: {self.trouble or 'starting'}", "try again")
-        if self._changing.locked():
+        if self.changing.locked():
             raise StateError("a join or leave is under way", "wait for its end")
-        async with self._changing:
+        async with self.changing:
             self.leaving = True
             try:
                 if isinstance(role, Primary):
@@ -409,7 +327,7 @@ class Node:
                         async for left in draining:
                             yield api.Leaving(sessions=left, done=False)
                     await role.say_goodbye()
-                await self.candidate.leave()
+                await self.succession.candidate.leave()
                 detached = await self._detach(role)
             finally:
                 self.leaving = False
@@ -442,15 +360,14 @@ class Node:
 
     async def close(self) -> None:
         """The agent ends; the dataplane goes on."""
-        await self._tasks.cancel()
-        self.candidate.close()
+        await self.succession.close()
         if self.role is not None:
             await self.role.stop()
             self.role.plane.close()
 
     # Pieces.
 
-    def _primary(self, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey) -> Primary:
+    def primary_role(self, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey) -> Primary:
         role = Primary(self.context, plane, settings, members, survey)
 
         async def order(ask: control.OrderAsk) -> AnyMessage:
@@ -458,14 +375,20 @@ class Node:
             return control.OrderAnswer(ask.nonce, orders.fits(answer))
 
         role.on_order = order
-        role.on_outranked = lambda beat, peer: self._outranked(role, beat, peer)
+        role.on_outranked = lambda beat, peer: self.succession.outranked(role, beat, peer)
+        role.on_promotion = self.succession.obey
         return role
 
-    def _own_as_primary(self, role: Auxiliary) -> Facts:
-        return self._own(role.survey, tuple(port.virtual_mac for port in role.settings.ports))
+    def auxiliary_role(
+        self, plane: PlaneThread, settings: Settings, primary: PrimaryState, survey: Survey
+    ) -> Auxiliary:
+        role = Auxiliary(self.context, plane, settings, primary, survey, self._rejoin)
+        role.on_promotion = self.succession.obey
+        return role
 
-    def _own(self, survey: Survey, virtual: tuple[bytes, ...]) -> Facts:
-        return Facts(self.context.name, survey.ha.mac, survey.ha_address, virtual, self.context.host.kernel)
+    def facts(self, survey: Survey, macs: tuple[bytes, ...]) -> Facts:
+        """About this node; ``macs``: where it is reached, by slot."""
+        return Facts(self.context.name, survey.ha.mac, survey.ha_address, macs, self.context.host.kernel)
 
     async def _undo(self, plane: PlaneThread, survey: Survey | None) -> None:
         role, self.role = self.role, None

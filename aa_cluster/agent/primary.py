@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
-from aa_cluster.agent import succession
+from aa_cluster.agent import promotion
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
@@ -74,6 +74,9 @@ class Primary:
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
+        self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
+        self.heir = 0
+        """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
@@ -175,6 +178,10 @@ class Primary:
         await self.plane.call(self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark)
         self.policy = wanted
 
+    def carry_out_again(self, command: Command) -> None:
+        """A command that something else has undone."""
+        self._commands.put_nowait(command)
+
     def names(self) -> dict[int, str]:
         """Node id → name, of all that were ever in the cluster."""
         return {number: name for name, number in self.members.ids.items()}
@@ -259,6 +266,8 @@ class Primary:
             case control.RulesetAsk():
                 await self._read_ruleset()
                 return control.RulesetAnswer(request.nonce, self.ruleset)
+            case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
+                return await self.on_promotion(request)
             case _:
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
@@ -305,10 +314,12 @@ class Primary:
         self.troubles.pop("ruleset", None)
 
     def _meet_rival(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        if beat.node_id == self.heir or beat.generation < self.members.generation:
+            return  # it is about to stand down, as this node is
         if self.rival is None:
             _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
         self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
-        if succession.outranks(beat, self.members.generation, self.members.self_id):
+        if promotion.outranks(beat, self.members.generation, self.members.self_id):
             self.on_outranked(beat, peer)
 
     # Heartbeats.

@@ -47,7 +47,7 @@ async def status(node: Node) -> api.Status:
         epoch=_epoch(node),
         schedule=_kind(node),
         election=context.config.election.kind,
-        paths=node.candidate.paths if node.candidate.enabled else {},
+        paths=node.succession.candidate.paths if node.succession.candidate.enabled else {},
         uptime=context.clock() - node.started,
         interfaces=tuple(_interface(node, slot, link, modes) for slot, link in enumerate(links) if link is not None),
         nodes=rows,
@@ -259,7 +259,7 @@ def _problems(
     flows: int,
 ) -> list[str]:
     """One sentence each."""
-    problems = [one for one in (node.trouble, node.candidate.trouble) if one]
+    problems = [one for one in (node.trouble, node.succession.candidate.trouble) if one]
     names = node.context.config.data.interfaces
     for name, link in zip(names, links, strict=True):
         if link is None:

@@ -3,7 +3,8 @@
 
 A path is one VRRP instance: the HA link, and a data interface. The primary is gone only when it is silent on every
 path, so a node stands for the role when keepalived calls it MASTER on all of them, and goes on doing so for a moment:
-two nodes may both think so until the first advertisement arrives. ``step(state, event)`` gives the new state and the commands.
+two nodes may both think so until the first advertisement arrives. ``step(state, event)`` gives the new state and the
+commands.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """A timer that ``WaitUntil`` asked for is over."""
+    """The time that ``WaitUntil`` named has come."""
 
-    now: float
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def step(state: Election, event: Event) -> Step:
         case Told():
             return _told(state, event)
         case Waited():
-            return _stand_if_due(state, event.now)
+            return _stand_if_due(state, event.at)
         case Barred():
             return replace(state, out=event.why), ()
 

@@ -194,6 +194,10 @@ class Dataplane:
         """PLACEHOLDER"""
         return 0
 
+    def set_heir(self, node_id: int) -> None:
+        """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
+        self._maps["config"].view()["heir"][0] = node_id
+
     def forget_heir(self) -> None:
         """A former primary: nothing comes to the virtual MACs any more."""
         with self._attacher() as attacher:

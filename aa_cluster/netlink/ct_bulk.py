@@ -93,9 +93,7 @@ def update(rows: np.ndarray, lifetimes: Mapping[int, int]) -> Outcome:
     return _on_known("change", rows, _by_state(lifetimes))
 
 
-def create(
-    rows: np.ndarray, lifetimes: Mapping[int, int], existing: Literal["update", "leave"] = "update"
-) -> Outcome:
+def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Literal["update", "leave"] = "update") -> Outcome:
     """Makes entries with both tuples, the NAT between them, mark, and state as ``update``. No helper, no labels.
 
     One that is there already is updated or left. The first row for which there is no room ends it: all behind it are

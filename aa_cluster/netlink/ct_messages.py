@@ -198,9 +198,7 @@ def build(kind: Kind, family: Family, rows: np.ndarray, lifetimes: np.ndarray, e
     return out
 
 
-def _fill_tuple(
-    out: np.ndarray, rows: np.ndarray, family: Family, to: str, prefix: str, inverse: bool = False
-) -> None:
+def _fill_tuple(out: np.ndarray, rows: np.ndarray, family: Family, to: str, prefix: str, inverse: bool = False) -> None:
     source, destination = ("d", "s") if inverse else ("s", "d")
     _copy(out, f"{to}saddr", rows[f"{prefix}{source}addr"], family)
     _copy(out, f"{to}daddr", rows[f"{prefix}{destination}addr"], family)

@@ -120,6 +120,7 @@
 	R(138, ADMIT_MALFORMED, admit, drop, "announcement cut short") \
 	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten") \
 	R(140, ADMIT_OTHER, admit, pass, "no announcement") \
+	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \
 	R(187, GUARD_VRRP, adopt, pass, "VRRP advertisement") \

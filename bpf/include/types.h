@@ -152,7 +152,8 @@ struct config {
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
 	__u32 features; /* AA_FEATURE_* */
-	__u32 pad;
+	__u8 heir;      /* the node that is about to become primary: no session begins meanwhile; 0: none */
+	__u8 pad[3];
 };
 _Static_assert(sizeof(struct config) == 328, "config has no hidden padding");
 
