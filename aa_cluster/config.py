@@ -128,8 +128,8 @@ class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: Literal["static", "keepalived"] = "static"
     interface: Annotated[str, Meta(max_length=15)] = ""
-    advert_ms: Annotated[int, Meta(ge=10, le=10_000, multiple_of=10)] = 40
-    settle_ms: Annotated[int, Meta(ge=0, le=5_000)] = 40
+    advert_ms: Annotated[int, Meta(ge=10, le=10_000, multiple_of=10)] = 20
+    settle_ms: Annotated[int, Meta(ge=0, le=5_000)] = 20
     router_id: Annotated[int, Meta(ge=0, le=255)] = 0
 
 

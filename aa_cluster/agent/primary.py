@@ -121,6 +121,14 @@ class Primary:
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
 
+    async def open_up(self) -> None:
+        """What packets need, at once, in a new dataplane; ``begin`` follows when there is time for it."""
+        await self._set_members(self.members.reachable())
+        await self.set_policy(self.policy)
+        await self.plane.call(self.plane.plane.set_draining, self.members.withdrawn())
+        kind, working = self.members.kind, self.members.working()
+        await self.plane.call(self.plane.plane.set_schedule, kind, self.members.sequence(), working)
+
     def go_on(self) -> None:
         """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
         only if it is not the one in force, so that it goes on where it was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
@@ -20,8 +21,6 @@ from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aa_cluster.agent.auxiliary import Auxiliary
     from aa_cluster.agent.primary import Primary
     from aa_cluster.agent.survey import Survey
@@ -32,6 +31,21 @@ if TYPE_CHECKING:
     MakePrimary = Callable[[PlaneThread, Settings, Membership, Survey], Primary]
 
 _log = log.get("promotion")
+
+
+class Stopwatch:
+    """How long each step took, for the log."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self.steps: dict[str, int] = {}
+
+    def lap(self, step: str) -> None:
+        """The step ends now."""
+        now = self._clock()
+        self.steps[f"{step}_ms"] = round(1000 * (now - self._last))
+        self._last = now
 
 
 async def make_entries(context: Context, role: Auxiliary) -> int:
@@ -49,7 +63,8 @@ async def arm(
     make: MakePrimary,
     own: memory.Facts,
     gone: frozenset[int],
-    former: memory.Facts | None = None,
+    former: memory.Facts | None,
+    watch: Stopwatch,
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
 
@@ -71,15 +86,16 @@ async def arm(
         applied={},
         primary=None,
     )
+    watch.lap("state")
     try:
         await role.plane.call(role.plane.plane.become_source)
-        await role.plane.call(role.plane.plane.change_role, settings)
         primary = make(role.plane, settings, members, role.survey)
+        await primary.open_up()
+        watch.lap("members")
+        await role.plane.call(role.plane.plane.change_role, settings)
+        watch.lap("hooks")
         await role.stop()
         primary.start()
-        primary.begin()
-        await primary.settled()
-        primary.must_be_well()
     except AaError:
         await _step_back(context, role, before, old)
         raise

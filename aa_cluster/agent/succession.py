@@ -11,6 +11,8 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from aa_cluster import api, log
 from aa_cluster.agent import promotion
 from aa_cluster.agent.auxiliary import Auxiliary
@@ -19,6 +21,7 @@ from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.core import membership
 from aa_cluster.core.membership import Facts
+from aa_cluster.dataplane.flows import FLOW_ROW
 from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage
@@ -65,6 +68,7 @@ class Succession:
 
     async def _prepare(self, role: Primary | Auxiliary) -> None:
         await role.plane.call(role.plane.plane.prepare_standby)
+        await asyncio.to_thread(self._context.host.make_entries, np.zeros(0, FLOW_ROW))  # what it imports is there then
         if self._node.role is role:
             await self._run_for(role)
 
@@ -80,26 +84,33 @@ class Succession:
             return
         async with self._node.changing:
             gone = frozenset({role.primary.id})
+            watch = promotion.Stopwatch(self._context.clock)
             try:
                 entries = await promotion.make_entries(self._context, role)
+                watch.lap("entries")
                 if not self.candidate.won:
                     _log.info("the primary is there again", entries=entries)
                     return
-                primary = await self._arm(role, gone, None)
+                primary = await self._arm(role, gone, None, watch)
                 await promotion.take(self._context, primary)
+                watch.lap("macs")
             except AaError as error:
                 await self._stay_auxiliary(error)
                 return
+            _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
 
-    async def _arm(self, role: Auxiliary, gone: frozenset[int], former: Facts | None) -> Primary:
+    async def _arm(
+        self, role: Auxiliary, gone: frozenset[int], former: Facts | None, watch: promotion.Stopwatch
+    ) -> Primary:
         virtual = tuple(port.virtual_mac for port in role.settings.ports)
         own = self._node.facts(role.survey, virtual)
-        primary = await promotion.arm(self._context, role, self._node.primary_role, own, gone, former)
+        primary = await promotion.arm(self._context, role, self._node.primary_role, own, gone, former, watch)
         self._node.role = primary
         return primary
 
     async def _now_primary(self, primary: Primary, gone: frozenset[int]) -> None:
+        primary.begin()
         self._node.on_change()
         _log.warning("promoted", id=primary.settings.node_id, generation=primary.settings.generation)
         name = self._context.name
@@ -214,8 +225,10 @@ class Succession:
         if former is None:
             raise StateError(f"{self._context.name} has not heard the primary's table yet", "try again")
         facts = Facts(former.name, former.ha_mac, role.primary.ha_address, request.macs, former.kernel)
+        watch = promotion.Stopwatch(self._context.clock)
         async with self._node.changing:
-            primary = await self._arm(role, frozenset(), facts)
+            primary = await self._arm(role, frozenset(), facts, watch)
+        _log.info("armed", **watch.steps)
         self.candidate.favour()
         self._taken = asyncio.Event()
         self._tasks.start(self._take(primary, self._taken), "take")

@@ -88,12 +88,24 @@ class Attacher:
         self._ipr.link("set", index=ifindex, IFLA_XDP={"attrs": attributes})
 
     def _attach_tc(self, point: Point, fd: int) -> None:
+        """Nearly always the qdisc is there."""
+        try:
+            self._set_filter(point, fd)
+        except KernelRefused as error:
+            if error.code not in (errno.ENOENT, errno.EINVAL):
+                raise
+            self._add_qdisc(point)
+            self._set_filter(point, fd)
+
+    def _add_qdisc(self, point: Point) -> None:
         try:
             self._ipr.tc("add", "clsact", point.ifindex)
             (self._marks / str(point.ifindex)).mkdir(parents=True, exist_ok=True, mode=0o700)
         except KernelRefused as error:
             if error.code != errno.EEXIST:
                 raise
+
+    def _set_filter(self, point: Point, fd: int) -> None:
         self._ipr.tc(
             "replace-filter",
             "bpf",

@@ -126,6 +126,7 @@ class Dataplane:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sets = roles.ProgramSets(settings.pins)
+        self._objects: dict[roles.Role, dict[str, objects.Object]] = {}
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
@@ -148,6 +149,7 @@ class Dataplane:
         self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
         self._write_configuration()
         self._activate(compiled)
+        self._sets.remove_older(self._settings.role, compiled, self._maps)
 
     def prepare_standby(self) -> None:
         """Compile, load and pin the programs of the other role, so that ``change_role`` has only to attach them."""
@@ -168,12 +170,13 @@ class Dataplane:
         self._write_configuration()
         if heir:
             self._relinquish()
-        self._activate(compiled)
         taken = {(point.hook, point.ifindex, point.priority) for point in self._points()}
+        self._activate(compiled, careful=False)
         with self._attacher() as attacher:
             for point in reversed(before):
                 if (point.hook, point.ifindex, point.priority) not in taken and not (heir and point.hook == "xdp"):
                     attacher.detach(point)
+        self._sets.remove_older(settings.role, compiled, self._maps)
 
     def _relinquish(self) -> None:
         fd = self._sets.open("primary", "relinquish")
@@ -210,7 +213,10 @@ class Dataplane:
     def _compiled(self, role: roles.Role | None = None) -> dict[str, objects.Object]:
         """The programs of a role, this node's without; the maps they use are open afterwards."""
         settings = self._settings
-        compiled = roles.compiled(role or settings.role, self._defines(), settings.cache)
+        role = role or settings.role
+        compiled = self._objects.get(role)
+        if compiled is None:
+            compiled = self._objects[role] = roles.compiled(role, self._defines(), settings.cache)
         directory = settings.pins / "maps"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
@@ -226,12 +232,13 @@ class Dataplane:
     def _defines(self) -> dict[str, int]:
         return kfuncs.offsets()
 
-    def _activate(self, compiled: Mapping[str, objects.Object]) -> None:
-        """New programs are pinned aside and renamed into place before they take over the hooks."""
+    def _activate(self, compiled: Mapping[str, objects.Object], careful: bool = True) -> None:
+        """New programs are pinned aside and renamed into place before they take over the hooks. ``careful``: see first
+        whether somebody else's XDP program is there."""
         fds = self._sets.load(self._settings.role, compiled, self._maps)
         try:
             with self._attacher() as attacher:
-                for point in self._points():
+                for point in self._points() if careful else ():
                     attacher.refuse_others(point)
                 for point in self._points():
                     attacher.attach(point, fds[point.program], self._settings.xdp)
@@ -242,7 +249,6 @@ class Dataplane:
         finally:
             for fd in fds.values():
                 os.close(fd)
-        self._sets.remove_older(self._settings.role, compiled, self._maps)
 
     @contextmanager
     def _attacher(self) -> Iterator[Attacher]:
