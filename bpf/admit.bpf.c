@@ -4,7 +4,8 @@
  * is verified; the session it tells of gets a conntrack entry here, so that no other session is given its tuple, and a
  * flow, so that `steer` knows whose the answers are; the block is taken off and the packet goes to its next hop as from
  * the virtual MAC. A session whose tuple is taken is refused: its node lets the entry go and may try another port.
- * Writes records, buckets, accounts, tallies, expected; reads config, ports, nodes.
+ * Answers to pulses are noted.
+ * Writes records, buckets, accounts, tallies, expected, pulses; reads config, ports, nodes.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -16,6 +17,7 @@
 #include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
+#include "pulse.h"
 
 #define ON_ITS_WAY 0x41415357 /* as in handoff: seen there again on its way out */
 
@@ -329,8 +331,12 @@ int admit(struct __sk_buff *skb)
 	struct ethhdr *eth;
 	enum reason why;
 	__u32 zero = 0;
+	int type;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ANNOUNCE))
+	type = parse_ethernet(&cursor, &eth);
+	if (type == be16(ETH_P_HL) && port)
+		return take_answer(skb, conf, port->slot);
+	if (type != be16(ETH_P_ANNOUNCE))
 		return verdict(TC_ACT_OK, ADMIT_OTHER);
 	work = workplaces.lookup(&zero);
 	if (!work)
