@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
@@ -31,6 +32,7 @@ class Host:
     read_neighbours: Callable[[int], Mapping[str, bytes]]
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
+    watch_carriers: Callable[[Collection[int]], Carriers]
     received: Callable[[Collection[str]], Received]
     ruleset_digest: Callable[[], str]
     ruleset_text: Callable[[], str]
@@ -44,6 +46,7 @@ def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.netlink import announce, links, neighbours, ruleset, traffic
+    from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
     return Host(
@@ -55,6 +58,7 @@ def this_machine() -> Host:
         read_neighbours=neighbours.read,
         correct_neighbours=neighbours.correct,
         watch_neighbours=NeighbourWatch,
+        watch_carriers=CarrierWatch,
         received=traffic.received,
         ruleset_digest=lambda: ruleset.read().digest,
         ruleset_text=lambda: ruleset.read().text,

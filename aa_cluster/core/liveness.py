@@ -2,8 +2,8 @@
 """Which nodes can carry sessions, judged by the pulses that they answer (docs/liveness.md).
 
 ``step(state, event)`` gives the new state and the verdicts that changed. There is no clock here: silence is counted in
-time that the prober waited, so one that did not run judges nothing. A link has a number: the slot of a data interface, or
-what the caller gave the HA link.
+time that the prober waited, so one that did not run judges nothing. A link has a number: the slot of a data interface,
+or what the caller gave the HA link.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """After a wait of ``planned`` s, which took ``passed``. ``counts``: every link of every node; empty: all answered."""
+    """After a wait of ``planned`` s, which took ``passed``. ``counts``: every link of every node; empty: all answer."""
 
     planned: float
     passed: float

@@ -12,7 +12,6 @@ import errno
 import os
 import platform
 import struct
-import sys
 from dataclasses import dataclass
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -334,7 +333,7 @@ class PreparedRun:
         if _libc.syscall(*self._arguments) < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        return int.from_bytes(self._attr[4:8], sys.byteorder)
+        return int(struct.unpack_from("=I", self._attr, 4)[0])
 
 
 def btf_ids() -> list[int]:
