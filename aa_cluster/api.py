@@ -16,7 +16,7 @@ VERSION = 1
 
 Role = Literal["none", "primary", "auxiliary"]
 Health = Literal["ok", "degraded", "down", "idle"]
-NodeState = Literal["joining", "active", "draining", "silent"]
+NodeState = Literal["joining", "active", "draining", "silent", "dead"]
 EventKind = Literal[
     "join",
     "leave",
@@ -24,6 +24,10 @@ EventKind = Literal[
     "undrain",
     "silent",
     "heard",
+    "dead",
+    "returns",
+    "forgotten",
+    "link",
     "weight",
     "schedule",
     "policy",
@@ -53,10 +57,24 @@ class Error(Answer, frozen=True, kw_only=True, tag="error"):
     findings: tuple[str, ...] = ()
 
 
+class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a node, ``ha`` or a data interface, by the pulses on it. Times in ms; None: never, or not known here.
+
+    ``heard``: since the last answer (on an auxiliary: since the primary's last pulse); ``rtt``: how long that took;
+    ``unanswered``: pulses sent since.
+    """
+
+    link: str
+    heard: float | None = None
+    rtt: float | None = None
+    unanswered: int = 0
+
+
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One node. ``last_heard`` s ago (0 for the node itself); sessions are the live flows it owns.
 
-    ``drained``: the operator wants no new sessions on it (``state`` is draining then, unless it is silent or joining).
+    ``drained``: the operator wants no new sessions on it (``state`` is draining then, unless it is silent, dead or
+    joining). ``links``: the primary has them for every auxiliary, an auxiliary for its primary.
     """
 
     id: int
@@ -72,6 +90,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     macs: dict[str, str]
     kernel: str = ""
     drained: bool = False
+    links: tuple[LinkRow, ...] = ()
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@
  * is verified; the session it tells of gets a conntrack entry here, so that no other session is given its tuple, and a
  * flow, so that `steer` knows whose the answers are; the block is taken off and the packet goes to its next hop as from
  * the virtual MAC. A session whose tuple is taken is refused: its node lets the entry go and may try another port.
- * Writes records, buckets, accounts, tallies, expected; reads config, ports, nodes.
+ * Answers to pulses are noted.
+ * Writes records, buckets, accounts, tallies, expected, pulses; reads config, ports, nodes.
  */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
@@ -17,6 +18,7 @@
 #include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
+#include "pulse.h"
 
 #define ON_ITS_WAY 0x41415357 /* as in handoff: seen there again on its way out */
 
@@ -352,6 +354,8 @@ int admit(struct __sk_buff *skb)
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
 		return verdict(TC_ACT_OK, ADMIT_OTHER);
+	if (type == be16(ETH_P_HL) && port)
+		return take_answer(skb, conf, port->slot);
 	if (type != be16(ETH_P_ANNOUNCE))
 		return admit_other(skb, eth);
 	work = workplaces.lookup(&zero);

@@ -4,8 +4,8 @@
  * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
  * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
  * whose first piece does. The rest is dropped and counted.
- * A session of this node's own that the primary refuses loses its entry.
- * Reads config, ports, expected; tells refused blocks through events.
+ * A session of this node's own that the primary refuses loses its entry. Pulses of the primary are answered.
+ * Reads config, ports, expected; writes pulses; tells refused blocks through events.
  */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
@@ -18,6 +18,7 @@
 #include "expectation.h"
 #include "maps.h"
 #include "parse.h"
+#include "pulse.h"
 #include "take_back.h"
 
 #ifndef AA_ADOPTED_TIMEOUT_MS
@@ -330,6 +331,8 @@ int adopt(struct __sk_buff *skb)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	if (type == be16(ETH_P_ANNOUNCE))
 		return take_back(skb, conf, port, &sealed);
+	if (type == be16(ETH_P_HL))
+		return take_pulse(skb, conf, port->slot, port->virtual_mac, port->physical_mac);
 	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
 	if (tagged)
 		type = parse_tag(&cursor);

@@ -60,6 +60,7 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         bindings=context.config.persistence.size,
         accounting=context.config.flows.accounting,
         share_helpers=context.config.policy.share_helpers,
+        replica_key=context.keys.replica,
     )
 
 

@@ -273,6 +273,8 @@ class Auxiliary:
         self._absent = 0 if own is not None else self._absent + 1
         if own is not None and own.state == "draining" and not own.drained and self.ready:
             self._tasks.start(self.report_ready(), "ready")
+        if own is not None and own.rejoin and self.ready:
+            self.come_back("the primary has taken this node's sessions over")
         if self._absent >= ABSENT_TABLES and self.ready:
             self.come_back("the primary does not know this node")
 
@@ -305,7 +307,7 @@ class Auxiliary:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(OWN_BEAT * self.context.beat, self._send_beat)
         silence = self.context.clock() - self.heard
-        if silence > self.context.dead and self.ready and not self._mute:
+        if silence > self.context.silence and self.ready and not self._mute:
             self._mute = True
             name = self.primary.name
             self.context.events.say("silent", f"the primary {name} has fallen silent", node=name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
@@ -34,6 +35,7 @@ class Host:
     read_neighbours: Callable[[int], Mapping[str, bytes]]
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
+    watch_carriers: Callable[[Collection[int]], Carriers]
     received: Callable[[Collection[str]], Received]
     make_entries: Callable[[np.ndarray], int]
     ruleset_digest: Callable[[], str]
@@ -60,6 +62,7 @@ def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.netlink import announce, links, neighbours, ruleset, traffic
+    from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
     return Host(
@@ -71,6 +74,7 @@ def this_machine() -> Host:
         read_neighbours=neighbours.read,
         correct_neighbours=neighbours.correct,
         watch_neighbours=NeighbourWatch,
+        watch_carriers=CarrierWatch,
         received=traffic.received,
         make_entries=_make_entries,
         ruleset_digest=lambda: ruleset.read().digest,

@@ -37,6 +37,7 @@ def _to_state(node: Node) -> MemberState:
         ready=node.ready,
         draining=node.draining,
         silent=node.silent,
+        dead=node.dead,
     )
 
 
@@ -53,7 +54,9 @@ def recalled(config: Config, state: NodeState, own: Facts, now: float) -> Member
     nodes = {member.id: _from_state(member, member.name in state.drained, now) for member in state.members}
     if state.node_id not in nodes:
         return founding(config, state, own, now)
-    nodes[state.node_id] = replace(nodes[state.node_id], facts=own, ready=True, silent=False, draining=False)
+    nodes[state.node_id] = replace(
+        nodes[state.node_id], facts=own, ready=True, silent=False, draining=False, dead=False
+    )
     return _membership(config, state, nodes, now)
 
 
@@ -103,13 +106,14 @@ def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: f
         generation=state.generation,
         epoch=state.epoch,
         kind=_kind(config, state),
-        dead=config.ha.dead_ms / 1000,
+        silence=config.ha.silent_ms / 1000,
         beat=config.ha.heartbeat_ms / 1000,
         nodes=nodes,
         ids=state.ids,
         weights=state.weights,
         checked=now,
         drained=frozenset(state.drained),
+        forget=config.ha.forget_s,
     )
 
 
@@ -135,4 +139,6 @@ def _from_state(member: MemberState, drained: bool, now: float) -> Node:
         draining=member.draining,
         silent=member.silent,
         drained=drained,
+        dead=member.dead,
+        died=now,
     )

@@ -15,8 +15,10 @@ from aa_cluster.agent import promotion
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
+from aa_cluster.agent.lookout import Lookout
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
+from aa_cluster.agent.takeover import TakeOver
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
@@ -43,6 +45,9 @@ _NEWS: dict[str, tuple[api.EventKind, str]] = {
     "undrained": ("undrain", "{name} gets new sessions again, by order"),
     "silent": ("silent", "{name} has fallen silent: it gets no new sessions"),
     "heard again": ("heard", "{name} is heard again"),
+    "dead": ("dead", "{name} is dead, {text}: this node has taken its sessions over"),
+    "returns": ("returns", "{name} answers on all links again: it is told to join again"),
+    "forgotten": ("forgotten", "{name} has been dead for so long that it is forgotten"),
     "weight": ("weight", "{name} has weight {weight}"),
     "schedule": ("schedule", "new sessions are given out by {kind}"),
 }
@@ -86,6 +91,8 @@ class Primary:
         self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
         self._flow_watch = FlowWatch(context, plane, self.names)
         self._relay = EventRelay(members.self_id, context.link.send)
+        self.lookout = Lookout(context, plane, settings, self.feed)
+        self.takeover = TakeOver(context, plane)
 
     def start(self) -> None:
         self.context.link.is_primary = True
@@ -97,6 +104,7 @@ class Primary:
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
         self.upkeep.start()
+        self.lookout.start()
 
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
@@ -106,6 +114,7 @@ class Primary:
         self._relay.close()
         await self._flow_watch.stop()
         await self._neighbourhood.stop()
+        await self.lookout.stop()
         await self.upkeep.stop()
         await self._tasks.cancel()
 
@@ -197,7 +206,7 @@ class Primary:
     def _auxiliary_addresses(self) -> list[str]:
         """On the HA link, of the nodes that have or may get work."""
         others = (node for node in self.members.nodes.values() if node.id != self.members.self_id)
-        return [node.facts.ha_address for node in others if not node.silent]
+        return [node.facts.ha_address for node in others if not node.silent and not node.dead]
 
     def _pass_events_on(self, note: control.EventNote) -> None:
         for entry in note.events:
@@ -225,6 +234,7 @@ class Primary:
             macs=node.facts.macs,
             kernel=node.facts.kernel,
             drained=node.drained,
+            rejoin=node.dead and node.fit,
         )
 
     # Requests: each is worked on once; a repetition gets the same answer.
@@ -383,6 +393,8 @@ class Primary:
                 await self.plane.call(self.plane.plane.update, self.settings)
             case membership.SetMembers():
                 await self._set_members(command.nodes)
+            case membership.TakeOver():
+                await self.takeover.take_over(command.node_id)
             case SetPolicy():
                 await self.set_policy(command.policy)
             case membership.SetDraining():
@@ -401,8 +413,9 @@ class Primary:
     async def _set_members(self, nodes: tuple[membership.Node, ...]) -> None:
         from aa_cluster.dataplane.plane import Member
 
-        members = [Member(node.id, node.facts.ha_mac, node.facts.macs) for node in nodes]
+        members = [Member(node.id, node.facts.ha_mac, node.facts.macs, node.dead) for node in nodes]
         await self.plane.call(self.plane.plane.set_members, members)
+        self.lookout.watch(nodes)
 
     async def _persist(self) -> None:
         await self.context.remember(
@@ -421,10 +434,10 @@ class Primary:
     def _note(self, note: membership.Note) -> None:
         node = self.members.nodes.get(note.node_id)
         name = node.facts.name if node else next((k for k, v in self.members.ids.items() if v == note.node_id), "?")
-        write = _log.warning if note.event in ("silent", "gone while joining") else _log.info
-        write("node", name=name, id=note.node_id, change=note.event, epoch=self.members.epoch)
+        write = _log.warning if note.event in ("silent", "dead", "gone while joining") else _log.info
+        write("node", name=name, id=note.node_id, change=note.event, why=note.text, epoch=self.members.epoch)
         said = _NEWS.get(note.event)
         if said is not None:
             weight = "" if node is None else node.weight
-            values = {"name": name, "weight": weight, "kind": self.members.kind}
+            values = {"name": name, "weight": weight, "kind": self.members.kind, "text": note.text}
             self.context.events.say(said[0], said[1].format(**values), node=name, epoch=self.members.epoch)

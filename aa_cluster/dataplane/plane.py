@@ -17,17 +17,18 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons, roles
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Punt", "Question", "Settings"]
+__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Pulse", "Punt", "Question", "Settings"]
 
 MAX_NODES = 64
 MAX_PORTS = 16
@@ -44,6 +45,9 @@ QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
+
+ECHO_ORDER = 5
+"""On the HA link's ingress: behind all others, which pass on what is not theirs."""
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -62,11 +66,15 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface."""
+    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface.
+
+    ``local``: its flows were taken over, their packets stay on this node.
+    """
 
     id: int
     ha_mac: bytes
     macs: tuple[bytes, ...]
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,9 @@ class Settings:
     share_helpers: bool = False
     """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
+    replica_key: bytes = bytes(16)
+    """SipHash key of replicas and pulses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -132,6 +143,7 @@ class Dataplane:
         self._sweeper: Sweeper | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
+        self._pulse: int | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -244,6 +256,8 @@ class Dataplane:
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
+            if "pulse" in fds and self._pulse is None:
+                self._pulse = os.dup(fds["pulse"])
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -264,6 +278,7 @@ class Dataplane:
                 *(Point("ingress", index, "arp_answer") for index in data),
                 *(Point("ingress", index, "admit", order=1) for index in data),
                 Point("ingress", settings.ha_ifindex, "arp_serve"),
+                Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
                 *(Point("xdp", index, "steer") for index in data),
                 *(Point("egress", index, "handoff") for index in data),
             ]
@@ -272,6 +287,7 @@ class Dataplane:
             *(Point("egress", index, "arp_ask") for index in data),
             *(Point("egress", index, "announce", order=1) for index in data),
             Point("ingress", settings.ha_ifindex, "arp_take"),
+            Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
         ]
 
     def stop(self) -> None:
@@ -296,6 +312,9 @@ class Dataplane:
         if self._punts is not None:
             self._punts.close()
             self._punts = None
+        if self._pulse is not None:
+            os.close(self._pulse)
+            self._pulse = None
         if self._courier is not None:
             self._courier.close()
             self._courier = None
@@ -325,6 +344,7 @@ class Dataplane:
             self._maps["ports"].put(port.ifindex % PORT_TABLE, record)
         record = self._maps["config"].record()
         record["key"] = np.frombuffer(settings.block_key, "<u8")
+        record["replica_key"] = np.frombuffer(settings.replica_key, "<u8")
         for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
             record[name] = getattr(settings, name)
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
@@ -355,11 +375,21 @@ class Dataplane:
         record = self._maps["nodes"].record()
         if member is None:
             return record
-        record["hop"] = HOP_LOCAL if member.id == self._settings.node_id else HOP_STEER
+        record["hop"] = HOP_LOCAL if member.local or member.id == self._settings.node_id else HOP_STEER
         record["ha_mac"] = list(member.ha_mac)
         flat = b"".join(member.macs).ljust(6 * MAX_PORTS, b"\0")
         record["macs"] = list(flat)
         return record
+
+    def set_hop(self, node_id: int, local: bool) -> None:
+        """Primary: the packets of this node's flows stay here, or go there; the one switch of a take-over.
+
+        ``DataplaneError`` when it is not in the node map.
+        """
+        nodes = self._maps["nodes"].view()
+        if not 0 < node_id < MAX_NODES or nodes["hop"][node_id] == HOP_NONE:
+            raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
+        nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``
@@ -482,6 +512,17 @@ class Dataplane:
         in_force = self._maps["config"].view()["timeout_s"][0]
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
             in_force[state] = min(seconds, LONGEST_TIMEOUT_S)
+
+    def prober(self) -> pulses.Prober:
+        """Primary: a new one, for a thread of its own; ``close`` it before this dataplane."""
+        if self._pulse is None:
+            raise DataplaneError("pulses were asked for before the dataplane was started as primary")
+        return pulses.Prober(os.dup(self._pulse), self._maps["pulses"])
+
+    def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
+        """What is known of each link to these nodes, by (node id, link); links are slots and ``pulses.HA_LINK``."""
+        links = [*(port.slot for port in self._settings.ports), pulses.HA_LINK]
+        return {(one, link): pulses.read(self._maps["pulses"], one, link) for one in node_ids for link in links}
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""

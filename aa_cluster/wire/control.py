@@ -103,12 +103,15 @@ class Finding(Part, frozen=True, array_like=True):
 
 
 class NodeEntry(Part, frozen=True, array_like=True):
-    """One row of the primary's table. ``silent_ms`` since the primary heard it; ``drained``: by the operator."""
+    """One row of the primary's table. ``silent_ms`` since the primary heard it; ``drained``: by the operator.
+
+    ``rejoin``: its sessions were taken over, and it answers on all links again: it is to join again.
+    """
 
     id: NodeId
     name: Name
     role: Literal["primary", "auxiliary"]
-    state: Literal["joining", "active", "draining", "silent"]
+    state: Literal["joining", "active", "draining", "silent", "dead"]
     weight: Weight
     sessions: U32
     silent_ms: U32
@@ -117,6 +120,7 @@ class NodeEntry(Part, frozen=True, array_like=True):
     macs: tuple[Mac, ...]
     kernel: Text
     drained: bool = False
+    rejoin: bool = False
 
 
 class Neighbour(Part, frozen=True, array_like=True):

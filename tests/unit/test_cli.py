@@ -253,6 +253,7 @@ def test_nodes(call, agent):
         "200",
         "0.1",
         "s",
+        "-",
         "10.77.0.102",
         "6.18",
     ]
@@ -494,7 +495,15 @@ def test_config_show_in_json(call):
     shown = json.loads(call("config", "show", "-j").stdout)
     assert (shown["version"], shown["kind"]) == (1, "config")
     assert shown["flows"]["accounting"] is False
-    assert shown["ha"] == {"interface": "ha", "port": 4201, "heartbeat_ms": 200, "dead_ms": 1000}
+    assert shown["ha"] == {
+        "interface": "ha",
+        "port": 4201,
+        "heartbeat_ms": 200,
+        "silent_ms": 1000,
+        "pulse_ms": 40,
+        "dead_ms": 150,
+        "forget_s": 3600,
+    }
 
 
 def test_the_example_is_valid_and_shows_the_defaults(call, tmp_path):
