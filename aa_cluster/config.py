@@ -117,6 +117,19 @@ class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounting: bool = False
 
 
+class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the other nodes are told of the flow table (docs/replication.md); the same on every node.
+
+    ``mode``: ``all`` changes at once; ``takeover``: only sessions whose handshake is complete; ``periodic``: all, every
+    ``interval_ms``; ``off``. What no new session takes along is sent after ``interval_ms``; digests are compared every
+    ``verify_s``.
+    """
+
+    mode: Literal["all", "takeover", "periodic", "off"] = "all"
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+
+
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent keeps things; several agents on one machine each need their own."""
 
@@ -143,6 +156,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persistence: Persistence = Persistence()
     policy: Policy = Policy()
     flows: Flows = Flows()
+    replication: Replication = Replication()
     paths: Paths = Paths()
     log: Log = Log()
 

@@ -23,6 +23,8 @@ from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
+from aa_cluster.dataplane.replication import FEATURES as REPLICATION
+from aa_cluster.dataplane.replication import Mirror, Sender, digests
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
@@ -45,8 +47,8 @@ QUESTION_OPEN_S = 3.0
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
 SOURCES = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
-    "auxiliary": ("adopt", "announce", "arp_relay", "deliver"),
+    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "compose", "flush"),
+    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 
@@ -107,6 +109,12 @@ class Settings:
     accounting: bool = False
     """Packets and bytes are counted for each flow."""
 
+    replication: Literal["all", "takeover", "periodic", "off"] = "off"
+    """What the other nodes are told of the flow table, and when (docs/replication.md)."""
+
+    replica_key: bytes = bytes(16)
+    """SipHash key of replica frames."""
+
     share_helpers: bool = False
     """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
@@ -135,6 +143,8 @@ class Dataplane:
         self._sweeper: Sweeper | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
+        self._sender: Sender | None = None
+        self._mirror: Mirror | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -162,6 +172,7 @@ class Dataplane:
         )
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
+        self._mirror = Mirror(self._maps)
         self._write_configuration()
         self._activate(compiled)
 
@@ -188,6 +199,8 @@ class Dataplane:
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
+            if "flush" in fds:
+                self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
             if "deliver" in fds:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -206,6 +219,7 @@ class Dataplane:
                 *(Point("ingress", index, "arp_answer") for index in data),
                 *(Point("ingress", index, "admit", order=1) for index in data),
                 Point("ingress", settings.ha_ifindex, "arp_serve"),
+                Point("egress", settings.ha_ifindex, "compose"),
                 *(Point("xdp", index, "steer") for index in data),
                 *(Point("egress", index, "handoff") for index in data),
             ]
@@ -214,6 +228,7 @@ class Dataplane:
             *(Point("egress", index, "arp_ask") for index in data),
             *(Point("egress", index, "announce", order=1) for index in data),
             Point("ingress", settings.ha_ifindex, "arp_take"),
+            Point("ingress", settings.ha_ifindex, "mirror", order=1),
         ]
 
     def stop(self) -> None:
@@ -242,6 +257,10 @@ class Dataplane:
         if self._courier is not None:
             self._courier.close()
             self._courier = None
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        self._mirror = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
@@ -280,6 +299,9 @@ class Dataplane:
         record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
             accounts.FEATURE if settings.accounting else 0
         )
+        if settings.role == "primary":
+            record["features"] |= REPLICATION[settings.replication]
+        record["replica_key"] = np.frombuffer(settings.replica_key, "<u8")
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
@@ -294,6 +316,8 @@ class Dataplane:
             raise DataplaneError(f"node ids {sorted(by_id)}, expected 1 to {MAX_NODES - 1}")
         for identifier in range(1, MAX_NODES):
             self._maps["nodes"].put(identifier, self._node(by_id.get(identifier)))
+        if self._sender is not None:
+            self._sender.set_listeners(len(by_id.keys() - {self._settings.node_id}))
 
     def _node(self, member: Member | None) -> np.ndarray:
         record = self._maps["nodes"].record()
@@ -426,6 +450,25 @@ class Dataplane:
         in_force = self._maps["config"].view()["timeout_s"][0]
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
             in_force[state] = min(seconds, LONGEST_TIMEOUT_S)
+
+    @property
+    def sender(self) -> Sender:
+        """Primary: its end of replication; ``DataplaneError`` before it was started as such."""
+        if self._sender is None:
+            raise DataplaneError("replication was asked for before the dataplane was started as primary")
+        return self._sender
+
+    @property
+    def mirror(self) -> Mirror:
+        """Auxiliary: what it has of the primary's flow table; ``DataplaneError`` before it was started."""
+        if self._mirror is None:
+            raise DataplaneError("the mirror was asked for before the dataplane was started")
+        return self._mirror
+
+    def digests(self) -> np.ndarray:
+        """Of the flow table by blocks of records: see ``replication.digests``."""
+        settled = self._settings.replication == "takeover"
+        return digests(self._maps["records"], self._maps["watermark"], settled)
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
