@@ -140,6 +140,19 @@ class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     router_id: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
+class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the other nodes are told of the flow table (docs/replication.md); the same on every node.
+
+    ``mode``: ``all`` changes at once; ``takeover``: only sessions whose handshake is complete; ``periodic``: all, every
+    ``interval_ms``; ``off``. What no new session takes along is sent after ``interval_ms``; digests are compared every
+    ``verify_s``.
+    """
+
+    mode: Literal["all", "takeover", "periodic", "off"] = "all"
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+
+
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent keeps things; several agents on one machine each need their own."""
 
@@ -167,6 +180,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     flows: Flows = Flows()
     election: Election = Election()
+    replication: Replication = Replication()
     paths: Paths = Paths()
     log: Log = Log()
 

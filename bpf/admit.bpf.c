@@ -186,12 +186,12 @@ static __always_inline enum holder holder_of(const struct found *found, const st
 }
 
 /* Announced again, so it is more than a question and its answer. False when that is known. */
-static __always_inline bool lasts(struct record *record)
+static __always_inline bool lasts(struct record *record, __u32 index)
 {
 	union status was = {.word = *(volatile __u64 *)status_word(record)}, now = was;
 
 	now.ended |= FLOW_LASTS;
-	return is_in_use(was) && now.word != was.word && change_status(record, was, now);
+	return is_in_use(was) && now.word != was.word && change_status(record, index, was, now);
 }
 
 /* A packet of a session that is recorded already; `timeout_s` when its entry shall have another. */
@@ -204,10 +204,10 @@ static __always_inline bool go_on(const struct config *conf, const struct found 
 	record->seen_ns = bpf_ktime_get_coarse_ns();
 	if (record->original.protocol == IPPROTO_UDP) {
 		*timeout_s = conf->timeout_s[FLOW_STREAM];
-		return lasts(record);
+		return lasts(record, entry_record(found->word));
 	}
 	*timeout_s = conf->timeout_s[FLOW_CLOSED];
-	return advance(record, false, flags) == FLOW_CLOSED;
+	return advance(record, entry_record(found->word), false, flags) == FLOW_CLOSED;
 }
 
 static __always_inline void end_found(const struct found *found)

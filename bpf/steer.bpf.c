@@ -36,7 +36,7 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 				   __u8 flags)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	__u8 state = advance(record, word & ENTRY_REPLY, flags);
+	__u8 state = advance(record, entry_record(word), word & ENTRY_REPLY, flags);
 
 	if (!state)
 		return;

@@ -59,8 +59,9 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         persistence=_persistence(context.config.persistence),
         bindings=context.config.persistence.size,
         accounting=context.config.flows.accounting,
-        share_helpers=context.config.policy.share_helpers,
+        replication=context.config.replication.mode,
         replica_key=context.keys.replica,
+        share_helpers=context.config.policy.share_helpers,
     )
 
 

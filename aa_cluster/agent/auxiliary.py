@@ -253,6 +253,7 @@ class Auxiliary:
         virtual = tuple(port.virtual_mac for port in self.settings.ports)
         self.primary = promotion.primary_state(beat, peer.address, virtual)
         await self.plane.call(self.plane.plane.update, self.settings)
+        await self.plane.call(self.plane.plane.forget_journal)
         await self.context.remember(generation=beat.generation, epoch=beat.epoch, primary=self.primary)
         _log.warning("following", primary=beat.name, generation=beat.generation)
         self.context.events.say("promote", f"{beat.name} is the primary now", node=beat.name)

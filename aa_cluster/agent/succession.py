@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
+SILENT_PULSES = 1.75
 PREPARE_SECONDS = 15.0
 GO_SECONDS = 2.0
 TAKE_SECONDS = 2.0
 """A successor that is not told that the virtual MACs are free takes them after this long."""
+CATCH_UP_SECONDS, CATCH_UP_STEP = 0.5, 0.002
 HEIR_SECONDS = 2.0
 """So long a former primary sends on what still comes to the virtual MACs."""
 
@@ -88,9 +90,10 @@ class Succession:
             try:
                 entries = await promotion.make_entries(self._context, role)
                 watch.lap("entries")
-                if not self.candidate.won:
-                    _log.info("the primary is there again", entries=entries)
+                if not await self._is_silent(role):
+                    _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
                     return
+                watch.lap("silence")
                 primary = await self._arm(role, gone, None, watch)
                 await promotion.take(self._context, primary)
                 watch.lap("macs")
@@ -99,6 +102,18 @@ class Succession:
                 return
             _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
+
+    async def _is_silent(self, role: Auxiliary) -> bool:
+        """No pulse of the primary has come for longer than there may be between two, on any link; and all paths still
+        say that it is gone. A keepalived that has died alone makes no second primary."""
+        enough = SILENT_PULSES * self._context.config.ha.pulse_ms / 1000
+        deadline = self._context.clock() + 10 * enough
+        while self.candidate.won and self._context.clock() < deadline:
+            heard = await role.plane.call(role.plane.plane.primary_heard)
+            if heard >= enough:
+                return True
+            await asyncio.sleep(enough - heard)
+        return False
 
     async def _arm(
         self, role: Auxiliary, gone: frozenset[int], former: Facts | None, watch: promotion.Stopwatch
@@ -153,7 +168,8 @@ class Succession:
                 await role.plane.call(role.plane.plane.set_draining, others)
                 await self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS)
                 await role.plane.call(role.plane.plane.set_heir, heir.id)
-                go = control.PromoteGo(_nonce(), role.survey.physical, 0)
+                head = await role.plane.call(role.plane.plane.sent_up_to)
+                go = control.PromoteGo(_nonce(), role.survey.physical, head)
                 armed = await self._ask(go, address, GO_SECONDS)
             except AaError:
                 role.heir = 0
@@ -161,6 +177,7 @@ class Succession:
                 role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
                 raise
             auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True)
+            await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
             auxiliary.ready = True
             await self._ask(control.PromoteTake(_nonce()), address, TAKE_SECONDS)
         self._tasks.start(self._forget_heir(auxiliary), "heir")
@@ -227,12 +244,24 @@ class Succession:
         facts = Facts(former.name, former.ha_mac, role.primary.ha_address, request.macs, former.kernel)
         watch = promotion.Stopwatch(self._context.clock)
         async with self._node.changing:
+            await self._catch_up(role, request.head)
+            watch.lap("journal")
             primary = await self._arm(role, frozenset(), facts, watch)
         _log.info("armed", **watch.steps)
         self.candidate.favour()
         self._taken = asyncio.Event()
         self._tasks.start(self._take(primary, self._taken), "take")
         return control.PromoteAck(request.nonce, primary.settings.generation, primary.settings.epoch)
+
+    async def _catch_up(self, role: Auxiliary, head: int) -> None:
+        deadline = self._context.clock() + CATCH_UP_SECONDS
+        while not await role.plane.call(role.plane.plane.mirrors_up_to, head):
+            if self._context.clock() > deadline:
+                raise StateError(
+                    f"{self._context.name} has not got all flows within {CATCH_UP_SECONDS:g} s",
+                    "look at the HA link and at `aa-cluster sync status`",
+                )
+            await asyncio.sleep(CATCH_UP_STEP)
 
     async def _take(self, primary: Primary, freed: asyncio.Event) -> None:
         try:

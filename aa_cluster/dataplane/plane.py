@@ -25,6 +25,8 @@ from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
+from aa_cluster.dataplane.replication import FEATURES as REPLICATION
+from aa_cluster.dataplane.replication import Mirror, Sender, digests
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
@@ -110,11 +112,14 @@ class Settings:
     accounting: bool = False
     """Packets and bytes are counted for each flow."""
 
-    share_helpers: bool = False
-    """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
+    replication: Literal["all", "takeover", "periodic", "off"] = "off"
+    """What the other nodes are told of the flow table, and when (docs/replication.md)."""
 
     replica_key: bytes = bytes(16)
     """SipHash key of replicas and pulses."""
+
+    share_helpers: bool = False
+    """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,8 @@ class Dataplane:
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
         self._pulse: int | None = None
+        self._sender: Sender | None = None
+        self._mirror: Mirror | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -159,6 +166,7 @@ class Dataplane:
         compiled = self._compiled()
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
+        self._mirror = Mirror(self._maps)
         self._write_configuration()
         self._activate(compiled)
         self._sets.remove_older(self._settings.role, compiled, self._maps)
@@ -199,15 +207,39 @@ class Dataplane:
         finally:
             os.close(fd)
 
-    def become_source(self) -> None:
-        """PLACEHOLDER"""
+    def become_source(self) -> int:
+        """What this node has of the flow table is the cluster's from now on: see ``Mirror.become_source``."""
+        return self.mirror.become_source()
 
     def clear_flows(self) -> None:
-        """PLACEHOLDER"""
+        """A former primary: what it knew is void."""
+        self.mirror.clear()
 
     def reassign(self, source: int, target: int) -> int:
         """PLACEHOLDER"""
         return 0
+
+    def sent_up_to(self) -> int:
+        """Primary: sends what pends of the journal; gives how far it goes."""
+        while self.sender.flush():
+            pass
+        return self.sender.head()
+
+    def mirrors_up_to(self, head: int) -> bool:
+        """Auxiliary: all before that position has come."""
+        self.mirror.note_head(head)
+        return not self.mirror.missing(1)
+
+    def primary_heard(self) -> float:
+        """Auxiliary: s since a pulse of the primary came on any link; infinite before the first."""
+        rows = self.pulse_rows([self._settings.primary_id]).values()
+        latest = max((row.heard_ns for row in rows), default=0)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        return (now - latest) / 1e9 if latest else float("inf")
+
+    def forget_journal(self) -> None:
+        """Another primary's journal begins; what this node has of the flow table stays."""
+        self.mirror.forget()
 
     def set_heir(self, node_id: int) -> None:
         """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
@@ -258,6 +290,8 @@ class Dataplane:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
             if "pulse" in fds and self._pulse is None:
                 self._pulse = os.dup(fds["pulse"])
+            if "flush" in fds and self._sender is None:
+                self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -279,6 +313,7 @@ class Dataplane:
                 *(Point("ingress", index, "admit", order=1) for index in data),
                 Point("ingress", settings.ha_ifindex, "arp_serve"),
                 Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
+                Point("egress", settings.ha_ifindex, "compose"),
                 *(Point("xdp", index, "steer") for index in data),
                 *(Point("egress", index, "handoff") for index in data),
             ]
@@ -288,6 +323,7 @@ class Dataplane:
             *(Point("egress", index, "announce", order=1) for index in data),
             Point("ingress", settings.ha_ifindex, "arp_take"),
             Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
+            Point("ingress", settings.ha_ifindex, "mirror", order=1),
         ]
 
     def stop(self) -> None:
@@ -318,6 +354,10 @@ class Dataplane:
         if self._courier is not None:
             self._courier.close()
             self._courier = None
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        self._mirror = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
@@ -356,6 +396,8 @@ class Dataplane:
         record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
             accounts.FEATURE if settings.accounting else 0
         )
+        if settings.role == "primary":
+            record["features"] |= REPLICATION[settings.replication]
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
@@ -370,6 +412,8 @@ class Dataplane:
             raise DataplaneError(f"node ids {sorted(by_id)}, expected 1 to {MAX_NODES - 1}")
         for identifier in range(1, MAX_NODES):
             self._maps["nodes"].put(identifier, self._node(by_id.get(identifier)))
+        if self._sender is not None:
+            self._sender.set_listeners(len(by_id.keys() - {self._settings.node_id}))
 
     def _node(self, member: Member | None) -> np.ndarray:
         record = self._maps["nodes"].record()
@@ -523,6 +567,25 @@ class Dataplane:
         """What is known of each link to these nodes, by (node id, link); links are slots and ``pulses.HA_LINK``."""
         links = [*(port.slot for port in self._settings.ports), pulses.HA_LINK]
         return {(one, link): pulses.read(self._maps["pulses"], one, link) for one in node_ids for link in links}
+
+    @property
+    def sender(self) -> Sender:
+        """Primary: its end of replication; ``DataplaneError`` before it was started as such."""
+        if self._sender is None:
+            raise DataplaneError("replication was asked for before the dataplane was started as primary")
+        return self._sender
+
+    @property
+    def mirror(self) -> Mirror:
+        """Auxiliary: what it has of the primary's flow table; ``DataplaneError`` before it was started."""
+        if self._mirror is None:
+            raise DataplaneError("the mirror was asked for before the dataplane was started")
+        return self._mirror
+
+    def digests(self) -> np.ndarray:
+        """Of the flow table by blocks of records: see ``replication.digests``."""
+        settled = self._settings.replication == "takeover"
+        return digests(self._maps["records"], self._maps["watermark"], settled)
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""

@@ -117,6 +117,18 @@ class FakePlane:
     def prepare_standby(self) -> None:
         self.calls.append("prepare_standby")
 
+    def sent_up_to(self) -> int:
+        return 17
+
+    def mirrors_up_to(self, head: int) -> bool:
+        return True
+
+    def primary_heard(self) -> float:
+        return float("inf")
+
+    def forget_journal(self) -> None:
+        self.calls.append("forget_journal")
+
     def become_source(self) -> None:
         self.calls.append("become_source")
 
