@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
 
-ASK_BEATS = 25
+ASK_BEATS = 10
 """Heartbeats that the primary may take to answer (5 s by default)."""
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
