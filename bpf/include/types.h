@@ -163,6 +163,17 @@ struct sweep {
 	__u64 released; /* record numbers given back, ever */
 };
 
+/* What `reassign` is to do, and how far it is; user space writes it before the first run. */
+struct move {
+	__u64 at;    /* the last record it has looked at */
+	__u64 moved; /* flows that have a new owner … */
+	__u64 ended; /* … and those that end with the old one */
+	__u8 from;
+	__u8 to;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
+
 /* How `sequence.node` is read. */
 enum schedule_kind {
 	SCHEDULE_IN_TURN = 0,     /* round-robin and weighted: one after the other */
