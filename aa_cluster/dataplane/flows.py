@@ -111,7 +111,8 @@ class Owned:
 
 
 Choice = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(record numbers, their records) → which of them, as booleans. It sees the kernel's memory: few columns are cheap."""
+"""(records, indices among them) → which of these, as booleans. Record numbers are one more. It is given the kernel's
+memory: what it reads costs by column."""
 
 
 def owned(records: Map, watermark: Map, owners: Collection[int], wanted: Choice | None = None) -> Owned:
@@ -122,7 +123,7 @@ def owned(records: Map, watermark: Map, owners: Collection[int], wanted: Choice 
     theirs[list(owners)] = True
     at = np.flatnonzero((state != 0) & (state != DEAD) & theirs[used["owner"]])
     if wanted is not None:
-        at = at[wanted(at + 1, used[at])]
+        at = at[wanted(used, at)]
     live = used[at]
     return Owned(at + 1, _as_rows(live), live["ended"] & ONE_SIDED != 0)
 
