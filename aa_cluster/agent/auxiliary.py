@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import load, neighbourhood, promotion
+from aa_cluster.agent import forgetting, load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
@@ -37,6 +37,8 @@ REJOIN_PAUSE = 2.0
 ORDER_SECONDS = 70.0
 """`top` may measure for a minute."""
 EVENT_SECONDS = 1.0
+MOVE_SECONDS = 30.0
+"""A primary may take so long to take over a million flows for which nothing is prepared."""
 
 _log = log.get("auxiliary")
 
@@ -129,8 +131,9 @@ class Auxiliary:
             return self.ruleset
         return answer.ruleset if isinstance(answer, control.RulesetAnswer) else self.ruleset
 
-    async def drain(self, timeout: float, force: bool) -> AsyncGenerator[int, None]:
-        """Sessions left here, now and again, until there are none or ``timeout`` s are over.
+    async def drain(self, timeout: float, force: bool, now: bool = False) -> AsyncGenerator[int, None]:
+        """Sessions left here, now and again, until there are none or ``timeout`` s are over. ``now``: the primary takes
+        them over; back when what was on its way here has been through.
 
         ``TimeoutReached`` when the primary does not answer; with ``force`` that ends the wait instead.
         """
@@ -139,7 +142,9 @@ class Auxiliary:
         deadline = self.context.clock() + timeout
         try:
             while True:
-                left = await self._sessions_left()
+                left = await self._sessions_left(now)
+                if now:
+                    await forgetting.forget(self.survey)
                 yield left
                 pause = min(DRAIN_STEP, deadline - self.context.clock())
                 if not left or pause <= 0:
@@ -188,6 +193,8 @@ class Auxiliary:
                     answer = control.NeighbourAck(request.nonce, changed)
                 case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
                     answer = await self.on_promotion(request)
+                case control.ForgetAsk():
+                    answer = control.ForgetAck(request.nonce, await forgetting.forget(self.survey))
                 case _:
                     answer = control.Refused(request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", "")
         except AaError as error:
@@ -210,8 +217,8 @@ class Auxiliary:
             await asyncio.sleep(EVENT_SECONDS)
             say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))
 
-    async def _sessions_left(self) -> int:
-        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id))
+    async def _sessions_left(self, now: bool) -> int:
+        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id, now), MOVE_SECONDS if now else None)
         return answer.sessions if isinstance(answer, control.LeaveStatus) else 0
 
     def _stay(self) -> None:

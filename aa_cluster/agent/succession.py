@@ -132,7 +132,7 @@ class Succession:
         self._context.events.say("promote", f"{name} is the primary now", node=name)
         await self._run_for(primary)
         for node_id in gone:
-            await primary.plane.call(primary.plane.plane.reassign, node_id, primary.settings.node_id)
+            await primary.takeover.take_over(node_id)
 
     async def _stay_auxiliary(self, error: AaError) -> None:
         """Out of the election, so that another one takes the role."""

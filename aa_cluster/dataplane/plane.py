@@ -22,9 +22,11 @@ from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
+from aa_cluster.dataplane.flows import Choice, Owned
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
+from aa_cluster.dataplane.reassigner import Reassigner
 from aa_cluster.dataplane.replication import FEATURES as REPLICATION
 from aa_cluster.dataplane.replication import Mirror, Sender, digests
 from aa_cluster.dataplane.sweeper import Sweeper
@@ -146,6 +148,8 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
+        self._reassigner: Reassigner | None = None
+        self._local: set[int] = set()
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
         self._pulse: int | None = None
@@ -214,10 +218,6 @@ class Dataplane:
     def clear_flows(self) -> None:
         """A former primary: what it knew is void."""
         self.mirror.clear()
-
-    def reassign(self, source: int, target: int) -> int:
-        """PLACEHOLDER"""
-        return 0
 
     def sent_up_to(self) -> int:
         """Primary: sends what pends of the journal; gives how far it goes."""
@@ -292,6 +292,8 @@ class Dataplane:
                 self._pulse = os.dup(fds["pulse"])
             if "flush" in fds and self._sender is None:
                 self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
+            if "reassign" in fds and self._reassigner is None:
+                self._reassigner = Reassigner(os.dup(fds["reassign"]), self._maps["moving"], self._maps["watermark"])
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -345,6 +347,9 @@ class Dataplane:
         if self._sweeper is not None:
             self._sweeper.close()
             self._sweeper = None
+        if self._reassigner is not None:
+            self._reassigner.close()
+            self._reassigner = None
         if self._punts is not None:
             self._punts.close()
             self._punts = None
@@ -419,21 +424,30 @@ class Dataplane:
         record = self._maps["nodes"].record()
         if member is None:
             return record
-        record["hop"] = HOP_LOCAL if member.local or member.id == self._settings.node_id else HOP_STEER
+        local = member.local or member.id == self._settings.node_id or member.id in self._local
+        record["hop"] = HOP_LOCAL if local else HOP_STEER
         record["ha_mac"] = list(member.ha_mac)
         flat = b"".join(member.macs).ljust(6 * MAX_PORTS, b"\0")
         record["macs"] = list(flat)
         return record
 
     def set_hop(self, node_id: int, local: bool) -> None:
-        """Primary: the packets of this node's flows stay here, or go there; the one switch of a take-over.
+        """Primary: that node's flows are this node's stack's from the next packet on, whoever owns them; or no more.
 
-        ``DataplaneError`` when it is not in the node map.
+        Kept through ``set_members``, until it is taken back. A node that is in no map has no hop when it is.
         """
-        nodes = self._maps["nodes"].view()
-        if not 0 < node_id < MAX_NODES or nodes["hop"][node_id] == HOP_NONE:
-            raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
-        nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
+        node = self._maps["nodes"].view()[node_id : node_id + 1]
+        (self._local.add if local else self._local.discard)(node_id)
+        if local:
+            node["hop"] = HOP_LOCAL
+        elif node["hop"][0] == HOP_LOCAL and node_id != self._settings.node_id:
+            node["hop"] = HOP_STEER if node["ha_mac"].any() else HOP_NONE
+
+    def reassign(self, from_id: int, to_id: int) -> int:
+        """Primary: the flows of one node become another's; gives how many. What the node began itself ends."""
+        if self._reassigner is None:
+            raise DataplaneError("flows are to change hands before the dataplane was started as primary")
+        return self._reassigner.move(from_id, to_id)
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``
@@ -519,6 +533,10 @@ class Dataplane:
         """One row per flow, structured dtype: see ``FLOW_ROW`` and ``ACCOUNTED_ROW`` in dataplane/flows.py."""
         counted = self._maps["accounts"] if self._settings.accounting else None
         return flows.rows(self._maps["records"], self._maps["watermark"], counted)
+
+    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
+        """The flows of these nodes, by record, as they are at this moment; only those ``wanted``."""
+        return flows.owned(self._maps["records"], self._maps["watermark"], owners, wanted)
 
     def account_look(self) -> accounts.Look | None:
         """What all flows carried until now; None when accounting is off."""

@@ -17,7 +17,19 @@ from aa_cluster.errors import DataplaneError
 Role = Literal["primary", "auxiliary"]
 
 SOURCES: dict[Role, tuple[str, ...]] = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "compose", "flush", "echo", "pulse", "relinquish"),
+    "primary": (
+        "handoff",
+        "steer",
+        "admit",
+        "arp_relay",
+        "sweep",
+        "reassign",
+        "compose",
+        "flush",
+        "echo",
+        "pulse",
+        "relinquish",
+    ),
     "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "echo", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""

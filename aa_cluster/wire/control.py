@@ -238,9 +238,11 @@ class ReadyAck(Reply, frozen=True, array_like=True, tag=True):
 
 
 class LeaveAsk(Request, frozen=True, array_like=True, tag=True):
-    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left."""
+    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left. ``now``: the primary takes
+    the running ones over before it answers."""
 
     node_id: NodeId
+    now: bool = False
 
 
 class LeaveStatus(Reply, frozen=True, array_like=True, tag=True):
@@ -335,6 +337,14 @@ class PromoteAck(Reply, frozen=True, array_like=True, tag=True):
     epoch: U32
 
 
+class ForgetAsk(Request, frozen=True, array_like=True, tag=True):
+    """The primary goes on with all that it has handed to you: let go of the entries of those sessions."""
+
+
+class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
+    entries: U32
+
+
 class EventNote(Message, frozen=True, array_like=True, tag=True):
     """What happened, for everybody who watches (``monitor``). Not repeated: a lost one is lost."""
 
@@ -378,6 +388,8 @@ AnyMessage = (
     | PromoteGo
     | PromoteTake
     | PromoteAck
+    | ForgetAsk
+    | ForgetAck
     | EventNote
     | Refused
 )

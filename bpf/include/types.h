@@ -231,6 +231,17 @@ struct mirrored {
 };
 _Static_assert(sizeof(struct mirrored) == 128, "two cache lines");
 
+/* What `reassign` is to do, and how far it is; user space writes it before the first run. */
+struct move {
+	__u64 at;    /* the last record it has looked at */
+	__u64 moved; /* flows that have a new owner … */
+	__u64 ended; /* … and those that end with the old one */
+	__u8 from;
+	__u8 to;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
+
 /* How `sequence.node` is read. */
 enum schedule_kind {
 	SCHEDULE_IN_TURN = 0,     /* round-robin and weighted: one after the other */

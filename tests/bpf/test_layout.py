@@ -28,6 +28,7 @@ STRUCT_OF_MAP = {
     "accounts": "account",
     "swept": "sweep",
     "pulses": "pulse",
+    "moving": "move",
     "tallies": "tally",
     "sequences": "sequence",
     "policies": "policy",
