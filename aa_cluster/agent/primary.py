@@ -125,7 +125,12 @@ class Primary:
         await self._tasks.cancel()
 
     def feed(self, event: Event) -> None:
-        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``."""
+        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``.
+
+        While this node hands its role over its pulses are of a generation that is past: no answer means nothing.
+        """
+        if self.heir and isinstance(event, membership.Unfit):
+            return
         self.members, commands = membership.step(self.members, event)
         for command in commands:
             self._commands.put_nowait(command)

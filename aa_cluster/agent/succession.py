@@ -164,6 +164,7 @@ class Succession:
                 raise StateError("this node is not the primary any more")
             others = frozenset(role.members.nodes) - {role.members.self_id}
             role.heir = heir.id
+            role.lookout.watch(())
             try:
                 await role.plane.call(role.plane.plane.set_draining, others)
                 await self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS)
@@ -173,6 +174,7 @@ class Succession:
                 armed = await self._ask(go, address, GO_SECONDS)
             except AaError:
                 role.heir = 0
+                role.lookout.watch(role.members.reachable())
                 await role.plane.call(role.plane.plane.set_heir, 0)
                 role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
                 raise

@@ -103,7 +103,7 @@ def conntrack_is_as_the_flows_are(lab: Lab) -> int:
 def show(taken: api.TakenRow) -> None:
     print(
         f"{taken.flows} flows ({taken.prepared} prepared before, {taken.updated} updated, {taken.created} created, "
-        f"{taken.lost} lost) switched after {1000 * taken.seconds:.0f} ms, done after {1000 * taken.whole_seconds:.0f} ms"
+        f"{taken.lost} lost) switched {1000 * taken.seconds:.0f} ms, done {1000 * taken.whole_seconds:.0f} ms"
     )
 
 
