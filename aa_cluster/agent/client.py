@@ -32,6 +32,8 @@ AnyAnswer = (
     | api.PolicyChecked
     | api.PolicyReloaded
     | api.Persist
+    | api.Sync
+    | api.Resynced
     | api.Error
 )
 DEFAULT_TIMEOUT = 30.0

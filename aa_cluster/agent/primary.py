@@ -16,6 +16,7 @@ from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
+from aa_cluster.agent.sync_source import SyncSource
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
@@ -71,6 +72,8 @@ class Primary:
         self.ruleset = ""
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
+        self.sync = SyncSource(context, plane, lambda: self.members)
+        self.upkeep.on_journal = self.sync.ring
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
@@ -92,6 +95,7 @@ class Primary:
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
         self.upkeep.start()
+        self.sync.start()
 
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
@@ -102,6 +106,7 @@ class Primary:
         await self._flow_watch.stop()
         await self._neighbourhood.stop()
         await self.upkeep.stop()
+        await self.sync.stop()
         await self._tasks.cancel()
 
     def feed(self, event: Event) -> None:
@@ -157,6 +162,8 @@ class Primary:
             self._pass_events_on(message)
         elif isinstance(message, control.Request):
             self._answer_once(message, peer)
+        else:
+            self.sync.on_message(message, peer)
 
     async def set_weight(self, name: str, weight: int) -> None:
         self.feed(membership.SetWeight(name, weight))
@@ -258,6 +265,9 @@ class Primary:
                 await self._read_ruleset()
                 return control.RulesetAnswer(request.nonce, self.ruleset)
             case _:
+                answer = await self.sync.answer(request)
+                if answer is not None:
+                    return answer
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
     async def _admit(self, ask: control.JoinAsk, peer: Peer) -> AnyMessage:
@@ -315,6 +325,7 @@ class Primary:
         while True:
             self.feed(membership.Tick(self.context.clock()))
             self._send_beat()
+            self.sync.beat()
             due = max(due + self.context.beat, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -332,6 +343,7 @@ class Primary:
             ruleset=self.ruleset,
             ha_mac=self.survey.ha.mac,
             nodes=self.table() if whole else (),
+            journal=self.sync.head(),
         )
         self.context.link.send(beat, address)
 
