@@ -143,7 +143,7 @@ static __always_inline void write_frame(const struct config *conf, struct replic
 		__builtin_memset(eth->h_dest, 0xff, 6);
 	copy_mac(eth->h_source, conf->ha_mac);
 	eth->h_proto = be16(ETH_P_HL);
-	hl_fill(&out->common, conf, HL_REPLICA, target, (replica_words(count) + 1) * 8);
+	hl_fill(&out->common, conf, HL_KIND_REPLICA, target, (replica_words(count) + 1) * 8);
 	out->count = count;
 	__builtin_memset(out->zero, 0, 3);
 	out->position = swap64(from);

@@ -281,7 +281,7 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 {
 	const struct hl_head *common = &in->common;
 
-	if (common->version != HL_VERSION || in->count < 1 || in->count > REPLICA_MOST ||
+	if (common->version != HL_VERSION_1 || in->count < 1 || in->count > REPLICA_MOST ||
 	    host16(common->length) != (replica_words(in->count) + 1) * 8 || host16(common->length) + ETH_HLEN > length)
 		return REPLICA_MALFORMED;
 	if (common->cluster_id != be16(conf->cluster_id) || common->sender != conf->primary ||
@@ -326,7 +326,7 @@ int mirror(struct __sk_buff *skb)
 	head = (struct replica_head *)work->word;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, work->word, sizeof(struct replica_head)) || head->common.magic != HL_MAGIC)
 		return verdict(TC_ACT_SHOT, REPLICA_MALFORMED);
-	if (head->common.kind != HL_REPLICA)
+	if (head->common.kind != HL_KIND_REPLICA)
 		return verdict(TC_ACT_UNSPEC, REPLICA_OTHER);
 	why = inspect(conf, head, skb->len);
 	if (why != REPLICA_TAKEN)

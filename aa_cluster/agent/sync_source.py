@@ -71,9 +71,14 @@ class SyncSource:
 
     def beat(self) -> None:
         """With each heartbeat."""
-        if not self.on or not self._others():
+        if not self.on:
             return
-        if self._plane.plane.sender.pending():
+        sender, others = self._plane.plane.sender, len(self._others())
+        if sender.listeners() != others:
+            sender.set_listeners(others)
+        if not others:
+            return
+        if sender.pending():
             self.ring()
         self._tasks.start(self._small.tell(), "small state")
 

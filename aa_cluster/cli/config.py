@@ -28,7 +28,10 @@ name = "gw1"                                    # unique in the cluster; its id 
 interface = "eth2"                              # the dedicated link between the nodes, with an IPv4 address of its own
 # port = 4201                                   # UDP
 # heartbeat_ms = 200
-# dead_ms = 1000                                # silent for so long: no new sessions; at least three heartbeats
+# silent_ms = 1000                              # agent silent for so long: no new sessions; at least three heartbeats
+# pulse_ms = 40                                 # every link of every node is asked so often
+# dead_ms = 150                                 # no answer for so long: its sessions are taken over; >= three pulses
+# forget_s = 3600                               # a node that stays dead for so long is no member any more
 
 [data]
 interfaces = ["eth0", "eth1"]                   # carry user traffic; same names, order and addresses on every node

@@ -236,6 +236,7 @@ class Mirror:
         The journal begins anew, with nothing sent.
         """
         self._state["closed"][0] = 1
+        self._state["generation"][0] = 0  # should this node stay an auxiliary after all, it begins anew
         syscall.wait_for_programs()
         self._drain()
         used = self._in_use()

@@ -25,7 +25,7 @@ def hkdf(key: bytes, label: str, length: int) -> bytes:
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyRing:
     """``control``: HMAC key of the control protocol; ``handoff``: SipHash key of the block; ``table``: of the flow
-    table's hash (176 bytes); ``replica``: SipHash key of replica frames; ``fingerprint``: public."""
+    table's hash (176 bytes); ``replica``: SipHash key of replicas and pulses; ``fingerprint``: public."""
 
     control: bytes
     handoff: bytes

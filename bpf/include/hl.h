@@ -12,11 +12,12 @@
 #include "types.h"
 
 #define ETH_P_HL 0x88b6
+
 #define HL_MAGIC be32(0x4141484c) /* "AAHL" */
-#define HL_VERSION 1
-#define HL_REPLICA 1      /* primary → auxiliaries: records of the flow table */
-#define HL_PULSE 2        /* are you there? */
-#define HL_PULSE_ANSWER 3 /* yes */
+#define HL_VERSION_1 1
+#define HL_KIND_REPLICA 1 /* primary → auxiliaries: records of the flow table */
+#define HL_KIND_PULSE 2   /* primary → auxiliary: are you there? */
+#define HL_KIND_ANSWER 3  /* auxiliary → primary: yes, on this link */
 
 struct hl_head {
 	__be32 magic;
@@ -34,7 +35,7 @@ _Static_assert(sizeof(struct hl_head) == 20, "the head is a wire format");
 static __always_inline void hl_fill(struct hl_head *head, const struct config *conf, __u8 kind, __u8 target, __u16 length)
 {
 	head->magic = HL_MAGIC;
-	head->version = HL_VERSION;
+	head->version = HL_VERSION_1;
 	head->kind = kind;
 	head->cluster_id = be16(conf->cluster_id);
 	head->generation = be32(conf->generation);

@@ -8,6 +8,8 @@
 
 #define AA_MAX_NODES 64
 #define AA_MAX_PORTS 16
+#define AA_LINKS 17 /* of a node: a data interface by slot, then … */
+#define AA_HA_LINK 16
 #define AA_SEQUENCE_CAPACITY 8192 /* a power of two: the index is masked */
 #define AA_RULE_LINES 128         /* of the policy, compiled; a power of two */
 #define AA_RULE_COUNTERS 128      /* per bank: one a rule (64), then the default's and the keep mark's */
@@ -142,6 +144,7 @@ struct config {
 	__u32 flow_limit;                 /* the highest record number */
 	__u64 key[2];                     /* SipHash key of the handoff tag, little-endian halves */
 	__u64 source_key[2];              /* SipHash key of the client's address, for source-hash */
+	__u64 replica_key[2];             /* SipHash key of frames between nodes: replicas, pulses */
 	__u64 persist_idle_ns;            /* 0: no persistence */
 	__u8 persist_v4[16];              /* what of a client's address counts: a mask over the v4-mapped form … */
 	__u8 persist_v6[16];              /* … and over IPv6 */
@@ -156,10 +159,27 @@ struct config {
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
 	__u32 features; /* AA_FEATURE_* */
-	__u32 pad;
-	__u64 replica_key[2]; /* SipHash key of replica frames */
+	__u8 heir;      /* the node that is about to become primary: no session begins meanwhile; 0: none */
+	__u8 pad[3];
 };
 _Static_assert(sizeof(struct config) == 344, "config has no hidden padding");
+
+/*
+ * What is known of one link to one node. A pulse has a sequence number, which its answer repeats. Times: CLOCK_MONOTONIC.
+ * On an auxiliary the row of its primary tells when that one was heard.
+ */
+struct pulse {
+	__u64 sent; /* sequence of the newest pulse; only `pulse` writes it */
+	__u64 sent_ns;
+	__u64 answered; /* sequence of the newest that was answered … */
+	__u64 answered_ns;
+	__u64 rtt_ns; /* … and how long that took */
+	__u64 heard;  /* sequence of the newest pulse that came from there */
+	__u64 heard_ns;
+	__u32 generation; /* of that one */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct pulse) == 64, "a pulse is a cache line");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {

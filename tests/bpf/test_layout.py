@@ -27,6 +27,7 @@ STRUCT_OF_MAP = {
     "records": "record",
     "accounts": "account",
     "swept": "sweep",
+    "pulses": "pulse",
     "tallies": "tally",
     "sequences": "sequence",
     "policies": "policy",
