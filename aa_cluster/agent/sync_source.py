@@ -120,13 +120,12 @@ class SyncSource:
         while True:
             quiet = loop.time()
             while loop.time() - quiet < LINGER_SECONDS or not sender.arm():
-                await asyncio.sleep(interval)
                 if sender.pending():
                     sender.flush(FRAMES_A_TURN)
                     quiet = loop.time()
+                await asyncio.sleep(interval)
+            await self._rung.wait()
             self._rung.clear()
-            if not sender.pending():
-                await self._rung.wait()
 
     async def _repair(self) -> None:
         """One block after the other, for all nodes at once: who has it right loses nothing by it."""

@@ -91,6 +91,7 @@ class Upkeep:
             asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def _on_events(self) -> None:
+        self.on_journal()  # that may be what woke us, and is not to wait for the dataplane's thread
         self._ignore()
         self._tasks.start(self._on_wake(), "events")
 
@@ -111,7 +112,7 @@ class Upkeep:
     async def _take_events(self) -> None:
         events = await self._plane.call(self._plane.plane.read_events)
         if any(event.kind == "journal" for event in events):
-            self.on_journal()
+            self.on_journal()  # it came while others were being read
         if events:
             say_all(self._context, self._ports, events)
             await asyncio.to_thread(self._enter_neighbours, events)
