@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The primary's own maps, as its agent pinned them: to look into its flow table, or to fill it, beside the agent."""
+"""A node's own maps, as its agent pinned them: to look into its flow table, or to fill it, beside the agent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from aa_cluster.topology.lab import Lab
 
 @contextmanager
 def primary_maps(lab: Lab) -> Iterator[dict[str, Map]]:
-    """By name. The agent of node1 has made them: its sizes are in force."""
+    """Those of node1."""
+    with maps_of(lab, "node1") as maps:
+        yield maps
+
+
+@contextmanager
+def maps_of(lab: Lab, node: str) -> Iterator[dict[str, Map]]:
+    """By name. The node's agent has made them: its sizes are in force."""
     compiled = objects.load(("steer", "handoff"), kfuncs.offsets(), CACHE)
     declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
-    maps = open_all(declarations, lab.site("node1").pins / "maps", 1)
+    maps = open_all(declarations, lab.site(node).pins / "maps", 1)
     try:
         yield maps
     finally:

@@ -17,7 +17,7 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles, small
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
@@ -47,6 +47,9 @@ SHARE_HELPERS = 2
 
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
+
+EXPECTATION_NS = 300_000_000_000
+"""AA_EXPECTATION_NS of bpf/include/expectation.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
@@ -604,6 +607,19 @@ class Dataplane:
         """Of the flow table by blocks of records: see ``replication.digests``."""
         settled = self._settings.replication == "takeover"
         return digests(self._maps["records"], self._maps["watermark"], settled)
+
+    def small_since(self, since_ns: int) -> small.Small:
+        """Bindings and expectations set after that time, those that are good."""
+        wanted = self._settings.persistence
+        return small.since(self._maps, since_ns, 0 if wanted is None else int(wanted.idle_s * 1e9), EXPECTATION_NS)
+
+    def take_bindings(self, rows: Iterable[small.BindingRow], whole: bool) -> None:
+        """Auxiliary: what persistence keeps on the primary."""
+        small.take_bindings(self._maps["bindings"], rows, whole)
+
+    def take_expectations(self, rows: Iterable[small.ExpectationRow]) -> None:
+        """Auxiliary: what helpers expect."""
+        small.take_expectations(self._maps["expected"], rows)
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
