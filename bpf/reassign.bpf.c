@@ -40,6 +40,7 @@ static __always_inline bool change_owner(struct record *record, __u8 from, __u8 
 			return false;
 		now = was;
 		now.owner = to;
+		now.ended |= FLOW_TAKEN;
 		if (change_status(record, was, now))
 			return true;
 	}

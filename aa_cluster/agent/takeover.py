@@ -40,8 +40,8 @@ _log = log.get("takeover")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """``flows`` that this node owns now. Their entries: ``prepared_before`` long since, ``updated`` or made since they
-    were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the node's own sessions.
+    """``flows`` that go on here; those that had ended have come along. Their entries: ``prepared_before`` long since,
+    ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the node's own sessions.
     ``seconds`` until the switch, ``whole_seconds`` until all was done.
     """
 
@@ -124,7 +124,7 @@ class TakeOver:
             if turn and not len(found.numbers):
                 break
             await asyncio.to_thread(taking.again, found)
-            taking.flows += await self._plane.call(self._calls.reassign, node_id, self._self_id)
+            await self._plane.call(self._calls.reassign, node_id, self._self_id)
 
     # Preparation, in the background.
 
@@ -162,10 +162,10 @@ class _Taking:
     """One take-over under way."""
 
     def __init__(self, preparation: Preparation, lifetimes: Mapping[int, int]) -> None:
-        self.flows = 0
         self._preparation, self._lifetimes = preparation, lifetimes
         self._made = Made()
         self._before = self._ended = 0
+        self._going = np.zeros(0, int)
 
     def first(self, found: Owned) -> None:
         """What is not ready is made so. In a worker thread."""
@@ -184,6 +184,7 @@ class _Taking:
         ready &= ~found.one_sided
         waiting = ~ready & ~found.one_sided
         over = found.rows["state"] == CLOSED
+        self._going = np.union1d(self._going, found.numbers[~found.one_sided & ~over])
         self._made += self._preparation.complete(_of(found, waiting & ~over), self._lifetimes)
         self._preparation.prepare(_of(found, waiting & over), self._lifetimes)
         out: np.ndarray = ready & ~over
@@ -192,7 +193,7 @@ class _Taking:
     def result(self, seconds: float, whole: float) -> Taken:
         made = self._made
         return Taken(
-            flows=self.flows,
+            flows=len(self._going),
             prepared_before=self._before,
             updated=made.updated,
             missing_created=made.created,

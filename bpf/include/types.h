@@ -55,6 +55,9 @@ enum flow_direction {
 /* In `ended`: an auxiliary's own session, of which only the answers pass the primary. */
 #define FLOW_ONE_SIDED 4
 
+/* In `ended`: taken over from another node. This node's conntrack was never in time with it, and keeps time wrongly. */
+#define FLOW_TAKEN 16
+
 /* One cache line of the hot table; what an entry's bits mean is in flow_table.h. */
 struct bucket {
 	__u64 word[8];
