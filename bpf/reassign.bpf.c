@@ -29,7 +29,7 @@ static __always_inline void let_go(struct __sk_buff *skb, const struct tuple *or
 		ct_hold(ct, 0, false);
 }
 
-static __always_inline bool change_owner(struct record *record, __u8 from, __u8 to)
+static __always_inline bool change_owner(struct record *record, __u32 index, __u8 from, __u8 to)
 {
 	union status was, now;
 	int i;
@@ -41,7 +41,7 @@ static __always_inline bool change_owner(struct record *record, __u8 from, __u8 
 		now = was;
 		now.owner = to;
 		now.ended |= FLOW_TAKEN;
-		if (change_status(record, was, now))
+		if (change_status(record, index, was, now))
 			return true;
 	}
 	return false;
@@ -57,7 +57,7 @@ static __always_inline void move(struct __sk_buff *skb, struct move *moving_now,
 		moving_now->ended++;
 		return;
 	}
-	if (!change_owner(record, moving_now->from, to))
+	if (!change_owner(record, index, moving_now->from, to))
 		return;
 	change_flow(record, index, ENTRY_OWNER_MASK, (__u64)to << ENTRY_OWNER_SHIFT);
 	moving_now->moved++;

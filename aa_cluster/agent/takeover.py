@@ -41,8 +41,8 @@ _log = log.get("takeover")
 @dataclass(frozen=True, slots=True)
 class Taken:
     """``flows`` that go on here; those that had ended have come along. Their entries: ``prepared_before`` long since,
-    ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the node's own sessions.
-    ``seconds`` until the switch, ``whole_seconds`` until all was done.
+    ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the
+    node's own sessions. ``seconds`` until the switch, ``whole_seconds`` until all was done.
     """
 
     flows: int
@@ -74,7 +74,6 @@ class TakeOver:
         self._preparation = Preparation()
         self._working = asyncio.Lock()
         self._tasks = TaskSet()
-        self._local: set[int] = set()
 
     @property
     def _calls(self) -> Dataplane:
@@ -88,7 +87,7 @@ class TakeOver:
 
     async def take_over(self, node_id: int, *, back: bool = False) -> Taken:
         """All flows of that node continue here. ``back``: packets may go to it again afterwards (it lives); otherwise
-        what is still addressed to it stays local until ``give_back``.
+        what is still addressed to it stays here until the node map is written again.
 
         New sessions must be off it before (``set_draining``), and the caller keeps it so until this is back.
         ``AaError``: it did not come to the switch, and nothing has changed but conntrack; or the switch is made, and
@@ -101,20 +100,13 @@ class TakeOver:
             found = await self._plane.call(self._calls.flows_of, (node_id,))
             await asyncio.to_thread(taking.first, found)
             await self._plane.call(self._calls.set_hop, node_id, True)
-            self._local.add(node_id)
             switched = time.monotonic()
             await self._settle(node_id, taking)
             if back:
-                await self.give_back(node_id)
+                await self._plane.call(self._calls.set_hop, node_id, False)
         taken = taking.result(switched - begun, time.monotonic() - begun)
         _say(node_id, taken)
         return taken
-
-    async def give_back(self, node_id: int) -> None:
-        """Packets of that node's flows go to it again. Nothing for a node that was not taken over."""
-        if node_id in self._local:
-            await self._plane.call(self._calls.set_hop, node_id, False)
-            self._local.discard(node_id)
 
     async def _settle(self, node_id: int, taking: _Taking) -> None:
         """A handshake may have gone on, a SYN may have been on its way to the node, while its flows were prepared; an

@@ -28,6 +28,7 @@ STRUCT_OF_MAP = {
     "accounts": "account",
     "swept": "sweep",
     "moving": "move",
+    "pulses": "pulse",
     "tallies": "tally",
     "sequences": "sequence",
     "policies": "policy",
@@ -36,6 +37,9 @@ STRUCT_OF_MAP = {
     "questions": "question",
     "fragments": "fragment",
     "expected": "expectation",
+    "replication": "replication",
+    "walk": "walk",
+    "mirrored": "mirrored",
 }
 KEY_OF_MAP = {
     "questions": "question_key",
