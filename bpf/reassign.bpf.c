@@ -40,6 +40,7 @@ static __always_inline bool change_owner(struct record *record, __u32 index, __u
 			return false;
 		now = was;
 		now.owner = to;
+		now.ended |= FLOW_TAKEN;
 		if (change_status(record, index, was, now))
 			return true;
 	}

@@ -197,10 +197,10 @@ class Auxiliary:
                 case control.NeighbourTell():
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
-                case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
-                    answer = await self.on_promotion(request)
                 case control.ForgetAsk():
                     answer = control.ForgetAck(request.nonce, await forgetting.forget(self.survey))
+                case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
+                    answer = await self.on_promotion(request)
                 case _:
                     answer = await self.sync.answer(request) or control.Refused(
                         request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", ""

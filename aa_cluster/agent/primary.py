@@ -464,9 +464,6 @@ class Primary:
     async def _set_members(self, nodes: tuple[membership.Node, ...]) -> None:
         from aa_cluster.dataplane.plane import Member
 
-        for node in nodes:
-            if not node.silent and not node.dead:
-                await self.takeover.give_back(node.id)
         members = [Member(node.id, node.facts.ha_mac, node.facts.macs, node.dead) for node in nodes]
         await self.plane.call(self.plane.plane.set_members, members)
         self.lookout.watch(nodes)

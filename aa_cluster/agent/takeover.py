@@ -40,9 +40,9 @@ _log = log.get("takeover")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """``flows`` that this node owns now. Their entries: ``prepared_before`` long since, ``updated`` or made since they
-    were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the node's own sessions.
-    ``seconds`` until the switch, ``whole_seconds`` until all was done.
+    """``flows`` that go on here; those that had ended have come along. Their entries: ``prepared_before`` long since,
+    ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the
+    node's own sessions. ``seconds`` until the switch, ``whole_seconds`` until all was done.
     """
 
     flows: int
@@ -74,7 +74,6 @@ class TakeOver:
         self._preparation = Preparation()
         self._working = asyncio.Lock()
         self._tasks = TaskSet()
-        self._local: set[int] = set()
 
     @property
     def _calls(self) -> Dataplane:
@@ -88,7 +87,7 @@ class TakeOver:
 
     async def take_over(self, node_id: int, *, back: bool = False) -> Taken:
         """All flows of that node continue here. ``back``: packets may go to it again afterwards (it lives); otherwise
-        what is still addressed to it stays local until ``give_back``.
+        what is still addressed to it stays here until the node map is written again.
 
         New sessions must be off it before (``set_draining``), and the caller keeps it so until this is back.
         ``AaError``: it did not come to the switch, and nothing has changed but conntrack; or the switch is made, and
@@ -101,20 +100,13 @@ class TakeOver:
             found = await self._plane.call(self._calls.flows_of, (node_id,))
             await asyncio.to_thread(taking.first, found)
             await self._plane.call(self._calls.set_hop, node_id, True)
-            self._local.add(node_id)
             switched = time.monotonic()
             await self._settle(node_id, taking)
             if back:
-                await self.give_back(node_id)
+                await self._plane.call(self._calls.set_hop, node_id, False)
         taken = taking.result(switched - begun, time.monotonic() - begun)
         _say(node_id, taken)
         return taken
-
-    async def give_back(self, node_id: int) -> None:
-        """Packets of that node's flows go to it again. Nothing for a node that was not taken over."""
-        if node_id in self._local:
-            await self._plane.call(self._calls.set_hop, node_id, False)
-            self._local.discard(node_id)
 
     async def _settle(self, node_id: int, taking: _Taking) -> None:
         """A handshake may have gone on, a SYN may have been on its way to the node, while its flows were prepared; an
@@ -124,7 +116,7 @@ class TakeOver:
             if turn and not len(found.numbers):
                 break
             await asyncio.to_thread(taking.again, found)
-            taking.flows += await self._plane.call(self._calls.reassign, node_id, self._self_id)
+            await self._plane.call(self._calls.reassign, node_id, self._self_id)
 
     # Preparation, in the background.
 
@@ -162,10 +154,10 @@ class _Taking:
     """One take-over under way."""
 
     def __init__(self, preparation: Preparation, lifetimes: Mapping[int, int]) -> None:
-        self.flows = 0
         self._preparation, self._lifetimes = preparation, lifetimes
         self._made = Made()
         self._before = self._ended = 0
+        self._going = np.zeros(0, int)
 
     def first(self, found: Owned) -> None:
         """What is not ready is made so. In a worker thread."""
@@ -184,6 +176,7 @@ class _Taking:
         ready &= ~found.one_sided
         waiting = ~ready & ~found.one_sided
         over = found.rows["state"] == CLOSED
+        self._going = np.union1d(self._going, found.numbers[~found.one_sided & ~over])
         self._made += self._preparation.complete(_of(found, waiting & ~over), self._lifetimes)
         self._preparation.prepare(_of(found, waiting & over), self._lifetimes)
         out: np.ndarray = ready & ~over
@@ -192,7 +185,7 @@ class _Taking:
     def result(self, seconds: float, whole: float) -> Taken:
         made = self._made
         return Taken(
-            flows=self.flows,
+            flows=len(self._going),
             prepared_before=self._before,
             updated=made.updated,
             missing_created=made.created,

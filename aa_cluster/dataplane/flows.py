@@ -27,8 +27,8 @@ STATE_NAMES = {
 }
 
 TOUCHED, EXACT, SETTLED, REPLY = 1, 2, 4, 8
-ONE_SIDED = 4
-"""In a record's ``ended``: FLOW_ONE_SIDED of bpf/include/types.h."""
+ONE_SIDED, TAKEN = 4, 16
+"""In a record's ``ended``: FLOW_ONE_SIDED and FLOW_TAKEN of bpf/include/types.h."""
 
 OWNER_SHIFT, RECORD_SHIFT, FINGERPRINT_SHIFT = 4, 10, 32
 RECORD_MASK = 0x3FFFFF

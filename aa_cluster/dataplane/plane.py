@@ -152,7 +152,6 @@ class Dataplane:
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
         self._reassigner: Reassigner | None = None
-        self._local: set[int] = set()
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
         self._pulse: int | None = None
@@ -427,30 +426,27 @@ class Dataplane:
         record = self._maps["nodes"].record()
         if member is None:
             return record
-        local = member.local or member.id == self._settings.node_id or member.id in self._local
-        record["hop"] = HOP_LOCAL if local else HOP_STEER
+        record["hop"] = HOP_LOCAL if member.local or member.id == self._settings.node_id else HOP_STEER
         record["ha_mac"] = list(member.ha_mac)
         flat = b"".join(member.macs).ljust(6 * MAX_PORTS, b"\0")
         record["macs"] = list(flat)
         return record
 
     def set_hop(self, node_id: int, local: bool) -> None:
-        """Primary: that node's flows are this node's stack's from the next packet on, whoever owns them; or no more.
+        """Primary: the packets of this node's flows stay here, or go there; the one switch of a take-over.
 
-        Kept through ``set_members``, until it is taken back. A node that is in no map has no hop when it is.
+        ``DataplaneError`` when it is not in the node map.
         """
-        node = self._maps["nodes"].view()[node_id : node_id + 1]
-        (self._local.add if local else self._local.discard)(node_id)
-        if local:
-            node["hop"] = HOP_LOCAL
-        elif node["hop"][0] == HOP_LOCAL and node_id != self._settings.node_id:
-            node["hop"] = HOP_STEER if node["ha_mac"].any() else HOP_NONE
+        nodes = self._maps["nodes"].view()
+        if not 0 < node_id < MAX_NODES or nodes["hop"][node_id] == HOP_NONE:
+            raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
+        nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
 
-    def reassign(self, from_id: int, to_id: int) -> int:
+    def reassign(self, source: int, target: int) -> int:
         """Primary: the flows of one node become another's; gives how many. What the node began itself ends."""
         if self._reassigner is None:
             raise DataplaneError("flows are to change hands before the dataplane was started as primary")
-        return self._reassigner.move(from_id, to_id)
+        return self._reassigner.move(source, target)
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``

@@ -23,12 +23,12 @@ SOURCES: dict[Role, tuple[str, ...]] = {
         "admit",
         "arp_relay",
         "sweep",
-        "reassign",
         "compose",
         "flush",
         "echo",
         "pulse",
         "relinquish",
+        "reassign",
     ),
     "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "echo", "deliver"),
 }

@@ -322,6 +322,14 @@ class NeighbourAck(Reply, frozen=True, array_like=True, tag=True):
     changed: U32
 
 
+class ForgetAsk(Request, frozen=True, array_like=True, tag=True):
+    """The primary goes on with all that it has handed to you: let go of the entries of those sessions."""
+
+
+class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
+    entries: U32
+
+
 class PromoteAsk(Request, frozen=True, array_like=True, tag=True):
     """Be ready to become primary (primary → auxiliary)."""
 
@@ -343,14 +351,6 @@ class PromoteAck(Reply, frozen=True, array_like=True, tag=True):
 
     generation: U32
     epoch: U32
-
-
-class ForgetAsk(Request, frozen=True, array_like=True, tag=True):
-    """The primary goes on with all that it has handed to you: let go of the entries of those sessions."""
-
-
-class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
-    entries: U32
 
 
 class EventNote(Message, frozen=True, array_like=True, tag=True):
@@ -494,12 +494,12 @@ AnyMessage = (
     | LoadAnswer
     | NeighbourTell
     | NeighbourAck
+    | ForgetAsk
+    | ForgetAck
     | PromoteAsk
     | PromoteGo
     | PromoteTake
     | PromoteAck
-    | ForgetAsk
-    | ForgetAck
     | EventNote
     | SyncAsk
     | SyncAnswer

@@ -12,7 +12,7 @@ import pytest
 
 from aa_cluster.dataplane import flow_fill
 from aa_cluster.dataplane.flow_fill import Hasher
-from aa_cluster.dataplane.flows import CLOSING, DEAD, ESTABLISHED, FLOW_ROW, ONE_SIDED, SYN_SENT, owned
+from aa_cluster.dataplane.flows import CLOSING, DEAD, ESTABLISHED, FLOW_ROW, ONE_SIDED, SYN_SENT, TAKEN, owned
 from aa_cluster.dataplane.reassigner import Reassigner
 from aa_cluster.netlink import conntrack
 from aa_cluster.wire.block import FlowTuple
@@ -52,6 +52,9 @@ def test_record_and_entries_change_hands(plane: Plane, mover: Reassigner, state:
     before = plane.word(theirs[0]), plane.word(theirs[1])
     assert mover.move(OTHER, SELF) == 1
     assert owners(plane, theirs) == (SELF, SELF, SELF)
+    record = plane.flow(theirs[0])
+    assert record is not None
+    assert int(record["ended"]) == TAKEN
     assert owners(plane, others) == (THIRD, THIRD, THIRD)
     mask = ~(63 << 4)
     assert (plane.word(theirs[0]) & mask, plane.word(theirs[1]) & mask) == (before[0] & mask, before[1] & mask)
