@@ -49,8 +49,8 @@ ECHO_ORDER = 5
 """On the HA link's ingress: behind all others, which pass on what is not theirs."""
 
 SOURCES = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "echo", "pulse"),
-    "auxiliary": ("adopt", "announce", "arp_relay", "echo", "deliver"),
+    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "pulse"),
+    "auxiliary": ("adopt", "announce", "arp_relay", "pulse", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 
