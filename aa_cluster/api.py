@@ -38,6 +38,8 @@ EventKind = Literal[
     "neighbour",
     "flow-begin",
     "flow-end",
+    "promote",
+    "stand-down",
     "dropped",
 ]
 
@@ -102,7 +104,9 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Answer, frozen=True, kw_only=True, tag="status"):
-    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers by the primary's heartbeats."""
+    """``paths``: what keepalived says of each. ``problems``: one sentence each, empty when healthy.
+
+    An auxiliary knows its peers by the primary's heartbeats."""
 
     health: Health
     problems: tuple[str, ...]
@@ -114,7 +118,8 @@ class Status(Answer, frozen=True, kw_only=True, tag="status"):
     generation: int
     epoch: int
     schedule: str
-    election: Literal["static"] = "static"
+    election: Literal["static", "keepalived"] = "static"
+    paths: dict[str, Literal["unknown", "backup", "master", "fault"]] = {}
     uptime: float
     interfaces: tuple[Interface, ...]
     nodes: tuple[NodeRow, ...]
@@ -250,6 +255,17 @@ class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
     nodes: tuple[NodeRow, ...]
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/promote``. ``node``: name or id of the auxiliary that becomes primary."""
+
+    node: str
+
+
+class Promoted(Answer, frozen=True, kw_only=True, tag="promoted"):
+    primary: str
+    generation: int
 
 
 class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

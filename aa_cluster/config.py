@@ -126,6 +126,35 @@ class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounting: bool = False
 
 
+class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who becomes primary when the primary is gone (docs/promotion.md). ``static``: nobody.
+
+    ``interface``: the data interface whose segment is the second path, the first where none is named. ``advert_ms``:
+    between two advertisements of the primary; silent for three of them and a little, it is gone on that path.
+    ``settle_ms``: so long all paths must agree.
+    ``router_id``: of VRRP, where 0 means one that follows from the cluster's id.
+    """
+
+    kind: Literal["static", "keepalived"] = "static"
+    interface: Annotated[str, Meta(max_length=15)] = ""
+    advert_ms: Annotated[int, Meta(ge=10, le=10_000, multiple_of=10)] = 20
+    settle_ms: Annotated[int, Meta(ge=0, le=5_000)] = 20
+    router_id: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
+class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the other nodes are told of the flow table (docs/replication.md); the same on every node.
+
+    ``mode``: ``all`` changes at once; ``takeover``: only sessions whose handshake is complete; ``periodic``: all, every
+    ``interval_ms``; ``off``. What no new session takes along is sent after ``interval_ms``; digests are compared every
+    ``verify_s``.
+    """
+
+    mode: Literal["all", "takeover", "periodic", "off"] = "all"
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+
+
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent keeps things; several agents on one machine each need their own."""
 
@@ -152,6 +181,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persistence: Persistence = Persistence()
     policy: Policy = Policy()
     flows: Flows = Flows()
+    election: Election = Election()
+    replication: Replication = Replication()
     paths: Paths = Paths()
     log: Log = Log()
 
@@ -205,6 +236,11 @@ def _cross_check(config: Config, path: Path) -> None:
         if name not in names:
             raise ConfigError(f"{path}: data.virtual_macs names {name!r}, which is not in data.interfaces")
         parse_mac(mac, f"{path}: data.virtual_macs.{name}")
+    if config.election.interface and config.election.interface not in names:
+        raise ConfigError(
+            f"{path}: election.interface is {config.election.interface!r}, which is not in data.interfaces",
+            f"name one of {', '.join(names)}, or leave it out",
+        )
     policy.parse(config.policy, names, f"{path}: policy")
 
 

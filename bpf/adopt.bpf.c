@@ -8,6 +8,7 @@
  * Reads config, ports, expected; writes pulses; tells refused blocks through events.
  */
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
 #include "arp.h"
@@ -23,6 +24,9 @@
 #ifndef AA_ADOPTED_TIMEOUT_MS
 #define AA_ADOPTED_TIMEOUT_MS 120000 /* until the SYN itself sets conntrack's own timeout, a moment later */
 #endif
+
+#define VRRP_PROTOCOL 112
+#define VRRP_GROUP be32(0xe0000012) /* 224.0.0.18 */
 
 /* What the frame said before anything was changed. */
 struct arrival {
@@ -290,6 +294,14 @@ static __always_inline int guard_unblocked(const struct config *conf, const stru
 	return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 }
 
+/* keepalived's advertisements (RFC 5798) are for every node; whether they count is decided by whoever reads them. */
+static __always_inline bool is_vrrp(struct cursor cursor, int type)
+{
+	struct iphdr *ip;
+
+	return type == be16(ETH_P_IP) && parse_ipv4(&cursor, &ip) == VRRP_PROTOCOL && ip->daddr == VRRP_GROUP;
+}
+
 int adopt(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
@@ -312,9 +324,11 @@ int adopt(struct __sk_buff *skb)
 	if (!conf || !port)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_READY);
 	if (!same_mac(eth->h_dest, port->physical_mac))
-		return verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
+		return is_vrrp(cursor, type) ? verdict(TC_ACT_OK, GUARD_VRRP) : verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
 	if (!same_mac(eth->h_source, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
+	if (skb->pkt_type == PACKET_OTHERHOST) /* it was the primary until now, and still has that MAC */
+		bpf_skb_change_type(skb, PACKET_HOST);
 	if (type == be16(ETH_P_ANNOUNCE))
 		return take_back(skb, conf, port, &sealed);
 	if (type == be16(ETH_P_HL))

@@ -7,7 +7,8 @@
  *   arp_answer  primary, TC ingress of data interfaces: a reply goes to the stack, and as 202 to each node that asked
  *   arp_take    auxiliary, TC ingress of the HA link: a 202 to an open question becomes the kernel's reply
  *
- * All of these interfaces have another program behind these (announce, admit, echo): what is no ARP goes there.
+ * All of these interfaces have another program behind these (announce, admit, mirror, echo): what is nothing for the
+ * relay goes there.
  * Writes questions; reads config, ports, slots, nodes; the agent learns neighbours through events.
  */
 #include <linux/bpf.h>

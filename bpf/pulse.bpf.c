@@ -21,26 +21,13 @@ static __always_inline __u64 send_pulse(struct __sk_buff *skb, const struct conf
 {
 	struct pulse *row = pulse_of(id, link);
 	__u64 now = bpf_ktime_get_ns();
-	struct pulse_frame frame = {
-		.head = {
-			.magic = HL_MAGIC,
-			.version = HL_VERSION_1,
-			.kind = HL_KIND_PULSE,
-			.cluster_id = be16(conf->cluster_id),
-			.generation = be32(conf->generation),
-			.epoch = be32(conf->epoch),
-			.sender = conf->self,
-			.target = id,
-			.length = be16(sizeof(frame)),
-		},
-		.link = link,
-		.sent_ns = be64(now),
-	};
+	struct pulse_frame frame = {.link = link, .sent_ns = be64(now)};
 	__u64 doubt;
 
 	if (!row)
 		return 0;
 	doubt = (row->answered - row->sent) >> 63; /* not a comparison: the verifier would follow both ends of each */
+	hl_fill(&frame.head, conf, HL_KIND_PULSE, id, sizeof(frame));
 	frame.sequence = be64(row->sent + 1);
 	seal_pulse(conf, &frame);
 	row->sent++; /* before it leaves: the answer may be there before this run ends */

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.dataplane.plane import Dataplane, Settings
@@ -34,12 +37,25 @@ class Host:
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
     watch_carriers: Callable[[Collection[int]], Carriers]
     received: Callable[[Collection[str]], Received]
+    make_entries: Callable[[np.ndarray], int]
     ruleset_digest: Callable[[], str]
     ruleset_text: Callable[[], str]
     dataplane: Callable[[Settings], Dataplane]
     pinned: Callable[[Path], bool]
     kernel: str
     cache: Path = CACHE
+
+
+def _make_entries(rows: np.ndarray) -> int:
+    """How many were not there. A flow whose tuple is another entry's by now goes on without one; a full table is a
+    ``NetlinkError``."""
+    from aa_cluster.dataplane.flows import Timeouts
+    from aa_cluster.netlink import ct_bulk
+
+    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace().by_state, existing="leave")
+    if (outcome.codes == errno.ENOMEM).any():
+        outcome.require("make the conntrack entries of all flows")
+    return outcome.done - outcome.existing
 
 
 def this_machine() -> Host:
@@ -60,6 +76,7 @@ def this_machine() -> Host:
         watch_neighbours=NeighbourWatch,
         watch_carriers=CarrierWatch,
         received=traffic.received,
+        make_entries=_make_entries,
         ruleset_digest=lambda: ruleset.read().digest,
         ruleset_text=lambda: ruleset.read().text,
         dataplane=Dataplane,

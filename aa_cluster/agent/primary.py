@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
+from aa_cluster.agent import promotion
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
@@ -77,6 +78,10 @@ class Primary:
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
+        self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
+        self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
+        self.heir = 0
+        """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
@@ -124,6 +129,14 @@ class Primary:
         self._commands.put_nowait(SetPolicy(self.policy))
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
+
+    async def open_up(self) -> None:
+        """What packets need, at once, in a new dataplane; ``begin`` follows when there is time for it."""
+        await self._set_members(self.members.reachable())
+        await self.set_policy(self.policy)
+        await self.plane.call(self.plane.plane.set_draining, self.members.withdrawn())
+        kind, working = self.members.kind, self.members.working()
+        await self.plane.call(self.plane.plane.set_schedule, kind, self.members.sequence(), working)
 
     def go_on(self) -> None:
         """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
@@ -181,6 +194,10 @@ class Primary:
         """In force from the next session on; ``DataplaneError`` when the dataplane does not take it."""
         await self.plane.call(self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark)
         self.policy = wanted
+
+    def carry_out_again(self, command: Command) -> None:
+        """A command that something else has undone."""
+        self._commands.put_nowait(command)
 
     def names(self) -> dict[int, str]:
         """Node id → name, of all that were ever in the cluster."""
@@ -267,6 +284,8 @@ class Primary:
             case control.RulesetAsk():
                 await self._read_ruleset()
                 return control.RulesetAnswer(request.nonce, self.ruleset)
+            case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
+                return await self.on_promotion(request)
             case _:
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
@@ -313,9 +332,13 @@ class Primary:
         self.troubles.pop("ruleset", None)
 
     def _meet_rival(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        if beat.node_id == self.heir or beat.generation < self.members.generation:
+            return  # it is about to stand down, as this node is
         if self.rival is None:
             _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
         self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
+        if promotion.outranks(beat, self.members.generation, self.members.self_id):
+            self.on_outranked(beat, peer)
 
     # Heartbeats.
 

@@ -49,6 +49,8 @@ async def status(node: Node) -> api.Status:
         generation=context.state.generation,
         epoch=_epoch(node),
         schedule=_kind(node),
+        election=context.config.election.kind,
+        paths=node.succession.candidate.paths if node.succession.candidate.enabled else {},
         uptime=context.clock() - node.started,
         interfaces=tuple(_interface(node, slot, link, modes) for slot, link in enumerate(links) if link is not None),
         nodes=rows,
@@ -275,7 +277,7 @@ def _problems(
     flows: int,
 ) -> list[str]:
     """One sentence each."""
-    problems = [node.trouble] if node.trouble else []
+    problems = [one for one in (node.trouble, node.succession.candidate.trouble) if one]
     names = node.context.config.data.interfaces
     for name, link in zip(names, links, strict=True):
         if link is None:

@@ -61,6 +61,11 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 # half_open_share = 0.25                        # of the table, for flows whose handshake is not complete
 # accounting = false                            # count packets and bytes of each flow
 
+[replication]                                   # the same on every node
+# mode = "all"                                  # all | takeover (established only) | periodic | off
+# interval_ms = 10                              # what no new session takes along is sent after so long
+# verify_s = 10                                 # digests are compared so often
+
 [paths]
 # run = "/run/aa-cluster"                       # the agent's socket
 # state = "/var/lib/aa-cluster"                 # role, ids, generation: what a restart needs

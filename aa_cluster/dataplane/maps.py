@@ -117,6 +117,9 @@ class Map:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
 
 
+JOURNAL = 65_536
+"""AA_JOURNAL of bpf/include/types.h: changes of the flow table that can still be asked for; some seconds' worth."""
+
 ENTRIES_PER_BUCKET = 8
 
 
@@ -149,6 +152,10 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
         "tallies": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "pulses": (syscall.MAP_ARRAY, MAX_NODES * LINKS, syscall.MMAPABLE),
+        "journal": (syscall.MAP_ARRAY, JOURNAL, syscall.MMAPABLE),
+        "replication": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
+        "arrived": (syscall.MAP_ARRAY, JOURNAL, syscall.MMAPABLE),
+        "mirrored": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "rules": (syscall.MAP_ARRAY, 2 * RULE_LINES, syscall.MMAPABLE),
         "rule_hits": (syscall.MAP_ARRAY, 2 * RULE_COUNTERS, syscall.MMAPABLE),
         "bindings": (syscall.MAP_LRU_HASH, bindings, 0),

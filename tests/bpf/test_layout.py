@@ -36,6 +36,9 @@ STRUCT_OF_MAP = {
     "questions": "question",
     "fragments": "fragment",
     "expected": "expectation",
+    "replication": "replication",
+    "walk": "walk",
+    "mirrored": "mirrored",
 }
 KEY_OF_MAP = {
     "questions": "question_key",

@@ -107,6 +107,44 @@ class FakePlane:
         self.calls.append("update")
         self.settings = settings
 
+    def change_role(self, settings: Settings, heir: bool = False) -> None:
+        self.calls.append(f"change_role {settings.role}")
+        if self.machine.broken:
+            raise DataplaneError("the verifier says no", "use a newer kernel")
+        self.settings = settings
+        self.machine.log.append(f"attached as {settings.role}")
+
+    def prepare_standby(self) -> None:
+        self.calls.append("prepare_standby")
+
+    def sent_up_to(self) -> int:
+        return 17
+
+    def mirrors_up_to(self, head: int) -> bool:
+        return True
+
+    def primary_heard(self) -> float:
+        return float("inf")
+
+    def forget_journal(self) -> None:
+        self.calls.append("forget_journal")
+
+    def become_source(self) -> None:
+        self.calls.append("become_source")
+
+    def clear_flows(self) -> None:
+        self.calls.append("clear_flows")
+
+    def set_heir(self, node_id: int) -> None:
+        self.calls.append(f"set_heir {node_id}")
+
+    def forget_heir(self) -> None:
+        self.calls.append("forget_heir")
+
+    def reassign(self, source: int, target: int) -> int:
+        self.calls.append(f"reassign {source} {target}")
+        return 0
+
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")
         self.members = {member.id: member for member in members}
@@ -359,6 +397,7 @@ class Machine:
             watch_neighbours=lambda names: self.watch,
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
+            make_entries=len,
             ruleset_digest=lambda: self.ruleset,
             ruleset_text=lambda: self.rules,
             dataplane=self._dataplane,  # type: ignore[arg-type]

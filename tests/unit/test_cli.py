@@ -227,7 +227,10 @@ def test_status_begins_with_health(call, agent):
     assert lines[0] == "degraded  works, with problems"
     assert lines[1] == "! node gw2 is silent for 1.2 s"
     assert lines[2] == "node gw1, id 1: primary, active, agent up 1 h 1 min"
-    assert "cluster 7: generation 3, epoch 5, schedule weighted, election static" in lines
+    assert (
+        "cluster 7: generation 3, epoch 5, schedule weighted, election static: a primary that dies is not replaced"
+        in lines
+    )
     assert "flows: 12 of 262144" in lines
 
 
