@@ -85,7 +85,7 @@ def inherited(
         facts = Facts(entry.name, entry.ha_mac, entry.ha_address, entry.macs, entry.kernel)
         if former is not None and entry.name == former.name:
             facts = former
-        if entry.id in gone:
+        if entry.id in gone or entry.state == "dead":
             nodes[entry.id] = Node(
                 entry.id, facts, entry.weight, now, ready=True, drained=entry.drained, dead=True, fit=False, died=now
             )
