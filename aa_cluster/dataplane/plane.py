@@ -187,6 +187,8 @@ class Dataplane:
     def change_role(self, settings: Settings, heir: bool = False) -> None:
         """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
 
+        `steer` comes before all others: as long as a switch does not know where the virtual MAC is, every node gets what
+        is for it, and a packet of another node's flow that this one's stack took would put that node's windows wrong.
         ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
         """
         before = self._points()
@@ -286,7 +288,7 @@ class Dataplane:
             with self._attacher() as attacher:
                 for point in self._points() if careful else ():
                     attacher.refuse_others(point)
-                for point in self._points():
+                for point in self._points() if careful else sorted(self._points(), key=_comes_later):
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
@@ -652,6 +654,10 @@ class Dataplane:
     def xdp_modes(self) -> dict[str, XdpMode]:
         with self._attacher() as attacher:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
+
+
+def _comes_later(point: Point) -> bool:
+    return point.hook != "xdp"
 
 
 def check_ports(ports: Iterable[Port]) -> None:
