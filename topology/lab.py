@@ -254,10 +254,11 @@ class Lab:
     # -- trouble
 
     def kill(self, node: int | str) -> None:
-        """Power off: the agent and all else on the node end at once; namespace, links and pins are gone."""
+        """Power off: its links go dark, then the agent and all else on the node end; namespace and pins are gone."""
         name = self.node_name(node)
         with leftovers.locked(self.plan.name):
             self._require_power(name)
+            wiring.unplug(self.plan, name)
             self.site(name).kill()
             processes.end(processes.inhabitants([self.plan.path(name)]))
             namespaces.delete([self.plan.namespace(name)])

@@ -112,6 +112,14 @@ def set_port(plan: Plan, member: str, net: Network, up: bool) -> None:
     batch([f"link set {plan.port(member, net)} {'up' if up else 'down'}"], plan.namespace("switch"))
 
 
+def unplug(plan: Plan, member: str) -> None:
+    """Remove the switch's ports towards ``member``, and its interfaces with them: at once, not when the kernel gets round
+    to taking its namespace down."""
+    ports = [plan.port(member, net) for net in plan.links(member)]
+    lines = [f"link set {port} down" for port in ports] + [f"link del {port}" for port in ports]
+    batch(lines, plan.namespace("switch"))
+
+
 def ports_up(plan: Plan) -> dict[str, bool]:
     """Switch port → whether it is up."""
     text = checked(["ip", "-n", plan.namespace("switch"), "-j", "link", "show", "type", "veth"])
