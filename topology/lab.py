@@ -21,14 +21,15 @@ import msgspec
 from aa_cluster.agent.client import AgentClient
 from aa_cluster.api import Joined, JoinRequest, Status
 from aa_cluster.errors import AgentUnreachable, LabError
-from aa_cluster.topology import leftovers, namespaces, processes, rulesets, services, wiring
+from aa_cluster.topology import leftovers, namespaces, processes, rulesets, services, shaping, wiring
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import Plan
 from aa_cluster.topology.wiring import build_beyond, build_host, build_node, build_switch, guarded, set_port
 
 READY = 30.0
-"""Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile included)."""
+"""Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile
+included)."""
 PACKAGES = {"ip": "iproute2", "nsenter": "util-linux", "nft": "nftables", "ethtool": "ethtool", "nginx": "nginx-light"}
 KEY = "6a" * 32
 """The labs' cluster key: theirs is a toy network."""
@@ -265,7 +266,8 @@ class Lab:
             shutil.rmtree(self.site(name).pins, ignore_errors=True)
 
     def revive(self, node: int | str) -> Status:
-        """Power on, with the state the node kept: an agent that had joined joins again by itself, and is waited for."""
+        """Power on, with the state the node kept: an agent that had joined joins again by itself, and is waited
+        for."""
         name = self.node_name(node)
         with leftovers.locked(self.plan.name):
             if self.plan.path(name).exists():
@@ -297,16 +299,24 @@ class Lab:
         """Freeze the agent (SIGSTOP); its dataplane goes on. ``heal`` lets it go on."""
         self.site(self.node_name(node)).send(signal.SIGSTOP)
 
-    def cut(self, host: str, link: str) -> None:
-        """Take the switch's port down."""
-        short = self.plan.resolve(host)
-        set_port(self.plan, short, self.plan.network(link), False)
+    def kill_agent(self, node: int | str) -> None:
+        """End the agent alone (SIGKILL); its dataplane goes on. ``restart_agent`` brings it back."""
+        self.site(self.node_name(node)).kill()
+
+    def cut(self, host: str, link: str, silent: bool = False) -> None:
+        """Take the switch's port down; ``silent``: the port dies and its carrier stays."""
+        short, net = self.plan.resolve(host), self.plan.network(link)
+        if silent:
+            shaping.mute(self.plan, short, net)
+        else:
+            set_port(self.plan, short, net, False)
 
     def heal(self, host: str, link: str | None = None) -> None:
         """Raise the switch's port; without ``link`` all ports of the host, and let a paused agent go on."""
         short = self.plan.resolve(host)
         nets = [self.plan.network(link)] if link else self.plan.links(short)
         for net in nets:
+            shaping.unmute(self.plan, short, net)
             set_port(self.plan, short, net, True)
         if link is None and short in self.plan.node_names and self.site(short).pid() is not None:
             self.site(short).send(signal.SIGCONT)
@@ -315,6 +325,9 @@ class Lab:
         """Replace the ruleset of every node, each in one transaction, while the cluster runs."""
         for node in self.plan.node_names:
             wiring.load_ruleset(self.plan, node, text)
+
+    def powered(self, node: int | str) -> bool:
+        return self.plan.path(self.node_name(node)).exists()
 
     def _require_power(self, node: str) -> None:
         if not self.plan.path(node).exists():

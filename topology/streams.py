@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A thousand streams and new sessions beside them, on the hosts of a lab: drives ``traffic.mix`` and ``traffic.arrivals``, and
-judges what they counted about the time after a fault.
+"""A thousand streams and new sessions beside them, on the hosts of a lab: drives ``traffic.mix`` and
+``traffic.arrivals``, and judges what they counted about the time after a fault.
 
 Times are CLOCK_MONOTONIC in s, which all processes of the machine share; gaps come in ms.
 """
@@ -28,8 +28,8 @@ RESOLUTION_MS = 30
 
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
-    """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, or the error that ended it. ``gaps``: (when
-    it began, s) pairs from 30 ms on."""
+    """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, or the error that ended it.
+    ``gaps``: (when it began, s) pairs from 30 ms on."""
 
     number: int
     kind: str
@@ -62,7 +62,7 @@ class UncleanSession(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ArrivalReport(msgspec.Struct, frozen=True):
-    """``late_ms``: how late the generator began a session at most."""
+    """All zero where there were none. ``late_ms``: how late the generator began a session at most."""
 
     begun: int
     completed: int
@@ -73,8 +73,8 @@ class ArrivalReport(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states`` says how
-    many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
+    """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
+    says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
 
     ``late_ms``: how late the generator was then; no gap is known better than that.
     """
@@ -105,10 +105,7 @@ def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdi
     """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count."""
     old = [row for row in report.streams if 0 < row.established <= fault - YOUNG]
     gaps = [
-        (1000 * length, row)
-        for row in old
-        for began, length in row.gaps
-        if began + length >= fault and began <= until
+        (1000 * length, row) for row in old for began, length in row.gaps if began + length >= fault and began <= until
     ]
     worst = max(gaps, key=lambda gap: gap[0], default=None)
     by_kind: dict[str, float] = {}
@@ -129,21 +126,24 @@ def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdi
 
 @dataclass(frozen=True, slots=True)
 class Newcomers:
-    """Sessions that were begun around the fault: how many ``failed``, and the most SYNs that one of the others needed again."""
+    """Sessions begun at or after a fault. ``failed`` of them, ``why`` the first; the others needed ``again`` SYNs
+    more at most, and the slowest took so long."""
 
-    begun: int
     failed: int
+    why: str
     again: int
     slowest_ms: float
 
 
 def newcomers(report: ArrivalReport, fault: float, until: float = float("inf")) -> Newcomers:
-    """Of those begun at or after the fault."""
+    """Of those begun between ``fault`` and ``until``."""
     after = [one for one in report.unclean if fault <= one.began <= until]
-    whole = [one for one in after if not one.trouble]
+    whole, failed = [one for one in after if not one.trouble], [one for one in after if one.trouble]
     return Newcomers(
-        begun=report.begun,
-        failed=len(after) - len(whole),
+        failed=len(failed),
+        why=f"{failed[0].trouble}, {failed[0].way}, begun {1000 * (failed[0].began - fault):.0f} ms after"
+        if failed
+        else "",
         again=max((one.again for one in whole), default=0),
         slowest_ms=max((one.took_ms for one in whole), default=0.0),
     )
@@ -156,35 +156,44 @@ class Load:
         self._mix, self._arrivals, self.opened = mix, arrivals, opened
 
     def order(self, words: str) -> None:
-        """``speak``, ``spoil N``, ``close N``, ``hush N``: see ``traffic.mix``."""
+        """``speak``, ``spoil N``, ``close N``, ``abort N``, ``hush N``: see ``traffic.mix``."""
         if self._mix.stdin is None:
             return
         self._mix.stdin.write(words + "\n")
         self._mix.stdin.flush()
 
-    def stop(self, timeout: float = 60) -> tuple[MixReport, ArrivalReport | None]:
-        came = None
+    def stop(self, timeout: float = 60) -> tuple[MixReport, ArrivalReport]:
+        came = ArrivalReport(0, 0, 0.0, 0.0, ())
+        for running in (self._mix, self._arrivals):
+            if running is not None and running.stdin is not None:
+                running.stdin.close()  # both at once, so that their last moments overlap
+                running.stdin = None
         if self._arrivals is not None:
             came = msgspec.json.decode(_rest(self._arrivals, timeout), type=ArrivalReport)
         return msgspec.json.decode(_rest(self._mix, timeout), type=MixReport), came
 
 
 @contextmanager
-def load(lab: Lab, count: int = 1000, rate: float = 200, fresh: float = 0, probes: int = 72) -> Iterator[Load]:
-    """``count`` streams, all open when the block begins, ``fresh`` more each second, ``rate`` short sessions a second.
+def load(
+    lab: Lab, count: int = 1000, rate: float = 200, fresh: float = 0, probes: int = 72, patience: float = 6
+) -> Iterator[Load]:
+    """``count`` streams, all open when the block begins, ``fresh`` more each second, ``rate`` short sessions a
+    second.
 
-    The nodes must have one of the ``failover`` rulesets. ``LabError`` when not all streams open.
+    ``patience``: s that a session may take, and what is under way when all else ends. The nodes must have one of the
+    ``failover`` rulesets. ``LabError`` when not all streams open.
     """
     _second_address(lab)
     ends = [str(lab.plan.path(host)) for host in ("client", "server")]
-    with _program(lab, "mix", *ends, "--count", count, "--fresh", fresh, "--probes", probes) as mix:
+    options = ("--count", count, "--fresh", fresh, "--probes", probes, "--patience", patience)
+    with _program(lab, "mix", *ends, *options) as mix:
         opened = msgspec.json.decode(_line(mix), type=dict[str, int])["open"]
         if opened != count:
             raise LabError(f"{opened} of {count} streams opened", "do the nodes have a failover ruleset?")
         if not rate:
             yield Load(mix, None, opened)
             return
-        with _program(lab, "arrivals", *ends, "--rate", rate) as arrivals:
+        with _program(lab, "arrivals", *ends, "--rate", rate, "--patience", patience) as arrivals:
             _line(arrivals)
             yield Load(mix, arrivals, opened)
 

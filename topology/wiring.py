@@ -61,8 +61,8 @@ def build_host(plan: Plan, host: str) -> None:
 
 
 def build_beyond(plan: Plan) -> None:
-    """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of 1500
-    bytes reach the router, which refuses those with DF and says so."""
+    """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of
+    1500 bytes reach the router, which refuses those with DF and says so."""
     ext, router = DATA["ext"], plan.namespace("router")
     _namespace(plan, "router", QUIET | FORWARD)
     _namespace(plan, "far", QUIET)
@@ -113,8 +113,8 @@ def set_port(plan: Plan, member: str, net: Network, up: bool) -> None:
 
 
 def unplug(plan: Plan, member: str) -> None:
-    """Remove the switch's ports towards ``member``, and its interfaces with them: at once, not when the kernel gets round
-    to taking its namespace down."""
+    """Remove the switch's ports towards ``member``, and its interfaces with them: at once, not when the kernel gets
+    round to taking its namespace down."""
     ports = [plan.port(member, net) for net in plan.links(member)]
     lines = [f"link set {port} down" for port in ports] + [f"link del {port}" for port in ports]
     batch(lines, plan.namespace("switch"))

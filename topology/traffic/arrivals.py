@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """New short sessions at a steady rate, both ends in this process: ``CLIENT-NS SERVER-NS --rate N``.
 
-Each connects, asks one line, gets one back, and closes first; they go the three ways of ``ends.Ways`` in turn. Says ``open``
-when it begins; at the end of standard input one line of JSON: how many completed, how long the slowest took, and each that
-was not clean (a SYN sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s).
+Each connects, asks one line, gets one back, and closes first; they go the three ways of ``ends.Ways`` in turn. Says
+``open`` when it begins; at the end of standard input one line of JSON: how many completed, how long the slowest took,
+and each that was not clean (a SYN sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s).
 """
 
 from __future__ import annotations

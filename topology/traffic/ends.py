@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Both ends of a connection in one process: sockets of several network namespaces, one clock, one event loop.
 
-A socket stays in the namespace it was made in, so a process holds the client's end and the server's end of a session at
-once. What one end sent when is known where the other receives it, and nothing has to be merged afterwards.
+A socket stays in the namespace it was made in, so a process holds the client's end and the server's end of a session
+at once. What one end sent when is known where the other receives it, and nothing has to be merged afterwards.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _socket() -> socket.socket:
 class Ways:
     """How sessions cross the gateway: the two hosts, and a listener on each at ``port``.
 
-    ``masquerade``: client → server. ``plain``: the same from an address that no rule translates. ``published``: server →
-    the cluster's ``published_port``, which leads to the client.
+    ``masquerade``: client → server. ``plain``: the same from an address that no rule translates. ``published``:
+    server → the cluster's ``published_port``, which leads to the client.
     """
 
     NAMES = ("masquerade", "plain", "published")

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Many established streams of four kinds, both ends in this process: ``CLIENT-NS SERVER-NS --count N``.
 
-``push``: who accepted sends; ``pull``: who opened sends; ``ask``: who opened asks, the other answers; ``idle``: silent, half
-of them until told to speak. Each goes one of three ways (``ends.Ways``). What is sent are numbered lines of 64 bytes which
-name their stream; the receiver checks every byte. With ``--fresh R`` so many more are opened each second.
+``push``: who accepted sends; ``pull``: who opened sends; ``ask``: who opened asks, the other answers; ``idle``:
+silent, half of them until told to speak. Each goes one of three ways (``ends.Ways``). What is sent are numbered lines
+of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more are opened each
+second.
 
-Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is the time
-a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept with the time
-they began (CLOCK_MONOTONIC, s), so that whoever made a fault finds those it caused; so is how late this process itself
-was with a line, from 10 ms on.
+Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is
+the time a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept
+with the time they began (CLOCK_MONOTONIC, s), so that whoever made a fault finds those it caused; so is how late this
+process itself was with a line, from 10 ms on.
 
-Says ``{"open": N}`` when all are open, then obeys lines on standard input: ``speak`` (every idle stream says one line; of
-half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N`` (who accepted closes),
-``hush N`` (its sender is silent from now on, also at the end). At the end of standard input every end says one more line;
-what has not arrived within ``--patience`` is stuck. One line of JSON tells about each stream.
+Says ``{"open": N}`` when all are open, then obeys lines on standard input: ``speak`` (every idle stream says one
+line; of half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N``,
+``abort N`` (who accepted closes, resets), ``hush N`` (its sender is silent from now on, also at the end). At the end of standard input every
+end says one more line; what has not arrived within ``--patience`` is stuck. One line of JSON tells about each stream.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import os
 import random
 import select
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -39,6 +41,8 @@ OPENING = 64
 """Connections under way at once while the first ones are opened."""
 READ = select.EPOLLIN | select.EPOLLRDHUP
 ERROR = select.EPOLLERR | select.EPOLLHUP
+ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""SO_LINGER: closing sends a RST, or a FIN."""
 
 
 def plan(count: int, probes: int, seed: int) -> list[Stream]:
@@ -232,7 +236,9 @@ class Mixture:
                 case ["hush", number]:
                     self.streams[int(number)].sender.silent = True
                 case ["close", number]:
-                    self._close(self.streams[int(number)])
+                    self._close(self.streams[int(number)], WAIT)
+                case ["abort", number]:
+                    self._close(self.streams[int(number)], ABORT)
 
     def _speak(self) -> None:
         """Spread over 200 ms."""
@@ -240,9 +246,10 @@ class Mixture:
         for at, stream in enumerate(idle):
             heapq.heappush(self._due, (time.monotonic() + 0.2 * at / len(idle), stream.number, False))
 
-    def _close(self, stream: Stream) -> None:
+    def _close(self, stream: Stream, linger: bytes) -> None:
         closing = stream.acceptor.connection
         if closing is not None:
+            closing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._known.pop(closing.fileno(), None)
             self._epoll.unregister(closing)
             stream.acceptor.connection = None

@@ -46,7 +46,19 @@ class End:
 class Stream:
     """A connection with both its ends. ``state``: opening, open, or what ended it."""
 
-    __slots__ = ("acceptor", "arrived", "established", "gaps", "kind", "number", "opener", "period", "spoil", "state", "way")
+    __slots__ = (
+        "acceptor",
+        "arrived",
+        "established",
+        "gaps",
+        "kind",
+        "number",
+        "opener",
+        "period",
+        "spoil",
+        "state",
+        "way",
+    )
 
     def __init__(self, number: int, kind: str, way: str, period: float) -> None:
         self.number, self.kind, self.way, self.period = number, kind, way, period
