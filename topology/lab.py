@@ -28,8 +28,7 @@ from aa_cluster.topology.plan import Plan
 from aa_cluster.topology.wiring import build_beyond, build_host, build_node, build_switch, guarded, set_port
 
 READY = 30.0
-"""Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile
-included)."""
+"""Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile included)."""
 PACKAGES = {"ip": "iproute2", "nsenter": "util-linux", "nft": "nftables", "ethtool": "ethtool", "nginx": "nginx-light"}
 KEY = "6a" * 32
 """The labs' cluster key: theirs is a toy network."""
@@ -266,8 +265,7 @@ class Lab:
             shutil.rmtree(self.site(name).pins, ignore_errors=True)
 
     def revive(self, node: int | str) -> Status:
-        """Power on, with the state the node kept: an agent that had joined joins again by itself, and is waited
-        for."""
+        """Power on, with the state the node kept: an agent that had joined joins again by itself, and is waited for."""
         name = self.node_name(node)
         with leftovers.locked(self.plan.name):
             if self.plan.path(name).exists():
@@ -320,6 +318,14 @@ class Lab:
             set_port(self.plan, short, net, True)
         if link is None and short in self.plan.node_names and self.site(short).pid() is not None:
             self.site(short).send(signal.SIGCONT)
+
+    def split(self, nodes: Sequence[int | str], links: Sequence[str]) -> None:
+        """These segments fall in two, ``nodes`` on one side and all else on the other; ``unite`` puts them
+        together."""
+        wiring.split(self.plan, [self.node_name(node) for node in nodes], [self.plan.network(link) for link in links])
+
+    def unite(self, nodes: Sequence[int | str], links: Sequence[str]) -> None:
+        wiring.unite(self.plan, [self.node_name(node) for node in nodes], [self.plan.network(link) for link in links])
 
     def load_ruleset(self, text: str) -> None:
         """Replace the ruleset of every node, each in one transaction, while the cluster runs."""

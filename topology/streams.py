@@ -154,22 +154,29 @@ class Load:
 
     def __init__(self, mix: subprocess.Popen[str], arrivals: subprocess.Popen[str] | None, opened: int) -> None:
         self._mix, self._arrivals, self.opened = mix, arrivals, opened
+        self._came = ArrivalReport(0, 0, 0.0, 0.0, ())
 
     def order(self, words: str) -> None:
-        """``speak``, ``spoil N``, ``close N``, ``abort N``, ``hush N``: see ``traffic.mix``."""
+        """``speak``, ``pause``, ``resume``, ``spoil N``, ``close N``, ``abort N``, ``hush N``: see
+        ``traffic.mix``."""
         if self._mix.stdin is None:
             return
         self._mix.stdin.write(words + "\n")
         self._mix.stdin.flush()
 
+    def stop_arrivals(self, timeout: float = 60) -> ArrivalReport:
+        """No new sessions any more; how those went that there were."""
+        if self._arrivals is not None:
+            self._came = msgspec.json.decode(_rest(self._arrivals, timeout), type=ArrivalReport)
+            self._arrivals = None
+        return self._came
+
     def stop(self, timeout: float = 60) -> tuple[MixReport, ArrivalReport]:
-        came = ArrivalReport(0, 0, 0.0, 0.0, ())
         for running in (self._mix, self._arrivals):
             if running is not None and running.stdin is not None:
                 running.stdin.close()  # both at once, so that their last moments overlap
                 running.stdin = None
-        if self._arrivals is not None:
-            came = msgspec.json.decode(_rest(self._arrivals, timeout), type=ArrivalReport)
+        came = self.stop_arrivals(timeout)
         return msgspec.json.decode(_rest(self._mix, timeout), type=MixReport), came
 
 

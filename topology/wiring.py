@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from aa_cluster.dataplane import syscall
@@ -61,8 +62,8 @@ def build_host(plan: Plan, host: str) -> None:
 
 
 def build_beyond(plan: Plan) -> None:
-    """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of
-    1500 bytes reach the router, which refuses those with DF and says so."""
+    """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of 1500
+    bytes reach the router, which refuses those with DF and says so."""
     ext, router = DATA["ext"], plan.namespace("router")
     _namespace(plan, "router", QUIET | FORWARD)
     _namespace(plan, "far", QUIET)
@@ -117,6 +118,27 @@ def unplug(plan: Plan, member: str) -> None:
     round to taking its namespace down."""
     ports = [plan.port(member, net) for net in plan.links(member)]
     lines = [f"link set {port} down" for port in ports] + [f"link del {port}" for port in ports]
+    batch(lines, plan.namespace("switch"))
+
+
+def split(plan: Plan, members: Sequence[str], nets: Sequence[Network]) -> None:
+    """Members' ports go to another bridge of their own: the segment falls in two, and nobody loses his carrier."""
+    lines = []
+    for net in nets:
+        lines += [f"link add {net.bridge}-b type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
+        lines += [
+            f"link set {net.bridge}-b up",
+            *(f"link set {plan.port(one, net)} master {net.bridge}-b" for one in members),
+        ]
+    batch(lines, plan.namespace("switch"))
+
+
+def unite(plan: Plan, members: Sequence[str], nets: Sequence[Network]) -> None:
+    """What ``split`` parted."""
+    lines = []
+    for net in nets:
+        lines += [f"link set {plan.port(one, net)} master {net.bridge}" for one in members]
+        lines += [f"link del {net.bridge}-b"]
     batch(lines, plan.namespace("switch"))
 
 

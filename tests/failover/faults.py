@@ -44,6 +44,13 @@ def cut(node: int | str, *links: str, silent: bool = False) -> Fault:
     return Fault(f"{' and '.join(links)} {'mute' if silent else 'cut'}", make, mend)
 
 
+def split(nodes: tuple[int, ...], *links: str) -> Fault:
+    """The segments fall in two, these nodes on one side."""
+    return Fault(
+        f"{' and '.join(links)} split", lambda lab: lab.split(nodes, links), lambda lab: lab.unite(nodes, links)
+    )
+
+
 def together(name: str, *faults: Fault) -> Fault:
     """One after the other."""
 

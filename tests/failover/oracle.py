@@ -58,6 +58,17 @@ def wait_whole(lab: Lab, count: int | None = None, timeout: float = PATIENCE) ->
     until("the cluster to be whole", lambda: whole(lab, count), timeout)
 
 
+def restore(lab: Lab) -> None:
+    """Whatever a round that failed has left: every node on, its agent running, its links whole, everybody active."""
+    for node in lab.plan.node_names:
+        if not lab.powered(node):
+            lab.revive(node)
+        elif lab.site(node).pid() is None:
+            lab.restart_agent(node)
+        lab.heal(node)
+    wait_whole(lab, timeout=30)
+
+
 def tables_differ(lab: Lab) -> list[str]:
     """The primary's flow table against those of the other nodes."""
     first = primary(lab)

@@ -34,10 +34,10 @@ class Round:
         self.lab, self.running, self.watch = lab, running, watch
         self.times: list[float] = []
 
-    def happen(self, what: Callable[[], object]) -> float:
+    def happen(self, what: Callable[..., object], *given: object) -> float:
         """Do it; when it began. Streams and sessions are judged from the first time on."""
         self.times.append(time.monotonic())
-        what()
+        what(*given)
         return self.times[-1]
 
     def end(

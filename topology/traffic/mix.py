@@ -12,9 +12,10 @@ with the time they began (CLOCK_MONOTONIC, s), so that whoever made a fault find
 process itself was with a line, from 10 ms on.
 
 Says ``{"open": N}`` when all are open, then obeys lines on standard input: ``speak`` (every idle stream says one
-line; of half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N``,
-``abort N`` (who accepted closes, resets), ``hush N`` (its sender is silent from now on, also at the end). At the end of standard input every
-end says one more line; what has not arrived within ``--patience`` is stuck. One line of JSON tells about each stream.
+line; of half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N``, ``abort
+N`` (who accepted closes, resets), ``hush N`` (its sender is silent from now on, also at the end), ``pause`` and
+``resume`` (all of them). At the end of standard input every end says one more line; what has not arrived within
+``--patience`` is stuck. One line of JSON tells about each stream.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Mixture:
         self._listeners = {listener.fileno(): listener for listener in ways.listeners}
         self._opening = 0
         self._paced = True
+        self._still = False
         for descriptor in self._listeners:
             self._epoll.register(descriptor, select.EPOLLIN)
 
@@ -98,6 +100,8 @@ class Mixture:
         began, opened = time.monotonic(), 0
         while self._paced:
             now = time.monotonic()
+            if self._still:
+                began, opened = now, 0
             while self._given.fresh and opened < (now - began) * self._given.fresh:
                 self._begin(self._another())
                 opened += 1
@@ -212,7 +216,9 @@ class Mixture:
     def _beat(self, stream: Stream, due: float, again: bool) -> None:
         if stream.state != "open":
             return
-        if stream.kind != "ask" or stream.opener.sent == stream.opener.got:
+        if self._still and again:
+            pass
+        elif stream.kind != "ask" or stream.opener.sent == stream.opener.got:
             stream.say(stream.sender)
         if again:
             heapq.heappush(self._due, (due + stream.period, stream.number, True))
@@ -231,6 +237,10 @@ class Mixture:
             match order.split():
                 case ["speak"]:
                     self._speak()
+                case ["pause"]:
+                    self._still = True
+                case ["resume"]:
+                    self._resume()
                 case ["spoil", number]:
                     self.streams[int(number)].spoil = True
                 case ["hush", number]:
@@ -239,6 +249,12 @@ class Mixture:
                     self._close(self.streams[int(number)], WAIT)
                 case ["abort", number]:
                     self._close(self.streams[int(number)], ABORT)
+
+    def _resume(self) -> None:
+        """What nobody said meanwhile is no gap."""
+        self._still = False
+        for stream in self.streams.values():
+            stream.arrived = 0.0
 
     def _speak(self) -> None:
         """Spread over 200 ms."""
