@@ -138,7 +138,7 @@ def learned(data: bytes) -> list[tuple[int, bytes]]:
     out = []
     while len(data) >= 16:
         length, kind = struct.unpack_from("=IH", data)
-        if length < 16:
+        if not 16 <= length <= len(data):
             break
         if kind == NEW_NEIGHBOUR and length >= 28 and data[16] == AF_BRIDGE:
             (port,) = struct.unpack_from("=i", data, 20)
@@ -151,7 +151,7 @@ def _attributes(data: bytes) -> list[tuple[int, bytes]]:
     out = []
     while len(data) >= 4:
         length, number = struct.unpack_from("=HH", data)
-        if length < 4:
+        if not 4 <= length <= len(data):
             break
         out.append((number & 0x3FFF, data[4:length]))
         data = data[-(-length // ALIGN) * ALIGN :]
