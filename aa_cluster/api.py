@@ -16,7 +16,7 @@ VERSION = 1
 
 Role = Literal["none", "primary", "auxiliary"]
 Health = Literal["ok", "degraded", "down", "idle"]
-NodeState = Literal["joining", "active", "draining", "silent"]
+NodeState = Literal["joining", "active", "draining", "silent", "dead"]
 EventKind = Literal[
     "join",
     "leave",
@@ -24,6 +24,10 @@ EventKind = Literal[
     "undrain",
     "silent",
     "heard",
+    "dead",
+    "returns",
+    "forgotten",
+    "link",
     "weight",
     "schedule",
     "policy",
@@ -34,6 +38,8 @@ EventKind = Literal[
     "neighbour",
     "flow-begin",
     "flow-end",
+    "promote",
+    "stand-down",
     "dropped",
 ]
 
@@ -51,10 +57,24 @@ class Error(Answer, frozen=True, kw_only=True, tag="error"):
     findings: tuple[str, ...] = ()
 
 
+class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a node, ``ha`` or a data interface, by the pulses on it. Times in ms; None: never, or not known here.
+
+    ``heard``: since the last answer (on an auxiliary: since the primary's last pulse); ``rtt``: how long that took;
+    ``unanswered``: pulses sent since.
+    """
+
+    link: str
+    heard: float | None = None
+    rtt: float | None = None
+    unanswered: int = 0
+
+
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One node. ``last_heard`` s ago (0 for the node itself); sessions are the live flows it owns.
 
-    ``drained``: the operator wants no new sessions on it (``state`` is draining then, unless it is silent or joining).
+    ``drained``: the operator wants no new sessions on it (``state`` is draining then, unless it is silent, dead or
+    joining). ``links``: the primary has them for every auxiliary, an auxiliary for its primary.
     """
 
     id: int
@@ -70,6 +90,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     macs: dict[str, str]
     kernel: str = ""
     drained: bool = False
+    links: tuple[LinkRow, ...] = ()
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +104,9 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Answer, frozen=True, kw_only=True, tag="status"):
-    """``problems``: one sentence each, empty when healthy. An auxiliary knows its peers by the primary's heartbeats."""
+    """``paths``: what keepalived says of each. ``problems``: one sentence each, empty when healthy.
+
+    An auxiliary knows its peers by the primary's heartbeats."""
 
     health: Health
     problems: tuple[str, ...]
@@ -95,7 +118,8 @@ class Status(Answer, frozen=True, kw_only=True, tag="status"):
     generation: int
     epoch: int
     schedule: str
-    election: Literal["static"] = "static"
+    election: Literal["static", "keepalived"] = "static"
+    paths: dict[str, Literal["unknown", "backup", "master", "fault"]] = {}
     uptime: float
     interfaces: tuple[Interface, ...]
     nodes: tuple[NodeRow, ...]
@@ -231,6 +255,17 @@ class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
     nodes: tuple[NodeRow, ...]
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/promote``. ``node``: name or id of the auxiliary that becomes primary."""
+
+    node: str
+
+
+class Promoted(Answer, frozen=True, kw_only=True, tag="promoted"):
+    primary: str
+    generation: int
 
 
 class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,12 +43,19 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HaLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The dedicated link. A node silent for ``dead_ms`` gets no new sessions."""
+    """The dedicated link, and how nodes are watched (docs/liveness.md).
+
+    A node whose agent is not heard for ``silent_ms`` gets no new sessions. One of which some link answers no pulse for
+    ``dead_ms`` loses those it has; dead for ``forget_s``, it is no member any more.
+    """
 
     interface: Ifname
     port: Annotated[int, Meta(ge=1, le=65535)] = 4201
     heartbeat_ms: Annotated[int, Meta(ge=20, le=10_000)] = 200
-    dead_ms: Annotated[int, Meta(ge=60, le=60_000)] = 1000
+    silent_ms: Annotated[int, Meta(ge=60, le=60_000)] = 1000
+    pulse_ms: Annotated[int, Meta(ge=10, le=10_000)] = 40
+    dead_ms: Annotated[int, Meta(ge=30, le=60_000)] = 150
+    forget_s: Annotated[int, Meta(ge=1, le=30 * 24 * 3600)] = 3600
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +124,35 @@ class Flows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounting: bool = False
 
 
+class Election(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who becomes primary when the primary is gone (docs/promotion.md). ``static``: nobody.
+
+    ``interface``: the data interface whose segment is the second path, the first where none is named. ``advert_ms``:
+    between two advertisements of the primary; silent for three of them and a little, it is gone on that path.
+    ``settle_ms``: so long all paths must agree.
+    ``router_id``: of VRRP, where 0 means one that follows from the cluster's id.
+    """
+
+    kind: Literal["static", "keepalived"] = "static"
+    interface: Annotated[str, Meta(max_length=15)] = ""
+    advert_ms: Annotated[int, Meta(ge=10, le=10_000, multiple_of=10)] = 20
+    settle_ms: Annotated[int, Meta(ge=0, le=5_000)] = 20
+    router_id: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
+class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the other nodes are told of the flow table (docs/replication.md); the same on every node.
+
+    ``mode``: ``all`` changes at once; ``takeover``: only sessions whose handshake is complete; ``periodic``: all, every
+    ``interval_ms``; ``off``. What no new session takes along is sent after ``interval_ms``; digests are compared every
+    ``verify_s``.
+    """
+
+    mode: Literal["all", "takeover", "periodic", "off"] = "all"
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+
+
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent keeps things; several agents on one machine each need their own."""
 
@@ -143,6 +179,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persistence: Persistence = Persistence()
     policy: Policy = Policy()
     flows: Flows = Flows()
+    election: Election = Election()
+    replication: Replication = Replication()
     paths: Paths = Paths()
     log: Log = Log()
 
@@ -189,17 +227,26 @@ def _cross_check(config: Config, path: Path) -> None:
             f"{path}: ha.interface {config.ha.interface!r} is also a data interface",
             "the HA link is a dedicated link: take it out of data.interfaces",
         )
-    if config.ha.dead_ms < 3 * config.ha.heartbeat_ms:
-        raise ConfigError(
-            f"{path}: ha.dead_ms is {config.ha.dead_ms}, expected at least three heartbeats "
-            f"({3 * config.ha.heartbeat_ms})",
-            "raise ha.dead_ms or lower ha.heartbeat_ms",
-        )
+    _three(path, "silent_ms", config.ha.silent_ms, "heartbeat_ms", config.ha.heartbeat_ms)
+    _three(path, "dead_ms", config.ha.dead_ms, "pulse_ms", config.ha.pulse_ms)
     for name, mac in config.data.virtual_macs.items():
         if name not in names:
             raise ConfigError(f"{path}: data.virtual_macs names {name!r}, which is not in data.interfaces")
         parse_mac(mac, f"{path}: data.virtual_macs.{name}")
+    if config.election.interface and config.election.interface not in names:
+        raise ConfigError(
+            f"{path}: election.interface is {config.election.interface!r}, which is not in data.interfaces",
+            f"name one of {', '.join(names)}, or leave it out",
+        )
     policy.parse(config.policy, names, f"{path}: policy")
+
+
+def _three(path: Path, name: str, value: int, of: str, least: int) -> None:
+    if value < 3 * least:
+        raise ConfigError(
+            f"{path}: ha.{name} is {value}, expected at least three times ha.{of} ({3 * least})",
+            f"raise ha.{name} or lower ha.{of}",
+        )
 
 
 def parse_mac(text: str, what: str = "MAC address") -> bytes:

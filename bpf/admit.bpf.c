@@ -4,9 +4,11 @@
  * is verified; the session it tells of gets a conntrack entry here, so that no other session is given its tuple, and a
  * flow, so that `steer` knows whose the answers are; the block is taken off and the packet goes to its next hop as from
  * the virtual MAC. A session whose tuple is taken is refused: its node lets the entry go and may try another port.
- * Writes records, buckets, accounts, tallies, expected; reads config, ports, nodes.
+ * Answers to pulses are noted.
+ * Writes records, buckets, accounts, tallies, expected, pulses; reads config, ports, nodes.
  */
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
 #include "account.h"
@@ -16,6 +18,7 @@
 #include "flow_insert.h"
 #include "maps.h"
 #include "parse.h"
+#include "pulse.h"
 
 #define ON_ITS_WAY 0x41415357 /* as in handoff: seen there again on its way out */
 
@@ -183,12 +186,12 @@ static __always_inline enum holder holder_of(const struct found *found, const st
 }
 
 /* Announced again, so it is more than a question and its answer. False when that is known. */
-static __always_inline bool lasts(struct record *record)
+static __always_inline bool lasts(struct record *record, __u32 index)
 {
 	union status was = {.word = *(volatile __u64 *)status_word(record)}, now = was;
 
 	now.ended |= FLOW_LASTS;
-	return is_in_use(was) && now.word != was.word && change_status(record, was, now);
+	return is_in_use(was) && now.word != was.word && change_status(record, index, was, now);
 }
 
 /* A packet of a session that is recorded already; `timeout_s` when its entry shall have another. */
@@ -201,10 +204,10 @@ static __always_inline bool go_on(const struct config *conf, const struct found 
 	record->seen_ns = bpf_ktime_get_coarse_ns();
 	if (record->original.protocol == IPPROTO_UDP) {
 		*timeout_s = conf->timeout_s[FLOW_STREAM];
-		return lasts(record);
+		return lasts(record, entry_record(found->word));
 	}
 	*timeout_s = conf->timeout_s[FLOW_CLOSED];
-	return advance(record, false, flags) == FLOW_CLOSED;
+	return advance(record, entry_record(found->word), false, flags) == FLOW_CLOSED;
 }
 
 static __always_inline void end_found(const struct found *found)
@@ -318,6 +321,23 @@ static __always_inline void tell(struct told *told, const struct load *load, con
 	told->opens = load->protocol == IPPROTO_UDP || opening(load->flags);
 }
 
+/*
+ * While the role changes hands, frames come to the MAC that the interface has had or is about to have; the kernel takes
+ * them for somebody else's.
+ */
+static __always_inline int admit_other(struct __sk_buff *skb, const struct ethhdr *eth)
+{
+	const struct port *port;
+
+	if (skb->pkt_type != PACKET_OTHERHOST)
+		return verdict(TC_ACT_OK, ADMIT_OTHER);
+	port = port_of(skb->ifindex);
+	if (!port || (!same_mac(eth->h_dest, port->virtual_mac) && !same_mac(eth->h_dest, port->physical_mac)))
+		return verdict(TC_ACT_OK, ADMIT_OTHER);
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return verdict(TC_ACT_OK, ADMIT_LATE);
+}
+
 int admit(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
@@ -329,9 +349,15 @@ int admit(struct __sk_buff *skb)
 	struct ethhdr *eth;
 	enum reason why;
 	__u32 zero = 0;
+	int type;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ANNOUNCE))
+	type = parse_ethernet(&cursor, &eth);
+	if (type < 0)
 		return verdict(TC_ACT_OK, ADMIT_OTHER);
+	if (type == be16(ETH_P_HL) && port)
+		return take_answer(skb, conf, port->slot);
+	if (type != be16(ETH_P_ANNOUNCE))
+		return admit_other(skb, eth);
 	work = workplaces.lookup(&zero);
 	if (!work)
 		return verdict(TC_ACT_SHOT, ADMIT_FAILED);

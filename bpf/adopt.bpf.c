@@ -4,10 +4,11 @@
  * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
  * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
  * whose first piece does. The rest is dropped and counted.
- * A session of this node's own that the primary refuses loses its entry.
- * Reads config, ports, expected; tells refused blocks through events.
+ * A session of this node's own that the primary refuses loses its entry. Pulses of the primary are answered.
+ * Reads config, ports, expected; writes pulses; tells refused blocks through events.
  */
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
 #include "arp.h"
@@ -17,11 +18,15 @@
 #include "expectation.h"
 #include "maps.h"
 #include "parse.h"
+#include "pulse.h"
 #include "take_back.h"
 
 #ifndef AA_ADOPTED_TIMEOUT_MS
 #define AA_ADOPTED_TIMEOUT_MS 120000 /* until the SYN itself sets conntrack's own timeout, a moment later */
 #endif
+
+#define VRRP_PROTOCOL 112
+#define VRRP_GROUP be32(0xe0000012) /* 224.0.0.18 */
 
 /* What the frame said before anything was changed. */
 struct arrival {
@@ -289,6 +294,14 @@ static __always_inline int guard_unblocked(const struct config *conf, const stru
 	return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 }
 
+/* keepalived's advertisements (RFC 5798) are for every node; whether they count is decided by whoever reads them. */
+static __always_inline bool is_vrrp(struct cursor cursor, int type)
+{
+	struct iphdr *ip;
+
+	return type == be16(ETH_P_IP) && parse_ipv4(&cursor, &ip) == VRRP_PROTOCOL && ip->daddr == VRRP_GROUP;
+}
+
 int adopt(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
@@ -311,11 +324,15 @@ int adopt(struct __sk_buff *skb)
 	if (!conf || !port)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_READY);
 	if (!same_mac(eth->h_dest, port->physical_mac))
-		return verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
+		return is_vrrp(cursor, type) ? verdict(TC_ACT_OK, GUARD_VRRP) : verdict(TC_ACT_SHOT, GUARD_NOT_MINE);
 	if (!same_mac(eth->h_source, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, GUARD_STRANGER);
+	if (skb->pkt_type == PACKET_OTHERHOST) /* it was the primary until now, and still has that MAC */
+		bpf_skb_change_type(skb, PACKET_HOST);
 	if (type == be16(ETH_P_ANNOUNCE))
 		return take_back(skb, conf, port, &sealed);
+	if (type == be16(ETH_P_HL))
+		return take_pulse(skb, conf, port->slot, port->virtual_mac, port->physical_mac);
 	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
 	if (tagged)
 		type = parse_tag(&cursor);

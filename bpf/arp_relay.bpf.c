@@ -7,7 +7,8 @@
  *   arp_answer  primary, TC ingress of data interfaces: a reply goes to the stack, and as 202 to each node that asked
  *   arp_take    auxiliary, TC ingress of the HA link: a 202 to an open question becomes the kernel's reply
  *
- * The data interfaces have another program each behind these (announce, admit): what is nothing for the relay goes there.
+ * All of these interfaces have another program behind these (announce, admit, mirror, echo): what is nothing for the
+ * relay goes there.
  * Writes questions; reads config, ports, slots, nodes; the agent learns neighbours through events.
  */
 #include <linux/bpf.h>
@@ -91,7 +92,7 @@ int arp_serve(struct __sk_buff *skb)
 	int operation, slot, found;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
-		return verdict(TC_ACT_OK, ARP_OTHER);
+		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
 	operation = parse_arp(&cursor, &arp);
 	if (operation < 0)
 		return verdict(TC_ACT_SHOT, ARP_MALFORMED);
@@ -210,7 +211,7 @@ int arp_take(struct __sk_buff *skb)
 	int operation, slot;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
-		return verdict(TC_ACT_OK, ARP_OTHER);
+		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
 	operation = parse_arp(&cursor, &arp);
 	if (operation < 0)
 		return verdict(TC_ACT_SHOT, ARP_MALFORMED);

@@ -13,6 +13,7 @@
 #include "block.h"
 #include "checksum.h"
 #include "conntrack.h"
+#include "emit.h"
 #include "keep.h"
 #include "maps.h"
 #include "parse.h"
@@ -236,6 +237,7 @@ int handoff(struct __sk_buff *skb)
 	request.octets = now.total_length;
 	request.slot = port->slot;
 	assigned = assign(conf, &decision, &request);
+	emit_if_due(skb, conf);
 	if (!assigned.owner)
 		return verdict(TC_ACT_OK, assigned.why);
 	node = node_of(assigned.owner);

@@ -36,7 +36,7 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 				   __u8 flags)
 {
 	const struct node *owner = node_of(entry_owner(word));
-	__u8 state = advance(record, word & ENTRY_REPLY, flags);
+	__u8 state = advance(record, entry_record(word), word & ENTRY_REPLY, flags);
 
 	if (!state)
 		return;
@@ -318,6 +318,8 @@ static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *con
 	struct tuple tuple;
 	__u8 owner;
 
+	if (conf->heir) /* it would not know of the session; the SYN comes again, to it */
+		return verdict(XDP_DROP, STEER_HANDING_OVER);
 	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(XDP_PASS, STEER_SYN);
 	tuple_from_packet(&tuple, ip, tcp);
@@ -348,7 +350,8 @@ int steer(struct xdp_md *ctx)
 	port = port_of(ctx->ingress_ifindex);
 	if (!port || !conf)
 		return verdict(XDP_PASS, STEER_NOT_READY);
-	if (!same_mac(eth->h_dest, port->virtual_mac))
+	/* The physical MAC: what a former primary still gets is sent on to it (relinquish.bpf.c). */
+	if (!same_mac(eth->h_dest, port->virtual_mac) && !same_mac(eth->h_dest, port->physical_mac))
 		return verdict(XDP_PASS, STEER_NOT_OURS);
 	if (type != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS) ||
 	    ip->ihl != 5 || parse_tcp(&cursor, &tcp) < 0)

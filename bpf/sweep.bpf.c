@@ -90,7 +90,7 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	if (idle < timeout)
 		return;
 	gone.state = FLOW_DEAD;
-	if (!is_in_use(was) || !change_status(record, was, gone))
+	if (!is_in_use(was) || !change_status(record, index, was, gone))
 		return; /* a packet changed it just now: it lives */
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);

@@ -30,6 +30,10 @@ from aa_cluster.topology.wiring import build_beyond, build_host, build_node, bui
 READY = 30.0
 """Seconds an agent may take from start to its first answer, and a join until it is granted (cold compile included)."""
 PACKAGES = {"ip": "iproute2", "nsenter": "util-linux", "nft": "nftables", "ethtool": "ethtool", "nginx": "nginx-light"}
+ELECTION = """
+[election]
+kind = "keepalived"
+"""
 KEY = "6a" * 32
 """The labs' cluster key: theirs is a toy network."""
 
@@ -62,7 +66,7 @@ class Lab:
 
     ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires;
     ``far`` puts a router on ext and a host behind a narrow way.
-    ``extra`` is more TOML for the end of every node's configuration.
+    ``extra`` is more TOML for the end of every node's configuration; ``election``: keepalived says who is primary next.
     As a context manager it is up inside and gone after, whatever happens. All failures are ``AaError``.
     """
 
@@ -76,13 +80,14 @@ class Lab:
         agents: bool = True,
         far: bool = False,
         extra: str = "",
+        election: bool = False,
     ) -> None:
         self.plan = Plan(name, nodes, tuple(networks), far)
         usual = "dmz" if "dmz" in self.plan.networks else "default"
         self.ruleset = rulesets.text(usual) if ruleset is None else ruleset
         self.joined = nodes if joined is None else joined
         self.agents = agents
-        self.extra = extra
+        self.extra = extra + ELECTION * election
 
     @classmethod
     def load(cls, name: str) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import msgspec
 
 from aa_cluster.errors import LabError
 
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S")
 
 
 class Hosts(Protocol):
@@ -330,3 +330,61 @@ def bulk(
         if not out:
             raise LabError(f"the transfer broke: {complaint.strip()[-800:]}")
         return msgspec.json.decode(out, type=BulkReport)
+
+
+class TalkReport(msgspec.Struct, frozen=True):
+    """One side's sessions of one kind (``traffic/talks.py``). ``gaps_ms``: by stream, where lines come at a pace."""
+
+    sessions: int
+    broken: int
+    sent: int
+    lines: int
+    wrong: int
+    repeated: int
+    gaps_ms: tuple[int, ...]
+
+
+class Talks:
+    """Sessions of every temper, open; ``stop`` gives what client and server counted, by kind."""
+
+    def __init__(self, client: subprocess.Popen[str], server: subprocess.Popen[str]) -> None:
+        self._both = client, server
+
+    def speak(self) -> None:
+        """The silent ones say a line: those of the server before those of the client."""
+        for process in reversed(self._both):
+            _tell(process, "speak")
+
+    def stop(self) -> tuple[dict[str, TalkReport], dict[str, TalkReport]]:
+        for process in self._both:
+            _tell(process, "stop")
+        client, server = (_line(process, dict[str, TalkReport]) for process in self._both)
+        return client, server
+
+
+def _tell(process: subprocess.Popen[str], word: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+
+
+@contextmanager
+def talks(
+    hosts: Hosts,
+    ends: tuple[str, str],
+    where: tuple[str, int],
+    kinds: Mapping[str, int],
+    port: int | None = None,
+    rate: float = 50,
+) -> Iterator[Talks]:
+    """Sessions between ``ends`` (client, server), all open when the block begins. ``where``: what the client calls;
+    ``port``: what the server listens on, where that is another."""
+    client, server = ends
+    with _running(hosts, server, program("talks", "serve", port or where[1], "--rate", rate)) as serving:
+        if (serving.stdout.readline() if serving.stdout else "") != "ready\n":
+            raise LabError(f"the server of talks did not start: {serving.communicate()[1].strip()[-800:]}")
+        argv = program("talks", "open", *where, *(f"{kind}={count}" for kind, count in kinds.items()), "--rate", rate)
+        with _running(hosts, client, argv) as opening:
+            if (opening.stdout.readline() if opening.stdout else "") != "open\n":
+                raise LabError(f"the talks did not open: {opening.communicate()[1].strip()[-800:]}")
+            yield Talks(opening, serving)

@@ -59,6 +59,8 @@ def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes,
         persistence=_persistence(context.config.persistence),
         bindings=context.config.persistence.size,
         accounting=context.config.flows.accounting,
+        replication=context.config.replication.mode,
+        replica_key=context.keys.replica,
         share_helpers=context.config.policy.share_helpers,
     )
 
@@ -91,20 +93,23 @@ async def clear(plane: PlaneThread) -> None:
 
 async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:
     """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before."""
-    for link, mac in zip(survey.data, virtual, strict=True):
-        if link.mac != mac:
-            await _change(context, link, mac)
+    changes = [(link, mac) for link, mac in zip(survey.data, virtual, strict=True) if link.mac != mac]
+    await asyncio.gather(*(_change(context, link, mac, True) for link, mac in changes))
 
 
-async def restore(context: Context, survey: Survey) -> None:
-    """The physical MACs again, where they are not; an interface that is gone has none."""
+async def restore(context: Context, survey: Survey, announced: bool = True) -> None:
+    """The physical MACs again, where they are not; an interface that is gone has none.
+
+    ``announced``: the cluster's addresses are this node's alone from now on.
+    """
     for link, mac in await asyncio.to_thread(_worn, context.host, survey):
-        await _change(context, link, mac)
+        await _change(context, link, mac, announced)
 
 
-async def _change(context: Context, link: LinkFacts, mac: bytes) -> None:
+async def _change(context: Context, link: LinkFacts, mac: bytes, announced: bool) -> None:
     await asyncio.to_thread(context.host.set_mac, link.name, mac)
-    await asyncio.to_thread(context.host.announce, link.name, mac, link.addresses)
+    if announced:
+        await asyncio.to_thread(context.host.announce, link.name, mac, link.addresses)
 
 
 def _worn(host: Host, survey: Survey) -> list[tuple[LinkFacts, bytes]]:

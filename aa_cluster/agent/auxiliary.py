@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import load, neighbourhood
+from aa_cluster.agent import load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
@@ -72,6 +72,7 @@ class Auxiliary:
         self._leaving = False
         self._rejoining = False
         self._mute = False
+        self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
         self.adoption = Adoption(context, plane)
         self._relay = EventRelay(settings.node_id, self._tell_primary)
 
@@ -185,6 +186,8 @@ class Auxiliary:
                 case control.NeighbourTell():
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
+                case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
+                    answer = await self.on_promotion(request)
                 case _:
                     answer = control.Refused(request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", "")
         except AaError as error:
@@ -222,7 +225,7 @@ class Auxiliary:
         if beat.generation < mine or (beat.generation == mine and beat.node_id != self.primary.id):
             return
         if beat.generation > mine:
-            self._come_back(f"generation {beat.generation} has begun under {beat.name}")
+            self._meet_successor(beat, peer)
             return
         self.heard = self.context.clock()
         if self._mute:
@@ -234,13 +237,35 @@ class Auxiliary:
         if beat.nodes:
             self._take_table(beat.nodes)
 
+    def _meet_successor(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        """Another node is the primary now. One that knows this node is followed, sessions and all."""
+        if not beat.nodes:
+            self.context.link.send(control.Probe(self.context.name, False), peer.address)
+        elif any(one.id == self.settings.node_id and one.name == self.context.name for one in beat.nodes):
+            self._tasks.start(self._follow_successor(beat, peer), "follow")
+        else:
+            self.come_back(f"generation {beat.generation} has begun under {beat.name}")
+
+    async def _follow_successor(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        if beat.generation <= self.settings.generation:
+            return
+        self.settings = promotion.followed(self.settings, beat)
+        virtual = tuple(port.virtual_mac for port in self.settings.ports)
+        self.primary = promotion.primary_state(beat, peer.address, virtual)
+        await self.plane.call(self.plane.plane.update, self.settings)
+        await self.plane.call(self.plane.plane.forget_journal)
+        await self.context.remember(generation=beat.generation, epoch=beat.epoch, primary=self.primary)
+        _log.warning("following", primary=beat.name, generation=beat.generation)
+        self.context.events.say("promote", f"{beat.name} is the primary now", node=beat.name)
+        self._hear(beat, peer)
+
     def _follow(self, address: str, ha_mac: bytes) -> None:
         """The primary has another address or MAC on the HA link: only the agent needs to know, until it joins again."""
         if address != self.primary.ha_address:
             self.primary = _moved(self.primary, address)
             self._tasks.start(self.context.remember(primary=self.primary), "remember")
         if mac_text(ha_mac) != self.primary.ha_mac:
-            self._come_back("the primary's HA MAC has changed")
+            self.come_back("the primary's HA MAC has changed")
 
     def _take_table(self, nodes: tuple[NodeEntry, ...]) -> None:
         self.table = nodes
@@ -249,10 +274,13 @@ class Auxiliary:
         self._absent = 0 if own is not None else self._absent + 1
         if own is not None and own.state == "draining" and not own.drained and self.ready:
             self._tasks.start(self.report_ready(), "ready")
+        if own is not None and own.rejoin and self.ready:
+            self.come_back("the primary has taken this node's sessions over")
         if self._absent >= ABSENT_TABLES and self.ready:
-            self._come_back("the primary does not know this node")
+            self.come_back("the primary does not know this node")
 
-    def _come_back(self, why: str) -> None:
+    def come_back(self, why: str) -> None:
+        """Join again, in the background, until it works."""
         if self._rejoining or self._leaving:
             return
         self._rejoining = True
@@ -280,7 +308,7 @@ class Auxiliary:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(OWN_BEAT * self.context.beat, self._send_beat)
         silence = self.context.clock() - self.heard
-        if silence > self.context.dead and self.ready and not self._mute:
+        if silence > self.context.silence and self.ready and not self._mute:
             self._mute = True
             name = self.primary.name
             self.context.events.say("silent", f"the primary {name} has fallen silent", node=name)

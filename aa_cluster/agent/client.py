@@ -25,6 +25,7 @@ AnyAnswer = (
     | api.Leaving
     | api.WeightSet
     | api.Drained
+    | api.Promoted
     | api.Schedule
     | api.Event
     | api.Top

@@ -49,8 +49,9 @@ class Context:
         return self.config.ha.heartbeat_ms / 1000
 
     @property
-    def dead(self) -> float:
-        return self.config.ha.dead_ms / 1000
+    def silence(self) -> float:
+        """Seconds after which an agent that is not heard counts as silent."""
+        return self.config.ha.silent_ms / 1000
 
     @property
     def wire_version(self) -> int:

@@ -58,6 +58,14 @@ class Discovery:
             if waited >= timeout:
                 raise self._none(timeout)
 
+    async def look(self, seconds: float) -> Sighting | None:
+        """The primary, if one answers within so many s."""
+        deadline = self._context.clock() + seconds
+        while self._seen is None and self._context.clock() < deadline:
+            self._context.link.send(control.Probe(self._context.name, candidate=False))
+            await self._wait(self._context.beat)
+        return self._seen
+
     async def find_none(self) -> None:
         """Return when nobody else is primary or about to be; else ``JoinRefused``."""
         deadline = self._context.clock() + self._patience

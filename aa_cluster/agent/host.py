@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
@@ -31,7 +35,9 @@ class Host:
     read_neighbours: Callable[[int], Mapping[str, bytes]]
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
+    watch_carriers: Callable[[Collection[int]], Carriers]
     received: Callable[[Collection[str]], Received]
+    make_entries: Callable[[np.ndarray], int]
     ruleset_digest: Callable[[], str]
     ruleset_text: Callable[[], str]
     dataplane: Callable[[Settings], Dataplane]
@@ -40,10 +46,23 @@ class Host:
     cache: Path = CACHE
 
 
+def _make_entries(rows: np.ndarray) -> int:
+    """How many were not there. A flow whose tuple is another entry's by now goes on without one; a full table is a
+    ``NetlinkError``."""
+    from aa_cluster.dataplane.flows import Timeouts
+    from aa_cluster.netlink import ct_bulk
+
+    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace().by_state, existing="leave")
+    if (outcome.codes == errno.ENOMEM).any():
+        outcome.require("make the conntrack entries of all flows")
+    return outcome.done - outcome.existing
+
+
 def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.netlink import announce, links, neighbours, ruleset, traffic
+    from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
     return Host(
@@ -55,7 +74,9 @@ def this_machine() -> Host:
         read_neighbours=neighbours.read,
         correct_neighbours=neighbours.correct,
         watch_neighbours=NeighbourWatch,
+        watch_carriers=CarrierWatch,
         received=traffic.received,
+        make_entries=_make_entries,
         ruleset_digest=lambda: ruleset.read().digest,
         ruleset_text=lambda: ruleset.read().text,
         dataplane=Dataplane,

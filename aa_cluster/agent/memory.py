@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from aa_cluster.agent.context import mac_bytes, mac_text
 from aa_cluster.agent.state import MemberState, NodeState
 from aa_cluster.config import Config
 from aa_cluster.core import schedule
 from aa_cluster.core.membership import Facts, Membership, Node
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.attachment import Seat
+    from aa_cluster.agent.auxiliary import Auxiliary
+
+__all__ = ["Facts", "founding", "inherited", "members_state", "recalled"]
 
 
 def members_state(members: Membership) -> tuple[MemberState, ...]:
@@ -28,6 +37,7 @@ def _to_state(node: Node) -> MemberState:
         ready=node.ready,
         draining=node.draining,
         silent=node.silent,
+        dead=node.dead,
     )
 
 
@@ -44,8 +54,50 @@ def recalled(config: Config, state: NodeState, own: Facts, now: float) -> Member
     nodes = {member.id: _from_state(member, member.name in state.drained, now) for member in state.members}
     if state.node_id not in nodes:
         return founding(config, state, own, now)
-    nodes[state.node_id] = replace(nodes[state.node_id], facts=own, ready=True, silent=False, draining=False)
+    nodes[state.node_id] = replace(
+        nodes[state.node_id], facts=own, ready=True, silent=False, draining=False, dead=False
+    )
     return _membership(config, state, nodes, now)
+
+
+def inherited(
+    config: Config,
+    state: NodeState,
+    role: Auxiliary,
+    own: Facts,
+    former: Facts | None,
+    seat: Seat,
+    gone: frozenset[int],
+    now: float,
+) -> Membership:
+    """As the last primary told this node. The others are reached, but get new sessions only when they have followed.
+
+    ``former``: the last primary, which goes on as an auxiliary; without, it is among the ``gone``.
+    """
+    ids = dict(state.ids) | {entry.name: entry.id for entry in role.table}
+    mine = next((entry for entry in role.table if entry.id == seat.node_id), None)
+    weight = state.weights.get(own.name, config.node.weight) if mine is None else mine.weight
+    drained = mine is not None and mine.drained
+    nodes = {seat.node_id: Node(seat.node_id, own, weight, now, ready=True, drained=drained)}
+    for entry in role.table:
+        if entry.id in gone or entry.id == seat.node_id or entry.state == "joining":
+            continue
+        facts = Facts(entry.name, entry.ha_mac, entry.ha_address, entry.macs, entry.kernel)
+        if former is not None and entry.name == former.name:
+            facts = former
+        nodes[entry.id] = Node(entry.id, facts, entry.weight, now, ready=True, silent=True, drained=entry.drained)
+    names = frozenset(entry.name for entry in role.table if entry.drained)
+    weights = dict(state.weights) | {entry.name: entry.weight for entry in role.table}
+    before = msgspec.structs.replace(
+        state,
+        ids=ids,
+        weights=weights,
+        generation=seat.generation,
+        epoch=seat.epoch,
+        drained=tuple(sorted(names | set(state.drained))),
+        schedule=role.schedule or state.schedule,
+    )
+    return _membership(config, before, nodes, now)
 
 
 def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: float) -> Membership:
@@ -54,13 +106,14 @@ def _membership(config: Config, state: NodeState, nodes: dict[int, Node], now: f
         generation=state.generation,
         epoch=state.epoch,
         kind=_kind(config, state),
-        dead=config.ha.dead_ms / 1000,
+        silence=config.ha.silent_ms / 1000,
         beat=config.ha.heartbeat_ms / 1000,
         nodes=nodes,
         ids=state.ids,
         weights=state.weights,
         checked=now,
         drained=frozenset(state.drained),
+        forget=config.ha.forget_s,
     )
 
 
@@ -86,4 +139,6 @@ def _from_state(member: MemberState, drained: bool, now: float) -> Node:
         draining=member.draining,
         silent=member.silent,
         drained=drained,
+        dead=member.dead,
+        died=now,
     )

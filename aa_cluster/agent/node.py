@@ -17,6 +17,7 @@ from aa_cluster.agent.context import Context, mac_bytes, mac_text
 from aa_cluster.agent.discovery import Discovery
 from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.state import NodeState, PrimaryState
+from aa_cluster.agent.succession import Succession
 from aa_cluster.agent.survey import Survey, refusal
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.core.membership import Facts, Membership, assign_id
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Settings
 
 RESUME_PAUSE = 2.0
+LOOK_SECONDS = 1.0
+"""How long a former primary looks for a later one before it is primary again."""
 
 _log = log.get("node")
 
@@ -48,7 +51,8 @@ class Node:
         self.started = context.clock()
         self.on_change: Callable[[], None] = lambda: None
         self._discovery: Discovery | None = None
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        self.succession = Succession(self)
         context.link.on_message = self._on_message
 
     def _on_message(self, message: AnyMessage, peer: Peer) -> None:
@@ -63,9 +67,9 @@ class Node:
         """``StateError`` when the node is in a cluster; ``JoinRefused`` with what differs, and nothing changed."""
         if self.role is not None or self.context.state.role != "none":
             raise StateError(f"this node is in the cluster already, as {self.context.state.role}", "`leave` first")
-        if self._changing.locked():
+        if self.changing.locked():
             raise StateError("a join or leave is under way", "wait for its end")
-        async with self._changing:
+        async with self.changing:
             self.joining = True
             try:
                 if request.primary:
@@ -108,8 +112,8 @@ class Node:
                 applied={},
                 primary=None,
             )
-            members = memory.founding(context.config, context.state, self._own(survey, virtual), context.clock())
-            role = self._primary(plane, settings, members, survey)
+            members = memory.founding(context.config, context.state, self.facts(survey, virtual), context.clock())
+            role = self.primary_role(plane, settings, members, survey)
             self.role = role
             role.start()
             role.begin()
@@ -120,6 +124,7 @@ class Node:
             await self._undo(plane, survey)
             await context.remember(role=before.role, physical_macs=before.physical_macs)
             raise
+        self.succession.prepare(role)
         self.on_change()
         _log.info("primary", id=settings.node_id, generation=settings.generation)
 
@@ -159,13 +164,14 @@ class Node:
             if running is None:
                 await self._withdraw(role, before)
             raise
+        self.succession.prepare(role)
         self.on_change()
         _log.info("auxiliary", id=settings.node_id, primary=primary.name, generation=settings.generation)
 
     async def _attach_auxiliary(self, settings: Settings, primary: PrimaryState, survey: Survey) -> Auxiliary:
         """Heartbeats run from the start: compiling takes a while, and the primary must know that we are at it."""
         plane = PlaneThread(self.context.host.dataplane(settings))
-        role = Auxiliary(self.context, plane, settings, primary, survey, self._rejoin)
+        role = self.auxiliary_role(plane, settings, primary, survey)
         self.role = role
         role.start()
         try:
@@ -212,7 +218,7 @@ class Node:
         return answer, address, survey
 
     async def _rejoin(self) -> None:
-        async with self._changing:
+        async with self.changing:
             if isinstance(self.role, Auxiliary):
                 self.role.ready = False
                 try:
@@ -228,7 +234,7 @@ class Node:
         """Be again what the state file says; try until it works. Returns at once for a node that had left."""
         while self.context.state.role != "none" and self.role is None:
             try:
-                async with self._changing:
+                async with self.changing:
                     await self._resume_once()
                 self.trouble = ""
             except AaError as error:
@@ -239,17 +245,30 @@ class Node:
     async def _resume_once(self) -> None:
         context = self.context
         attached = await asyncio.to_thread(context.host.pinned, context.config.paths.pins)
+        superseded = context.state.role == "primary" and await self._superseded()
         if not attached:
-            _log.info("no pinned dataplane: joining again", role=context.state.role)
+            _log.info("no pinned dataplane: joining again", role=context.state.role, superseded=superseded)
             self.joining = True
             try:
-                await (self._found() if context.state.role == "primary" else self._enter(10.0))
+                again = context.state.role == "primary" and not superseded
+                await (self._found() if again else self._enter(10.0))
             finally:
                 self.joining = False
         elif context.state.role == "primary":
             await self._resume_primary()
         else:
             await self._resume_auxiliary()
+
+    async def _superseded(self) -> bool:
+        """Another node is primary by now. Without an election nobody can have become that."""
+        if not self.succession.candidate.enabled:
+            return False
+        discovery = self._discovery = Discovery(self.context)
+        try:
+            seen = await discovery.look(LOOK_SECONDS)
+        finally:
+            self._discovery = None
+        return seen is not None and seen.beat.generation >= self.context.state.generation
 
     async def _resume_primary(self) -> None:
         context, state = self.context, self.context.state
@@ -258,13 +277,14 @@ class Node:
         seat = Seat("primary", state.node_id, state.generation, state.epoch)
         settings = attachment.settings(context, seat, survey, virtual, survey.ha.mac)
         plane = await attachment.attach(context, settings, fresh=False)
-        members = memory.recalled(context.config, state, self._own(survey, virtual), context.clock())
-        role = self._primary(plane, settings, members, survey)
+        members = memory.recalled(context.config, state, self.facts(survey, virtual), context.clock())
+        role = self.primary_role(plane, settings, members, survey)
         self.role = role
         role.start()
         role.go_on()
         await role.settled()
         await attachment.wear(context, survey, virtual)
+        self.succession.prepare(role)
         _log.info("resumed", role="primary", id=state.node_id, generation=state.generation)
 
     async def _resume_auxiliary(self) -> None:
@@ -281,6 +301,7 @@ class Node:
         self.role = role
         role.start()
         role.dataplane_runs()
+        self.succession.prepare(role)
         _log.info("resumed", role="auxiliary", id=state.node_id, generation=state.generation)
 
     # Leaving.
@@ -292,9 +313,9 @@ class Node:
             if self.context.state.role == "none":
                 raise StateError("this node is in no cluster", "`join` first")
             raise StateError(f"this node has not resumed yet: {self.trouble or 'starting'}", "try again")
-        if self._changing.locked():
+        if self.changing.locked():
             raise StateError("a join or leave is under way", "wait for its end")
-        async with self._changing:
+        async with self.changing:
             self.leaving = True
             try:
                 if isinstance(role, Primary):
@@ -306,6 +327,7 @@ class Node:
                         async for left in draining:
                             yield api.Leaving(sessions=left, done=False)
                     await role.say_goodbye()
+                await self.succession.candidate.leave()
                 detached = await self._detach(role)
             finally:
                 self.leaving = False
@@ -338,13 +360,14 @@ class Node:
 
     async def close(self) -> None:
         """The agent ends; the dataplane goes on."""
+        await self.succession.close()
         if self.role is not None:
             await self.role.stop()
             self.role.plane.close()
 
     # Pieces.
 
-    def _primary(self, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey) -> Primary:
+    def primary_role(self, plane: PlaneThread, settings: Settings, members: Membership, survey: Survey) -> Primary:
         role = Primary(self.context, plane, settings, members, survey)
 
         async def order(ask: control.OrderAsk) -> AnyMessage:
@@ -352,10 +375,20 @@ class Node:
             return control.OrderAnswer(ask.nonce, orders.fits(answer))
 
         role.on_order = order
+        role.on_outranked = lambda beat, peer: self.succession.outranked(role, beat, peer)
+        role.on_promotion = self.succession.obey
         return role
 
-    def _own(self, survey: Survey, virtual: tuple[bytes, ...]) -> Facts:
-        return Facts(self.context.name, survey.ha.mac, survey.ha_address, virtual, self.context.host.kernel)
+    def auxiliary_role(
+        self, plane: PlaneThread, settings: Settings, primary: PrimaryState, survey: Survey
+    ) -> Auxiliary:
+        role = Auxiliary(self.context, plane, settings, primary, survey, self._rejoin)
+        role.on_promotion = self.succession.obey
+        return role
+
+    def facts(self, survey: Survey, macs: tuple[bytes, ...]) -> Facts:
+        """About this node; ``macs``: where it is reached, by slot."""
+        return Facts(self.context.name, survey.ha.mac, survey.ha_address, macs, self.context.host.kernel)
 
     async def _undo(self, plane: PlaneThread, survey: Survey | None) -> None:
         role, self.role = self.role, None

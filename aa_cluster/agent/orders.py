@@ -65,6 +65,10 @@ async def _set_drained(node: Node, role: Primary, body: bytes, drained: bool) ->
     return api.Drained(nodes=await views.nodes(node))
 
 
+async def _promote(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await node.succession.hand_over(role, _read(body, api.PromoteRequest).node)
+
+
 async def _schedule(node: Node, role: Primary, body: bytes) -> api.Answer:
     """An empty body only asks."""
     if body:
@@ -99,6 +103,7 @@ async def _top(node: Node, role: Primary, body: bytes) -> api.Answer:
 ORDERS: dict[str, Order] = {
     "/v1/drain": _drain,
     "/v1/undrain": _undrain,
+    "/v1/promote": _promote,
     "/v1/schedule": _schedule,
     "/v1/policy": _policy,
     "/v1/policy/check": _policy_check,

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aa_cluster import api, log
+from aa_cluster.agent import promotion
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.flow_watch import FlowWatch
+from aa_cluster.agent.lookout import Lookout
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
+from aa_cluster.agent.takeover import TakeOver
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
@@ -42,6 +45,9 @@ _NEWS: dict[str, tuple[api.EventKind, str]] = {
     "undrained": ("undrain", "{name} gets new sessions again, by order"),
     "silent": ("silent", "{name} has fallen silent: it gets no new sessions"),
     "heard again": ("heard", "{name} is heard again"),
+    "dead": ("dead", "{name} is dead, {text}: this node has taken its sessions over"),
+    "returns": ("returns", "{name} answers on all links again: it is told to join again"),
+    "forgotten": ("forgotten", "{name} has been dead for so long that it is forgotten"),
     "weight": ("weight", "{name} has weight {weight}"),
     "schedule": ("schedule", "new sessions are given out by {kind}"),
 }
@@ -72,6 +78,10 @@ class Primary:
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
+        self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
+        self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
+        self.heir = 0
+        """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
@@ -81,6 +91,8 @@ class Primary:
         self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
         self._flow_watch = FlowWatch(context, plane, self.names)
         self._relay = EventRelay(members.self_id, context.link.send)
+        self.lookout = Lookout(context, plane, settings, self.feed)
+        self.takeover = TakeOver(context, plane)
 
     def start(self) -> None:
         self.context.link.is_primary = True
@@ -92,6 +104,7 @@ class Primary:
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
         self.upkeep.start()
+        self.lookout.start()
 
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
@@ -101,6 +114,7 @@ class Primary:
         self._relay.close()
         await self._flow_watch.stop()
         await self._neighbourhood.stop()
+        await self.lookout.stop()
         await self.upkeep.stop()
         await self._tasks.cancel()
 
@@ -115,6 +129,14 @@ class Primary:
         self._commands.put_nowait(SetPolicy(self.policy))
         for command in membership.first(self.members):
             self._commands.put_nowait(command)
+
+    async def open_up(self) -> None:
+        """What packets need, at once, in a new dataplane; ``begin`` follows when there is time for it."""
+        await self._set_members(self.members.reachable())
+        await self.set_policy(self.policy)
+        await self.plane.call(self.plane.plane.set_draining, self.members.withdrawn())
+        kind, working = self.members.kind, self.members.working()
+        await self.plane.call(self.plane.plane.set_schedule, kind, self.members.sequence(), working)
 
     def go_on(self) -> None:
         """Pick up a running dataplane: members again, in case the last agent died between disk and map; the schedule
@@ -173,6 +195,10 @@ class Primary:
         await self.plane.call(self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark)
         self.policy = wanted
 
+    def carry_out_again(self, command: Command) -> None:
+        """A command that something else has undone."""
+        self._commands.put_nowait(command)
+
     def names(self) -> dict[int, str]:
         """Node id → name, of all that were ever in the cluster."""
         return {number: name for name, number in self.members.ids.items()}
@@ -180,7 +206,7 @@ class Primary:
     def _auxiliary_addresses(self) -> list[str]:
         """On the HA link, of the nodes that have or may get work."""
         others = (node for node in self.members.nodes.values() if node.id != self.members.self_id)
-        return [node.facts.ha_address for node in others if not node.silent]
+        return [node.facts.ha_address for node in others if not node.silent and not node.dead]
 
     def _pass_events_on(self, note: control.EventNote) -> None:
         for entry in note.events:
@@ -208,6 +234,7 @@ class Primary:
             macs=node.facts.macs,
             kernel=node.facts.kernel,
             drained=node.drained,
+            rejoin=node.dead and node.fit,
         )
 
     # Requests: each is worked on once; a repetition gets the same answer.
@@ -257,6 +284,8 @@ class Primary:
             case control.RulesetAsk():
                 await self._read_ruleset()
                 return control.RulesetAnswer(request.nonce, self.ruleset)
+            case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
+                return await self.on_promotion(request)
             case _:
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
@@ -303,9 +332,13 @@ class Primary:
         self.troubles.pop("ruleset", None)
 
     def _meet_rival(self, beat: control.PrimaryBeat, peer: Peer) -> None:
+        if beat.node_id == self.heir or beat.generation < self.members.generation:
+            return  # it is about to stand down, as this node is
         if self.rival is None:
             _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
         self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
+        if promotion.outranks(beat, self.members.generation, self.members.self_id):
+            self.on_outranked(beat, peer)
 
     # Heartbeats.
 
@@ -360,6 +393,8 @@ class Primary:
                 await self.plane.call(self.plane.plane.update, self.settings)
             case membership.SetMembers():
                 await self._set_members(command.nodes)
+            case membership.TakeOver():
+                await self.takeover.take_over(command.node_id)
             case SetPolicy():
                 await self.set_policy(command.policy)
             case membership.SetDraining():
@@ -378,8 +413,9 @@ class Primary:
     async def _set_members(self, nodes: tuple[membership.Node, ...]) -> None:
         from aa_cluster.dataplane.plane import Member
 
-        members = [Member(node.id, node.facts.ha_mac, node.facts.macs) for node in nodes]
+        members = [Member(node.id, node.facts.ha_mac, node.facts.macs, node.dead) for node in nodes]
         await self.plane.call(self.plane.plane.set_members, members)
+        self.lookout.watch(nodes)
 
     async def _persist(self) -> None:
         await self.context.remember(
@@ -398,10 +434,10 @@ class Primary:
     def _note(self, note: membership.Note) -> None:
         node = self.members.nodes.get(note.node_id)
         name = node.facts.name if node else next((k for k, v in self.members.ids.items() if v == note.node_id), "?")
-        write = _log.warning if note.event in ("silent", "gone while joining") else _log.info
-        write("node", name=name, id=note.node_id, change=note.event, epoch=self.members.epoch)
+        write = _log.warning if note.event in ("silent", "dead", "gone while joining") else _log.info
+        write("node", name=name, id=note.node_id, change=note.event, why=note.text, epoch=self.members.epoch)
         said = _NEWS.get(note.event)
         if said is not None:
             weight = "" if node is None else node.weight
-            values = {"name": name, "weight": weight, "kind": self.members.kind}
+            values = {"name": name, "weight": weight, "kind": self.members.kind, "text": note.text}
             self.context.events.say(said[0], said[1].format(**values), node=name, epoch=self.members.epoch)

@@ -27,6 +27,7 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     silent: bool
+    dead: bool = False
 
 
 class PrimaryState(msgspec.Struct, frozen=True, kw_only=True):

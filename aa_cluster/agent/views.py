@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Literal
 
 from aa_cluster import api
 from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.context import mac_text
+from aa_cluster.agent.lookout import link_names, link_rows
 from aa_cluster.agent.primary import Primary
 from aa_cluster.core import schedule
 from aa_cluster.core.membership import Membership
@@ -24,6 +26,7 @@ FRESH_SECONDS = 1.0
 RIVAL_SECONDS = 5.0
 
 XdpModes = dict[str, str]
+LinkRows = dict[int, tuple[api.LinkRow, ...]]
 
 
 async def status(node: Node) -> api.Status:
@@ -46,6 +49,8 @@ async def status(node: Node) -> api.Status:
         generation=context.state.generation,
         epoch=_epoch(node),
         schedule=_kind(node),
+        election=context.config.election.kind,
+        paths=node.succession.candidate.paths if node.succession.candidate.enabled else {},
         uptime=context.clock() - node.started,
         interfaces=tuple(_interface(node, slot, link, modes) for slot, link in enumerate(links) if link is not None),
         nodes=rows,
@@ -59,10 +64,22 @@ async def nodes(node: Node) -> tuple[api.NodeRow, ...]:
     role = node.role
     if isinstance(role, Primary):
         await role.upkeep.count_sessions(FRESH_SECONDS)
-        return _rows(node, role.table(), role.members.shares(), 0.0)
+        asked = tuple(one.id for one in role.members.reachable() if one.id != role.members.self_id)
+        return _rows(node, role.table(), role.members.shares(), 0.0, await _links_of(role, asked))
     if isinstance(role, Auxiliary):
-        return _rows(node, role.table, _shares(role), node.context.clock() - role.table_at)
+        pulses = await _links_of(role, (role.primary.id,))
+        return _rows(node, role.table, _shares(role), node.context.clock() - role.table_at, pulses)
     return ()
+
+
+async def _links_of(role: Primary | Auxiliary, node_ids: tuple[int, ...]) -> LinkRows:
+    """By node id, what pulses tell of these nodes' links; empty while there is no dataplane."""
+    try:
+        pulses = await role.plane.call(role.plane.plane.pulse_rows, node_ids)
+    except AaError:
+        return {}
+    names, now = link_names(role.settings), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return {one: link_rows(pulses, one, names, now) for one in node_ids}
 
 
 async def schedule_of(node: Node, role: Primary) -> api.Schedule:
@@ -188,7 +205,9 @@ def _interface(node: Node, slot: int, link: LinkFacts, modes: XdpModes) -> api.I
     )
 
 
-def _rows(node: Node, table: tuple[NodeEntry, ...], shares: dict[int, float], age: float) -> tuple[api.NodeRow, ...]:
+def _rows(
+    node: Node, table: tuple[NodeEntry, ...], shares: dict[int, float], age: float, links: LinkRows
+) -> tuple[api.NodeRow, ...]:
     interfaces = node.context.config.data.interfaces
     own = node.context.state.node_id
     return tuple(
@@ -206,6 +225,7 @@ def _rows(node: Node, table: tuple[NodeEntry, ...], shares: dict[int, float], ag
             macs=dict(zip(interfaces, map(mac_text, entry.macs), strict=False)),
             kernel=entry.kernel,
             drained=entry.drained,
+            links=links.get(entry.id, ()),
         )
         for entry in table
     )
@@ -246,7 +266,7 @@ def _health(node: Node, problems: tuple[str, ...]) -> api.Health:
 
 def _primary_silence(node: Node, role: Auxiliary) -> float | None:
     silence = node.context.clock() - role.heard
-    return silence if silence > node.context.dead else None
+    return silence if silence > node.context.silence else None
 
 
 def _problems(
@@ -257,7 +277,7 @@ def _problems(
     flows: int,
 ) -> list[str]:
     """One sentence each."""
-    problems = [node.trouble] if node.trouble else []
+    problems = [one for one in (node.trouble, node.succession.candidate.trouble) if one]
     names = node.context.config.data.interfaces
     for name, link in zip(names, links, strict=True):
         if link is None:
@@ -268,6 +288,8 @@ def _problems(
     for row in rows:
         if row.state == "silent":
             problems.append(f"node {row.name} has been silent for {row.last_heard:.1f} s: it gets no new sessions")
+        if row.state == "dead":
+            problems.append(_dead(node, row))
     if isinstance(node.role, Primary):
         problems += _primary_problems(node, node.role, flows)
     elif isinstance(node.role, Auxiliary):
@@ -278,8 +300,13 @@ def _problems(
     return problems
 
 
+def _dead(node: Node, row: api.NodeRow) -> str:
+    why = node.role.lookout.why(row.id) if isinstance(node.role, Primary) else ""
+    return f"node {row.name} is dead{', ' + why if why else ''}: the primary has taken its sessions over"
+
+
 def _primary_problems(node: Node, role: Primary, flows: int) -> list[str]:
-    problems = [*role.troubles.values(), *filter(None, (role.upkeep.trouble,))]
+    problems = [*role.troubles.values(), *filter(None, (role.upkeep.trouble,)), *role.lookout.problems()]
     if role.rival is not None and node.context.clock() - role.rival[1] < RIVAL_SECONDS:
         problems.append(f"another primary is on the HA link: {role.rival[0]}")
     capacity = node.context.config.data.flow_table_size

@@ -28,7 +28,10 @@ name = "gw1"                                    # unique in the cluster; its id 
 interface = "eth2"                              # the dedicated link between the nodes, with an IPv4 address of its own
 # port = 4201                                   # UDP
 # heartbeat_ms = 200
-# dead_ms = 1000                                # silent for so long: no new sessions; at least three heartbeats
+# silent_ms = 1000                              # agent silent for so long: no new sessions; at least three heartbeats
+# pulse_ms = 40                                 # every link of every node is asked so often
+# dead_ms = 150                                 # no answer for so long: its sessions are taken over; >= three pulses
+# forget_s = 3600                               # a node that stays dead for so long is no member any more
 
 [data]
 interfaces = ["eth0", "eth1"]                   # carry user traffic; same names, order and addresses on every node
@@ -57,6 +60,11 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 [flows]
 # half_open_share = 0.25                        # of the table, for flows whose handshake is not complete
 # accounting = false                            # count packets and bytes of each flow
+
+[replication]                                   # the same on every node
+# mode = "all"                                  # all | takeover (established only) | periodic | off
+# interval_ms = 10                              # what no new session takes along is sent after so long
+# verify_s = 10                                 # digests are compared so often
 
 [paths]
 # run = "/run/aa-cluster"                       # the agent's socket

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "leave": "Let sessions run out, then leave the cluster.",
     "weight": "Set a node's share of new sessions.",
     "drain": "No new sessions for a node, until undrain.",
+    "promote": "Another node becomes primary.",
     "undrain": "New sessions for a drained node again.",
     "schedule": "How new sessions are given out: show or set.",
     "policy": "Which sessions are shared: show, check, reload.",

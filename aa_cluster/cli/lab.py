@@ -69,7 +69,7 @@ def up(nodes: int, networks: str, ruleset: Path | None, bare: bool, name: str) -
     from aa_cluster.topology.lab import Lab
 
     text = ruleset.read_text() if ruleset else None
-    built = Lab(name, nodes, text, networks.split(","), agents=not bare)
+    built = Lab(name, nodes, text, networks.split(","), agents=not bare, election=True)
     built.up()
     plan = built.plan
     click.echo(f"lab {name}: {', '.join(plan.namespace(member) for member in plan.members if member != 'switch')}")

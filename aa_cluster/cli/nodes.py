@@ -31,7 +31,7 @@ def rows(of: Sequence[api.NodeRow]) -> Table:
     from aa_cluster.cli.tables import duration, percent, state, table
 
     right = ("ID", "WEIGHT", "SHARE", "SESSIONS", "HEARD")
-    made = table("ID", "NODE", "ROLE", "STATE", *right[1:], "HA ADDRESS", "KERNEL", right=right)
+    made = table("ID", "NODE", "ROLE", "STATE", *right[1:], "LINKS", "HA ADDRESS", "KERNEL", right=right)
     for node in of:
         made.add_row(
             str(node.id),
@@ -42,7 +42,13 @@ def rows(of: Sequence[api.NodeRow]) -> Table:
             percent(node.share),
             str(node.sessions),
             duration(node.last_heard) if node.last_heard else "-",
+            ", ".join(map(_link, node.links)) or "-",
             node.ha_address,
             node.kernel or "-",
         )
     return made
+
+
+def _link(link: api.LinkRow) -> str:
+    """``int 12 ms``: since it was heard there last."""
+    return f"{link.link} {f'{link.heard:.0f} ms' if link.heard is not None else '-'}"

@@ -62,7 +62,7 @@ def _facts(answer: api.Status) -> list[str]:
     if answer.role != "none":
         lines.append(
             f"cluster {answer.cluster_id}: generation {answer.generation}, epoch {answer.epoch}, "
-            f"schedule {answer.schedule}, election {answer.election}"
+            f"schedule {answer.schedule}, election {_election(answer)}"
         )
     if answer.role == "primary":
         lines.append(f"flows: {answer.flows} of {answer.flow_capacity}")
@@ -70,6 +70,12 @@ def _facts(answer: api.Status) -> list[str]:
         if node.drained:
             lines.append(f"{node.name} is drained: {node.sessions} sessions left (aa-cluster undrain {node.name})")
     return lines
+
+
+def _election(answer: api.Status) -> str:
+    if answer.election == "static":
+        return "static: a primary that dies is not replaced"
+    return f"{answer.election} ({', '.join(f'{path} {state}' for path, state in answer.paths.items())})"
 
 
 def _interfaces(answer: api.Status) -> RenderableType:

@@ -18,6 +18,7 @@ STYLES = {
     "joining": "cyan",
     "draining": "yellow",
     "silent": "red",
+    "dead": "bold red",
     "down": "bold red",
     "fail": "bold red",
     "left": "dim",

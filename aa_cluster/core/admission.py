@@ -50,7 +50,7 @@ def wire_version(found: int, expected: int) -> Finding:
 
 def _name(ask: JoinAsk, members: Membership) -> Iterable[Finding]:
     other = members.by_name(ask.name)
-    if other is not None and not _same_machine(ask, other) and other.state != "silent":
+    if other is not None and not _same_machine(ask, other) and other.state not in ("silent", "dead"):
         yield Finding(
             "node name",
             f"{ask.name}, which is {other.state} as node {other.id} at {other.facts.ha_address}",

@@ -16,8 +16,8 @@ from aa_cluster.errors import StateError
 
 MAX_NODE = 63
 JOINING_PATIENCE = 5
-"""Times ``dead`` that a joining node may be silent before it is forgotten: it has no work that could suffer."""
-State = Literal["joining", "active", "draining", "silent"]
+"""Times ``silence`` that a joining node may be silent before it is forgotten: it has no work that could suffer."""
+State = Literal["joining", "active", "draining", "silent", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Facts:
 class Node:
     """``ready``: its dataplane is attached. ``heard``: when it was heard last, s.
 
-    ``draining``: it leaves; ``drained``: the operator wants no new sessions on it.
+    ``draining``: it leaves; ``drained``: the operator wants no new sessions on it. ``dead``: its sessions were taken
+    over, so that it works only after it has joined again; ``fit``: it answers again and may do so. ``died``: when, s.
     """
 
     id: int
@@ -46,9 +47,14 @@ class Node:
     draining: bool = False
     silent: bool = False
     drained: bool = False
+    dead: bool = False
+    fit: bool = False
+    died: float = 0.0
 
     @property
     def state(self) -> State:
+        if self.dead:
+            return "dead"
         if not self.ready:
             return "joining"
         if self.silent:
@@ -58,19 +64,24 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """``ids`` never forgets a name; ``weights`` holds what the operator set, by name, ``drained`` whom they drained."""
+    """``ids`` never forgets a name; ``weights`` holds what the operator set, by name, ``drained`` whom they drained.
+
+    ``silence``: s after which a node whose agent is not heard gets no new sessions; ``forget``: s after which one that
+    stays dead is no member any more.
+    """
 
     self_id: int
     generation: int
     epoch: int
     kind: schedule.Kind
-    dead: float
+    silence: float
     beat: float
     nodes: Mapping[int, Node]
     ids: Mapping[str, int]
     weights: Mapping[str, int]
     checked: float
     drained: frozenset[str] = frozenset()
+    forget: float = 3600.0
 
     def by_name(self, name: str) -> Node | None:
         return next((node for node in self.nodes.values() if node.facts.name == name), None)
@@ -86,7 +97,8 @@ class Membership:
         return node
 
     def reachable(self) -> tuple[Node, ...]:
-        """Nodes packets can be steered to: also the silent and the draining, whose sessions go on."""
+        """Nodes in the node map: also the silent and the draining, whose sessions go on, and the dead, whose sessions
+        go on here."""
         return tuple(node for _, node in sorted(self.nodes.items()) if node.ready)
 
     def working(self) -> dict[int, int]:
@@ -94,7 +106,7 @@ class Membership:
         return {node.id: node.weight for node in self.reachable() if node.state == "active"}
 
     def withdrawn(self) -> frozenset[int]:
-        """Ids of nodes that get no new session by any way, whatever their weight: draining, silent."""
+        """Ids of nodes that get no new session by any way, whatever their weight: draining, silent, dead."""
         return frozenset(node.id for node in self.reachable() if node.state != "active")
 
     def sequence(self) -> tuple[int, ...]:
@@ -135,6 +147,22 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfit:
+    """It does not answer pulses on some link. ``why``: in words."""
+
+    node_id: int
+    why: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """It answers on all links again."""
+
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Once per heartbeat interval."""
 
@@ -170,7 +198,7 @@ class SetKind:
     kind: schedule.Kind
 
 
-Event = Join | Ready | Heard | Tick | Drain | Leave | SetWeight | SetDrained | SetKind
+Event = Join | Ready | Heard | Unfit | Fit | Tick | Drain | Leave | SetWeight | SetDrained | SetKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +224,13 @@ class SetDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOver:
+    """This node becomes the owner of that node's flows."""
+
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetSchedule:
     """``weights``: the nodes that may get new sessions, those with weight 0 by persistence only."""
 
@@ -218,13 +253,14 @@ class ProbeNode:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """For the log."""
+    """For the log, and for those who watch. ``text``: more about it."""
 
     event: str
     node_id: int
+    text: str = ""
 
 
-Command = Persist | SetEpoch | SetMembers | SetDraining | SetSchedule | Announce | ProbeNode | Note
+Command = Persist | SetEpoch | SetMembers | SetDraining | TakeOver | SetSchedule | Announce | ProbeNode | Note
 Step = tuple[Membership, tuple[Command, ...]]
 
 
@@ -235,6 +271,10 @@ def step(state: Membership, event: Event) -> Step:
             return _heard(state, event)
         case Tick():
             return _tick(state, event.now)
+        case Unfit():
+            return _unfit(state, event)
+        case Fit():
+            return _fit(state, event.node_id)
         case Join():
             return _join(state, event)
         case Ready():
@@ -299,8 +339,8 @@ def _change(state: Membership, node: Node, event: str) -> Step:
     return changed, (Note(event, node.id), *_spread(changed))
 
 
-def _routes(state: Membership) -> list[tuple[int, Facts]]:
-    return [(node.id, node.facts) for node in state.reachable()]
+def _routes(state: Membership) -> list[tuple[int, Facts, bool]]:
+    return [(node.id, node.facts, node.dead) for node in state.reachable()]
 
 
 def _join(state: Membership, event: Join) -> Step:
@@ -318,11 +358,38 @@ def _heard(state: Membership, event: Heard) -> Step:
     if node is None or event.node_id == state.self_id:
         return state, ()
     works = event.generation == state.generation and event.ready
-    if works and (node.silent or not node.ready):
+    if works and (node.silent or not node.ready) and not node.dead:
         heard = replace(node, heard=event.now, ready=True, silent=False)
         return _change(state, heard, "heard again" if node.ready else "ready")
     # Nearly every heartbeat ends here: nothing but the time is new.
     return replace(state, nodes={**state.nodes, node.id: replace(node, heard=event.now)}), ()
+
+
+def _unfit(state: Membership, event: Unfit) -> Step:
+    """First nothing new for it, then what it has; then its members and the schedule without it."""
+    node = state.nodes.get(event.node_id)
+    if node is None or node.id == state.self_id or not node.ready:
+        return state, ()
+    if node.dead:
+        changed = replace(state, nodes={**state.nodes, node.id: replace(node, fit=False)})
+        return changed, (Announce(),) if node.fit else ()
+    gone = replace(node, dead=True, fit=False, silent=False, died=event.now)
+    changed = replace(state, nodes={**state.nodes, node.id: gone}, epoch=state.epoch + 1)
+    return changed, (
+        SetDraining(changed.withdrawn()),
+        TakeOver(node.id),
+        Note("dead", node.id, event.why),
+        *_spread(changed),
+    )
+
+
+def _fit(state: Membership, node_id: int) -> Step:
+    """Nothing of what it had is left here, and what it knows is old: it is told to join again."""
+    node = state.nodes.get(node_id)
+    if node is None or not node.dead or node.fit:
+        return state, ()
+    changed = replace(state, nodes={**state.nodes, node_id: replace(node, fit=True)})
+    return changed, (Note("returns", node_id), Announce())
 
 
 def _tick(state: Membership, now: float) -> Step:
@@ -331,13 +398,16 @@ def _tick(state: Membership, now: float) -> Step:
     state = replace(state, checked=now, nodes=_forgive(state, asleep, now) if asleep else state.nodes)
     commands: tuple[Command, ...] = ()
     for node in tuple(state.nodes.values()):
-        if node.id == state.self_id or node.silent:
+        if node.dead and now - node.died > state.forget:
+            state, more = _remove(state, node.id, "forgotten")
+            commands += more
+        if node.id == state.self_id or node.silent or node.dead:
             continue
         quiet = now - node.heard
-        if quiet > (state.dead if node.ready else JOINING_PATIENCE * state.dead):
+        if quiet > (state.silence if node.ready else JOINING_PATIENCE * state.silence):
             state, more = _fall_silent(state, node)
             commands += more
-        elif quiet > state.dead / 2:
+        elif quiet > state.silence / 2:
             commands += (ProbeNode(node.id),)
     return state, commands
 

@@ -20,6 +20,8 @@ XdpMode = Literal["native", "generic", "none"]
 PRIORITY = 4242
 """Of our first TC filter on a hook; with the handle it tells ours from others'."""
 
+XDP_OURS = ("steer", "relinquish")
+
 _HANDLE = 1
 _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _XDP_FLAG = {"generic": 2, "native": 4}
@@ -52,7 +54,7 @@ class Attacher:
     def refuse_others(self, point: Point) -> None:
         """``DataplaneError`` when an XDP program of somebody else's is there: to take its place would end its work."""
         other = self._xdp_program(point.ifindex) if point.hook == "xdp" else None
-        if other not in (None, point.program):
+        if other is not None and other not in XDP_OURS:
             raise DataplaneError(
                 f"interface {point.ifindex} carries an XDP program already, {other!r}, which is not ours",
                 "take it off first (ip link set … xdp off), or make another interface the data interface",
@@ -86,12 +88,24 @@ class Attacher:
         self._ipr.link("set", index=ifindex, IFLA_XDP={"attrs": attributes})
 
     def _attach_tc(self, point: Point, fd: int) -> None:
+        """Nearly always the qdisc is there."""
+        try:
+            self._set_filter(point, fd)
+        except KernelRefused as error:
+            if error.code not in (errno.ENOENT, errno.EINVAL):
+                raise
+            self._add_qdisc(point)
+            self._set_filter(point, fd)
+
+    def _add_qdisc(self, point: Point) -> None:
         try:
             self._ipr.tc("add", "clsact", point.ifindex)
             (self._marks / str(point.ifindex)).mkdir(parents=True, exist_ok=True, mode=0o700)
         except KernelRefused as error:
             if error.code != errno.EEXIST:
                 raise
+
+    def _set_filter(self, point: Point, fd: int) -> None:
         self._ipr.tc(
             "replace-filter",
             "bpf",

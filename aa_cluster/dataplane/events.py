@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Literal
 
-EventKind = Literal["neighbour", "refused_block", "table_full"]
+EventKind = Literal["neighbour", "refused_block", "table_full", "journal", "gap"]
 
-_KINDS: dict[int, EventKind] = {1: "neighbour", 2: "refused_block", 3: "table_full"}
+_KINDS: dict[int, EventKind] = {1: "neighbour", 2: "refused_block", 3: "table_full", 4: "journal", 5: "gap"}
 EVENT = struct.Struct("<Q16s6sBB")  # struct event of bpf/include/types.h
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
 

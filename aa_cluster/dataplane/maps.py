@@ -31,6 +31,9 @@ EXPECTATIONS = 8192
 OWN_DATAGRAMS = 16_384
 """UDP sessions of a node's own that were announced; the oldest is announced again."""
 
+MAX_NODES, LINKS = 64, 17
+"""AA_MAX_NODES and AA_LINKS of bpf/include/types.h."""
+
 EVENT_BYTES = 256 * 1024
 """Ring buffer from the programs to the agent; a power of two pages."""
 
@@ -90,10 +93,14 @@ class Map:
 
     def view(self) -> np.ndarray:
         """A memory-mapped array map, as it is at this moment and stays to be: the kernel's own bytes, not a copy."""
+        return np.frombuffer(self.memory(), self.value, self.entries)
+
+    def memory(self) -> mmap.mmap:
+        """The bytes behind ``view``."""
         if self._memory is None:
             size = -(-self.entries * self.value.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
             self._memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        return np.frombuffer(self._memory, self.value, self.entries)
+        return self._memory
 
     def record(self) -> np.ndarray:
         """A zeroed value to fill in and ``put``."""
@@ -109,6 +116,9 @@ class Map:
     def _key(self, key: int | bytes) -> bytes:
         return key if isinstance(key, bytes) else key.to_bytes(self.info.key_size, "little")
 
+
+JOURNAL = 65_536
+"""AA_JOURNAL of bpf/include/types.h: changes of the flow table that can still be asked for; some seconds' worth."""
 
 ENTRIES_PER_BUCKET = 8
 
@@ -141,6 +151,11 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "accounts": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "released": (syscall.MAP_QUEUE, flow_entries, 0),
         "tallies": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
+        "pulses": (syscall.MAP_ARRAY, MAX_NODES * LINKS, syscall.MMAPABLE),
+        "journal": (syscall.MAP_ARRAY, JOURNAL, syscall.MMAPABLE),
+        "replication": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
+        "arrived": (syscall.MAP_ARRAY, JOURNAL, syscall.MMAPABLE),
+        "mirrored": (syscall.MAP_ARRAY, 1, syscall.MMAPABLE),
         "rules": (syscall.MAP_ARRAY, 2 * RULE_LINES, syscall.MMAPABLE),
         "rule_hits": (syscall.MAP_ARRAY, 2 * RULE_COUNTERS, syscall.MMAPABLE),
         "bindings": (syscall.MAP_LRU_HASH, bindings, 0),

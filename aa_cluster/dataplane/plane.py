@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,17 +17,20 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, reasons
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
+from aa_cluster.dataplane.replication import FEATURES as REPLICATION
+from aa_cluster.dataplane.replication import Mirror, Sender, digests
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Punt", "Question", "Settings"]
+__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Pulse", "Punt", "Question", "Settings"]
 
 MAX_NODES = 64
 MAX_PORTS = 16
@@ -44,11 +48,8 @@ QUESTION_OPEN_S = 3.0
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
-SOURCES = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep"),
-    "auxiliary": ("adopt", "announce", "arp_relay", "deliver"),
-}
-"""The dearest to compile first: they are compiled side by side."""
+ECHO_ORDER = 5
+"""On the HA link's ingress: behind all others, which pass on what is not theirs."""
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -67,11 +68,15 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface."""
+    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface.
+
+    ``local``: its flows were taken over, their packets stay on this node.
+    """
 
     id: int
     ha_mac: bytes
     macs: tuple[bytes, ...]
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,12 @@ class Settings:
     accounting: bool = False
     """Packets and bytes are counted for each flow."""
 
+    replication: Literal["all", "takeover", "periodic", "off"] = "off"
+    """What the other nodes are told of the flow table, and when (docs/replication.md)."""
+
+    replica_key: bytes = bytes(16)
+    """SipHash key of replicas and pulses."""
+
     share_helpers: bool = False
     """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
@@ -130,11 +141,16 @@ class Dataplane:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._sets = roles.ProgramSets(settings.pins)
+        self._objects: dict[roles.Role, dict[str, objects.Object]] = {}
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
+        self._pulse: int | None = None
+        self._sender: Sender | None = None
+        self._mirror: Mirror | None = None
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -147,55 +163,145 @@ class Dataplane:
         Programs of another version that are attached are replaced hook by hook, each in one step, on the same maps.
         """
         mount_bpffs()
-        names = SOURCES[self._settings.role]
-        compiled = objects.load(names, self._defines(), self._settings.cache)
-        maps_dir = self._settings.pins / "maps"
-        maps_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
+        compiled = self._compiled()
+        self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
+        self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
+        self._mirror = Mirror(self._maps)
+        self._write_configuration()
+        self._activate(compiled)
+        self._sets.remove_older(self._settings.role, compiled, self._maps)
+
+    def prepare_standby(self) -> None:
+        """Compile, load and pin the programs of the other role, so that ``change_role`` has only to attach them."""
+        other = roles.OTHER[self._settings.role]
+        compiled = self._compiled(other)
+        self._sets.load_ahead(other, compiled, self._maps)
+        self._sets.remove_older(other, compiled, self._maps)
+
+    def change_role(self, settings: Settings, heir: bool = False) -> None:
+        """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
+
+        ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
+        """
+        before = self._points()
+        compiled = self._compiled(settings.role)
+        self._sets.load_ahead(settings.role, compiled, self._maps)
+        self._settings = settings
+        self._write_configuration()
+        if heir:
+            self._relinquish()
+        taken = {(point.hook, point.ifindex, point.priority) for point in self._points()}
+        self._activate(compiled, careful=False)
+        with self._attacher() as attacher:
+            for point in reversed(before):
+                if (point.hook, point.ifindex, point.priority) not in taken and not (heir and point.hook == "xdp"):
+                    attacher.detach(point)
+        self._sets.remove_older(settings.role, compiled, self._maps)
+
+    def _relinquish(self) -> None:
+        fd = self._sets.open("primary", "relinquish")
+        try:
+            with self._attacher() as attacher:
+                for point in self._relinquished():
+                    attacher.attach(point, fd, self._settings.xdp)
+        finally:
+            os.close(fd)
+
+    def become_source(self) -> int:
+        """What this node has of the flow table is the cluster's from now on: see ``Mirror.become_source``."""
+        return self.mirror.become_source()
+
+    def clear_flows(self) -> None:
+        """A former primary: what it knew is void."""
+        self.mirror.clear()
+
+    def reassign(self, source: int, target: int) -> int:
+        """PLACEHOLDER"""
+        return 0
+
+    def sent_up_to(self) -> int:
+        """Primary: sends what pends of the journal; gives how far it goes."""
+        while self.sender.flush():
+            pass
+        return self.sender.head()
+
+    def mirrors_up_to(self, head: int) -> bool:
+        """Auxiliary: all before that position has come."""
+        self.mirror.note_head(head)
+        return not self.mirror.missing(1)
+
+    def primary_heard(self) -> float:
+        """Auxiliary: s since a pulse of the primary came on any link; infinite before the first."""
+        rows = self.pulse_rows([self._settings.primary_id]).values()
+        latest = max((row.heard_ns for row in rows), default=0)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        return (now - latest) / 1e9 if latest else float("inf")
+
+    def forget_journal(self) -> None:
+        """Another primary's journal begins; what this node has of the flow table stays."""
+        self.mirror.forget()
+
+    def set_heir(self, node_id: int) -> None:
+        """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
+        self._maps["config"].view()["heir"][0] = node_id
+
+    def forget_heir(self) -> None:
+        """A former primary: nothing comes to the virtual MACs any more."""
+        with self._attacher() as attacher:
+            for point in self._relinquished():
+                attacher.detach(point)
+
+    def _relinquished(self) -> list[Point]:
+        return [Point("xdp", port.ifindex, "relinquish") for port in self._settings.ports]
+
+    def _compiled(self, role: roles.Role | None = None) -> dict[str, objects.Object]:
+        """The programs of a role, this node's without; the maps they use are open afterwards."""
         settings = self._settings
-        self._maps = open_all(
-            declarations,
-            maps_dir,
+        role = role or settings.role
+        compiled = self._objects.get(role)
+        if compiled is None:
+            compiled = self._objects[role] = roles.compiled(role, self._defines(), settings.cache)
+        directory = settings.pins / "maps"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        declarations = {name: item for entry in compiled.values() for name, item in entry.maps.items()}
+        self._maps |= open_all(
+            {name: item for name, item in declarations.items() if name not in self._maps},
+            directory,
             settings.flow_entries,
             bindings=settings.bindings,
             accounting=settings.accounting,
         )
-        self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
-        self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
-        self._write_configuration()
-        self._activate(compiled)
+        return compiled
 
     def _defines(self) -> dict[str, int]:
         return kfuncs.offsets()
 
-    def _activate(self, compiled: dict[str, objects.Object]) -> None:
-        """New programs are pinned aside and renamed into place before they take over the hooks."""
-        stamp = "-".join(objects.identity(entry)[:12] for entry in compiled.values())
-        stamp += f"-{self._maps['accounts'].info.id}"  # made anew when accounting is switched: then so are programs
-        directory = self._settings.pins / f"programs-{stamp}"
-        wanted = frozenset(label for entry in compiled.values() for label in entry.programs)
-        fds = programs.opened(directory, wanted)
-        if fds is None:
-            fds = programs.load(compiled, self._maps)
-            programs.remove(directory)
-            programs.pin(fds, directory)
+    def _activate(self, compiled: Mapping[str, objects.Object], careful: bool = True) -> None:
+        """New programs are pinned aside and renamed into place before they take over the hooks. ``careful``: see first
+        whether somebody else's XDP program is there."""
+        fds = self._sets.load(self._settings.role, compiled, self._maps)
         try:
-            with IPRoute() as ipr:
-                attacher = Attacher(ipr, self._settings.pins / "qdiscs")
-                for point in self._points():
+            with self._attacher() as attacher:
+                for point in self._points() if careful else ():
                     attacher.refuse_others(point)
                 for point in self._points():
                     attacher.attach(point, fds[point.program], self._settings.xdp)
-            if "sweep" in fds:
+            if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
-            if "deliver" in fds:
+            if "pulse" in fds and self._pulse is None:
+                self._pulse = os.dup(fds["pulse"])
+            if "flush" in fds and self._sender is None:
+                self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
+            if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
             for fd in fds.values():
                 os.close(fd)
-        for other in self._settings.pins.glob("programs-*"):
-            if other != directory:
-                programs.remove(other)
+
+    @contextmanager
+    def _attacher(self) -> Iterator[Attacher]:
+        with IPRoute() as ipr:
+            yield Attacher(ipr, self._settings.pins / "qdiscs")
 
     def _points(self) -> list[Point]:
         """Hooks in the order they are taken: what guards or answers first, what gives work last."""
@@ -206,6 +312,8 @@ class Dataplane:
                 *(Point("ingress", index, "arp_answer") for index in data),
                 *(Point("ingress", index, "admit", order=1) for index in data),
                 Point("ingress", settings.ha_ifindex, "arp_serve"),
+                Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
+                Point("egress", settings.ha_ifindex, "compose"),
                 *(Point("xdp", index, "steer") for index in data),
                 *(Point("egress", index, "handoff") for index in data),
             ]
@@ -214,12 +322,13 @@ class Dataplane:
             *(Point("egress", index, "arp_ask") for index in data),
             *(Point("egress", index, "announce", order=1) for index in data),
             Point("ingress", settings.ha_ifindex, "arp_take"),
+            Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
+            Point("ingress", settings.ha_ifindex, "mirror", order=1),
         ]
 
     def stop(self) -> None:
         """Detach programs, remove filters and the qdiscs we made, unpin. Idempotent."""
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             points = self._points()
             for point in reversed(points):
                 attacher.detach(point)
@@ -239,17 +348,23 @@ class Dataplane:
         if self._punts is not None:
             self._punts.close()
             self._punts = None
+        if self._pulse is not None:
+            os.close(self._pulse)
+            self._pulse = None
         if self._courier is not None:
             self._courier.close()
             self._courier = None
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        self._mirror = None
         for entry in self._maps.values():
             entry.close()
         self._maps = {}
 
     def detached_hooks(self) -> list[Point]:
         """Hooks that lost their program (somebody else took it off); empty when all is well."""
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             return [point for point in self._points() if not attacher.attached(point)]
 
     def update(self, settings: Settings) -> None:
@@ -269,6 +384,7 @@ class Dataplane:
             self._maps["ports"].put(port.ifindex % PORT_TABLE, record)
         record = self._maps["config"].record()
         record["key"] = np.frombuffer(settings.block_key, "<u8")
+        record["replica_key"] = np.frombuffer(settings.replica_key, "<u8")
         for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
             record[name] = getattr(settings, name)
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
@@ -280,6 +396,8 @@ class Dataplane:
         record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
             accounts.FEATURE if settings.accounting else 0
         )
+        if settings.role == "primary":
+            record["features"] |= REPLICATION[settings.replication]
         record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
         decisions.fill_persistence(record, settings.persistence)
         record["self"], record["primary"] = settings.node_id, settings.primary_id
@@ -294,16 +412,28 @@ class Dataplane:
             raise DataplaneError(f"node ids {sorted(by_id)}, expected 1 to {MAX_NODES - 1}")
         for identifier in range(1, MAX_NODES):
             self._maps["nodes"].put(identifier, self._node(by_id.get(identifier)))
+        if self._sender is not None:
+            self._sender.set_listeners(len(by_id.keys() - {self._settings.node_id}))
 
     def _node(self, member: Member | None) -> np.ndarray:
         record = self._maps["nodes"].record()
         if member is None:
             return record
-        record["hop"] = HOP_LOCAL if member.id == self._settings.node_id else HOP_STEER
+        record["hop"] = HOP_LOCAL if member.local or member.id == self._settings.node_id else HOP_STEER
         record["ha_mac"] = list(member.ha_mac)
         flat = b"".join(member.macs).ljust(6 * MAX_PORTS, b"\0")
         record["macs"] = list(flat)
         return record
+
+    def set_hop(self, node_id: int, local: bool) -> None:
+        """Primary: the packets of this node's flows stay here, or go there; the one switch of a take-over.
+
+        ``DataplaneError`` when it is not in the node map.
+        """
+        nodes = self._maps["nodes"].view()
+        if not 0 < node_id < MAX_NODES or nodes["hop"][node_id] == HOP_NONE:
+            raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
+        nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``
@@ -427,6 +557,36 @@ class Dataplane:
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
             in_force[state] = min(seconds, LONGEST_TIMEOUT_S)
 
+    def prober(self) -> pulses.Prober:
+        """Primary: a new one, for a thread of its own; ``close`` it before this dataplane."""
+        if self._pulse is None:
+            raise DataplaneError("pulses were asked for before the dataplane was started as primary")
+        return pulses.Prober(os.dup(self._pulse), self._maps["pulses"])
+
+    def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
+        """What is known of each link to these nodes, by (node id, link); links are slots and ``pulses.HA_LINK``."""
+        links = [*(port.slot for port in self._settings.ports), pulses.HA_LINK]
+        return {(one, link): pulses.read(self._maps["pulses"], one, link) for one in node_ids for link in links}
+
+    @property
+    def sender(self) -> Sender:
+        """Primary: its end of replication; ``DataplaneError`` before it was started as such."""
+        if self._sender is None:
+            raise DataplaneError("replication was asked for before the dataplane was started as primary")
+        return self._sender
+
+    @property
+    def mirror(self) -> Mirror:
+        """Auxiliary: what it has of the primary's flow table; ``DataplaneError`` before it was started."""
+        if self._mirror is None:
+            raise DataplaneError("the mirror was asked for before the dataplane was started")
+        return self._mirror
+
+    def digests(self) -> np.ndarray:
+        """Of the flow table by blocks of records: see ``replication.digests``."""
+        settled = self._settings.replication == "takeover"
+        return digests(self._maps["records"], self._maps["watermark"], settled)
+
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
         keys, values = self._maps["questions"].read()
@@ -460,8 +620,7 @@ class Dataplane:
         self._courier.deliver(punt)
 
     def xdp_modes(self) -> dict[str, XdpMode]:
-        with IPRoute() as ipr:
-            attacher = Attacher(ipr, self._settings.pins / "qdiscs")
+        with self._attacher() as attacher:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
 
 

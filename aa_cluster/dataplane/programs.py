@@ -14,7 +14,7 @@ from aa_cluster.dataplane.maps import Map
 from aa_cluster.dataplane.object import Object, Program
 from aa_cluster.errors import DataplaneError, KernelTooOld
 
-XDP_OBJECTS = frozenset({"steer"})
+XDP_OBJECTS = frozenset({"steer", "relinquish"})
 """Objects whose programs hook XDP; all others are TC classifiers."""
 
 
@@ -80,6 +80,12 @@ def opened(directory: Path, names: frozenset[str]) -> dict[str, int] | None:
     if not directory.is_dir() or {path.name for path in directory.iterdir()} != names:
         return None
     return {name: syscall.obj_get(str(directory / name)) for name in sorted(names)}
+
+
+def opened_one(pins: Path, directories: str, name: str) -> int | None:
+    """The fd of a pinned program; ``directories``: a pattern below ``pins``. None when there is none."""
+    found = sorted(path / name for path in pins.glob(directories) if (path / name).exists())
+    return syscall.obj_get(str(found[-1])) if found else None
 
 
 def remove(directory: Path) -> None:

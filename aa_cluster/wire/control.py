@@ -103,12 +103,15 @@ class Finding(Part, frozen=True, array_like=True):
 
 
 class NodeEntry(Part, frozen=True, array_like=True):
-    """One row of the primary's table. ``silent_ms`` since the primary heard it; ``drained``: by the operator."""
+    """One row of the primary's table. ``silent_ms`` since the primary heard it; ``drained``: by the operator.
+
+    ``rejoin``: its sessions were taken over, and it answers on all links again: it is to join again.
+    """
 
     id: NodeId
     name: Name
     role: Literal["primary", "auxiliary"]
-    state: Literal["joining", "active", "draining", "silent"]
+    state: Literal["joining", "active", "draining", "silent", "dead"]
     weight: Weight
     sessions: U32
     silent_ms: U32
@@ -117,6 +120,7 @@ class NodeEntry(Part, frozen=True, array_like=True):
     macs: tuple[Mac, ...]
     kernel: Text
     drained: bool = False
+    rejoin: bool = False
 
 
 class Neighbour(Part, frozen=True, array_like=True):
@@ -308,6 +312,29 @@ class NeighbourAck(Reply, frozen=True, array_like=True, tag=True):
     changed: U32
 
 
+class PromoteAsk(Request, frozen=True, array_like=True, tag=True):
+    """Be ready to become primary (primary → auxiliary)."""
+
+
+class PromoteGo(Request, frozen=True, array_like=True, tag=True):
+    """Become primary, but for the virtual MACs. ``macs``: the sender's physical ones by slot, where it is reached then.
+    ``head``: how far the stream of records goes, nothing comes behind."""
+
+    macs: tuple[Mac, ...]
+    head: Count
+
+
+class PromoteTake(Request, frozen=True, array_like=True, tag=True):
+    """The virtual MACs are free."""
+
+
+class PromoteAck(Reply, frozen=True, array_like=True, tag=True):
+    """To each of the three. The generation and epoch that begin with ``PromoteGo``."""
+
+    generation: U32
+    epoch: U32
+
+
 class EventNote(Message, frozen=True, array_like=True, tag=True):
     """What happened, for everybody who watches (``monitor``). Not repeated: a lost one is lost."""
 
@@ -347,6 +374,10 @@ AnyMessage = (
     | LoadAnswer
     | NeighbourTell
     | NeighbourAck
+    | PromoteAsk
+    | PromoteGo
+    | PromoteTake
+    | PromoteAck
     | EventNote
     | Refused
 )

@@ -25,11 +25,12 @@ def hkdf(key: bytes, label: str, length: int) -> bytes:
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyRing:
     """``control``: HMAC key of the control protocol; ``handoff``: SipHash key of the block; ``table``: of the flow
-    table's hash (176 bytes); ``fingerprint``: public."""
+    table's hash (176 bytes); ``replica``: SipHash key of replicas and pulses; ``fingerprint``: public."""
 
     control: bytes
     handoff: bytes
     table: bytes
+    replica: bytes
     fingerprint: bytes
 
     @classmethod
@@ -38,5 +39,6 @@ class KeyRing:
             control=hkdf(cluster_key, "aa-cluster control", 32),
             handoff=hkdf(cluster_key, "aa-cluster handoff", 16),
             table=hkdf(cluster_key, "aa-cluster flow table", 176),
+            replica=hkdf(cluster_key, "aa-cluster replica", 16),
             fingerprint=hkdf(cluster_key, "aa-cluster fingerprint", 4),
         )

@@ -118,7 +118,7 @@ static __always_inline void begin_flow(struct record *record, __u32 index, __u8 
 		begun.word = none.word = *(volatile __u64 *)status_word(record);
 		begun.owner = owner;
 		begun.state = state;
-		if (change_status(record, none, begun))
+		if (change_status(record, index, none, begun))
 			break;
 	}
 }

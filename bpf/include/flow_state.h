@@ -8,6 +8,7 @@
 #define AA_FLOW_STATE_H
 
 #include "flow_table.h"
+#include "journal.h"
 
 #define STATUS_TRIES 4 /* another CPU changes the same flow once or twice at most meanwhile: it can only go forward */
 
@@ -66,12 +67,25 @@ static __always_inline void count_change(union status was, union status now)
 		__sync_fetch_and_add(&tally->half_open, is_half_open(now.state) ? 1ull : -1ull);
 }
 
-/* False when somebody else changed the record first. */
-static __always_inline bool change_status(struct record *record, union status was, union status now)
+/* An answered SYN tells nobody anything: the next packet decides. What never was a session is not missed. */
+static __always_inline bool is_worth_telling(const struct config *conf, union status was, union status now)
 {
+	if (conf->features & AA_FEATURE_REPLICATE_SETTLED)
+		return now.state >= FLOW_ESTABLISHED && (now.state != FLOW_DEAD || was.state >= FLOW_ESTABLISHED);
+	return now.state != FLOW_SYN_RECV || was.owner != now.owner;
+}
+
+/* Whoever changes a record's status does it here: it is counted and, for the other nodes, journalled. False when somebody
+ * else changed the record first. */
+static __always_inline bool change_status(struct record *record, __u32 index, union status was, union status now)
+{
+	const struct config *conf = configuration();
+
 	if (__sync_val_compare_and_swap(status_word(record), was.word, now.word) != was.word)
 		return false;
 	count_change(was, now);
+	if (is_replicated(conf) && is_worth_telling(conf, was, now))
+		journal_append(record, index);
 	return true;
 }
 
@@ -93,7 +107,7 @@ static __always_inline void end_flow(struct record *record, __u32 index)
 			break;
 		now = was;
 		now.state = FLOW_DEAD;
-		if (change_status(record, was, now))
+		if (change_status(record, index, was, now))
 			break;
 	}
 	remove_word(record->place[FLOW_ORIGINAL], index);
@@ -116,7 +130,7 @@ static __always_inline __u8 next_state(union status now, bool reply, __u8 flags)
 }
 
 /* What this packet makes of the flow: its new state, or 0 when it changes none. */
-static __always_inline __u8 advance(struct record *record, bool reply, __u8 flags)
+static __always_inline __u8 advance(struct record *record, __u32 index, bool reply, __u8 flags)
 {
 	union status was, now;
 	__u8 state;
@@ -134,7 +148,7 @@ static __always_inline __u8 advance(struct record *record, bool reply, __u8 flag
 			now.ended |= 1 << reply;
 		if (now.word == was.word)
 			return 0;
-		if (change_status(record, was, now))
+		if (change_status(record, index, was, now))
 			return now.state != was.state ? now.state : 0;
 	}
 	return 0;

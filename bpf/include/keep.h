@@ -6,7 +6,7 @@
 #include "assign.h"
 #include "conntrack.h"
 
-static __always_inline void give_to_self(const struct config *conf, struct record *record)
+static __always_inline void give_to_self(const struct config *conf, struct record *record, __u32 index)
 {
 	union status was, now;
 	int i;
@@ -15,7 +15,7 @@ static __always_inline void give_to_self(const struct config *conf, struct recor
 		was.word = *(volatile __u64 *)status_word(record);
 		now = was;
 		now.owner = conf->self;
-		if (change_status(record, was, now))
+		if (change_status(record, index, was, now))
 			return;
 	}
 }
@@ -29,7 +29,7 @@ static __always_inline int stay(const struct config *conf, const struct decision
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
-			give_to_self(conf, record);
+			give_to_self(conf, record, entry_record(found.word));
 			change_flow(record, entry_record(found.word), ENTRY_OWNER_MASK,
 				    (__u64)conf->self << ENTRY_OWNER_SHIFT);
 		}

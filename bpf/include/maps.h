@@ -34,7 +34,13 @@ BPF_TABLE("hash", struct fragment_key, struct fragment, fragments, 1); /* packet
 BPF_TABLE("lru_hash", struct expectation_key, struct expectation, expected, 1); /* by helpers, where they are shared */
 BPF_TABLE("lru_hash", struct tuple, __u64, controls, 1);  /* auxiliary: as packets of sessions with a helper leave */
 BPF_TABLE("lru_hash", struct tuple, __u64, announced, 1); /* auxiliary: its own UDP, when it was last announced */
+BPF_TABLE("array", __u32, struct pulse, pulses, AA_MAX_NODES * AA_LINKS); /* by node id and link */
 BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */
+BPF_TABLE("array", __u32, __u64, journal, AA_JOURNAL); /* position + 1 (lower half) and record number of each change */
+BPF_ARRAY(replication, struct replication, 1); /* … and its ends */
+BPF_ARRAY(walk, struct walk, 1);               /* records to be journalled again */
+BPF_TABLE("array", __u32, __u64, arrived, AA_JOURNAL); /* auxiliary: position + 1 of each entry that has come */
+BPF_ARRAY(mirrored, struct mirrored, 1);       /* auxiliary: what has come of the journal */
 BPF_RINGBUF_OUTPUT(events, 1);                /* what the agent is told */
 BPF_RINGBUF_OUTPUT(punts, 1);                 /* auxiliary: SYNs whose entry the agent is to make */
 

@@ -12,8 +12,10 @@
 
 #define be16(x) ((__be16)__builtin_bswap16(x))
 #define be32(x) ((__be32)__builtin_bswap32(x))
+#define be64(x) ((__be64)__builtin_bswap64(x))
 #define host16(x) __builtin_bswap16((__u16)(x))
 #define host32(x) __builtin_bswap32((__u32)(x))
+#define host64(x) __builtin_bswap64((__u64)(x))
 
 #define IPV4_FRAGMENT_BITS be16(0x3fff) /* more-fragments and the offset; not don't-fragment */
 #define IPV4_OFFSET_BITS be16(0x1fff)

@@ -119,9 +119,38 @@
 	R(137, ADMIT_TAG, admit, drop, "announcement whose tag is wrong") \
 	R(138, ADMIT_MALFORMED, admit, drop, "announcement cut short") \
 	R(139, ADMIT_FAILED, admit, drop, "the announcement could not be rewritten") \
-	R(140, ADMIT_OTHER, admit, pass, "no announcement")
+	R(140, ADMIT_OTHER, admit, pass, "no announcement") \
+	R(170, PULSE_SENT, pulse, relay, "pulse sent to a node, on one of its links") \
+	R(171, PULSE_FAILED, pulse, drop, "pulse or answer that could not be made or sent") \
+	R(172, PULSE_ANSWERED, echo, relay, "pulse of the primary verified and answered") \
+	R(173, PULSE_HEARD, echo, relay, "answer to a pulse verified and noted") \
+	R(174, PULSE_STRANGER, echo, drop, "pulse or answer of or for another node, or of another link") \
+	R(175, PULSE_GENERATION, echo, drop, "pulse or answer of another generation") \
+	R(176, PULSE_TAG, echo, drop, "pulse or answer whose tag is wrong") \
+	R(177, PULSE_OLD, echo, drop, "pulse or answer that came before, or an answer to no pulse") \
+	R(178, PULSE_MALFORMED, echo, drop, "pulse or answer cut short, or of another version, kind or cluster") \
+	R(179, PULSE_OTHER, echo, pass, "no pulse") \
+	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
+	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
+	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \
+	R(187, GUARD_VRRP, adopt, pass, "VRRP advertisement") \
+	R(188, ADMIT_LATE, admit, pass, "addressed to the MAC this interface had, or is about to have") \
+	R(150, REPLICA_SENT, compose, relay, "replica frame sent") \
+	R(151, REPLICA_OUT, compose, pass, "nothing to be composed, leaves as it is") \
+	R(152, REPLICA_NOTHING, compose, drop, "a replica frame was wanted, and nothing pended") \
+	R(153, REPLICA_GONE, compose, drop, "asked for records again that the journal no longer names") \
+	R(154, REPLICA_FAILED, compose, drop, "the replica frame could not be written") \
+	R(155, REPLICA_TAKEN, mirror, relay, "replica frame applied to this node's flow table") \
+	R(156, REPLICA_OTHER, mirror, pass, "no replica frame") \
+	R(157, REPLICA_NOT_READY, mirror, drop, "no configuration yet, or the agent is at the table") \
+	R(158, REPLICA_MALFORMED, mirror, drop, "replica frame of another version, or whose lengths make no sense") \
+	R(159, REPLICA_STRANGER, mirror, drop, "replica frame of another cluster, not of the primary, or not for this node") \
+	R(160, REPLICA_OLD, mirror, drop, "replica frame of another generation") \
+	R(161, REPLICA_TAG, mirror, drop, "replica frame whose tag is wrong") \
+	R(162, REPLICA_BUSY, mirror, drop, "another CPU was applying a frame for too long") \
+	R(163, REPLICA_NO_ROOM, mirror, drop, "a record whose number or whose entries have no room in this node's table")
 
-#define AA_REASON_COUNT 160
+#define AA_REASON_COUNT 200
 
 /* The map's value: one line holds what `steer` counts most. */
 struct reasons {

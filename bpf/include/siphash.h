@@ -57,4 +57,30 @@ static __always_inline __u64 siphash24(const __u64 key[2], const __u64 *message,
 	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }
 
+/* The same for up to `most` words, a compile-time constant; `words` is known at run time only. */
+static __always_inline __u64 siphash24_long(const __u64 key[2], const __u64 *message, unsigned int words, unsigned int most)
+{
+	struct sipstate s = {
+		.v0 = key[0] ^ 0x736f6d6570736575ull,
+		.v1 = key[1] ^ 0x646f72616e646f6dull,
+		.v2 = key[0] ^ 0x6c7967656e657261ull,
+		.v3 = key[1] ^ 0x7465646279746573ull,
+	};
+	unsigned int i;
+
+#pragma nounroll
+	for (i = 0; i < most; i++) {
+		if (i >= words)
+			break;
+		sipword(&s, message[i]);
+	}
+	sipword(&s, (__u64)words * 8 << 56);
+	s.v2 ^= 0xff;
+	sipround(&s);
+	sipround(&s);
+	sipround(&s);
+	sipround(&s);
+	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+}
+
 #endif

@@ -8,6 +8,8 @@
 
 #define AA_MAX_NODES 64
 #define AA_MAX_PORTS 16
+#define AA_LINKS 17 /* of a node: a data interface by slot, then … */
+#define AA_HA_LINK 16
 #define AA_SEQUENCE_CAPACITY 8192 /* a power of two: the index is masked */
 #define AA_RULE_LINES 128         /* of the policy, compiled; a power of two */
 #define AA_RULE_COUNTERS 128      /* per bank: one a rule (64), then the default's and the keep mark's */
@@ -17,6 +19,10 @@
 #define AA_NSEC_PER_SEC 1000000000ull
 #define AA_FEATURE_ACCOUNTING 1
 #define AA_FEATURE_SHARE_HELPERS 2
+#define AA_FEATURE_REPLICATE 4         /* what changes in the flow table is journalled (journal.h) … */
+#define AA_FEATURE_REPLICATE_SETTLED 8 /* … but nothing of flows whose handshake is not complete … */
+#define AA_FEATURE_REPLICATE_AT_ONCE 16 /* … and `handoff` sends it on, not only the agent */
+#define AA_JOURNAL 65536                /* entries; a power of two */
 
 /* One direction of a flow as its packets arrive on the wire. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2). */
 struct tuple {
@@ -77,7 +83,7 @@ struct record {
 	__u8 ended;       /* a bit for each direction that has sent FIN or RST; FLOW_ONE_SIDED */
 	__u8 slot;        /* data interface the first packet came in on */
 	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout */
-	__u8 pad[8];
+	__u64 position;   /* one more than its last place in the journal; on an auxiliary, of the copy it is */
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");
 
@@ -138,6 +144,7 @@ struct config {
 	__u32 flow_limit;                 /* the highest record number */
 	__u64 key[2];                     /* SipHash key of the handoff tag, little-endian halves */
 	__u64 source_key[2];              /* SipHash key of the client's address, for source-hash */
+	__u64 replica_key[2];             /* SipHash key of frames between nodes: replicas, pulses */
 	__u64 persist_idle_ns;            /* 0: no persistence */
 	__u8 persist_v4[16];              /* what of a client's address counts: a mask over the v4-mapped form … */
 	__u8 persist_v6[16];              /* … and over IPv6 */
@@ -152,9 +159,27 @@ struct config {
 	__u8 ha_mac[6];
 	__u8 primary_ha_mac[6];
 	__u32 features; /* AA_FEATURE_* */
+	__u8 heir;      /* the node that is about to become primary: no session begins meanwhile; 0: none */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct config) == 344, "config has no hidden padding");
+
+/*
+ * What is known of one link to one node. A pulse has a sequence number, which its answer repeats. Times: CLOCK_MONOTONIC.
+ * On an auxiliary the row of its primary tells when that one was heard.
+ */
+struct pulse {
+	__u64 sent; /* sequence of the newest pulse; only `pulse` writes it */
+	__u64 sent_ns;
+	__u64 answered; /* sequence of the newest that was answered … */
+	__u64 answered_ns;
+	__u64 rtt_ns; /* … and how long that took */
+	__u64 heard;  /* sequence of the newest pulse that came from there */
+	__u64 heard_ns;
+	__u32 generation; /* of that one */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 328, "config has no hidden padding");
+_Static_assert(sizeof(struct pulse) == 64, "a pulse is a cache line");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
@@ -162,6 +187,49 @@ struct sweep {
 	__u64 expired;  /* flows that went, ever */
 	__u64 released; /* record numbers given back, ever */
 };
+
+/* The journal's ends, on the primary; the first line is written by whoever changes a flow, the second by who sends. */
+struct replication {
+	__u64 head;      /* entries ever written */
+	__u64 listeners; /* nodes that mirror the table; 0: nothing is sent */
+	__u64 armed;     /* the agent sleeps: the next entry wakes it */
+	__u64 pad[5];
+	__u64 cursor;  /* entries before it have been sent */
+	__u64 sent_ns; /* when the last ones were */
+	__u64 frames;
+	__u64 records;
+	__u64 again;   /* records sent once more since a node asked for them */
+	__u64 skipped; /* entries that were written over before they were sent */
+	__u64 pad2[2];
+};
+_Static_assert(sizeof(struct replication) == 128, "two cache lines");
+
+/* Records to be journalled again; only `rejournal` and its caller use it. */
+struct walk {
+	__u32 at;
+	__u32 last;
+	__u32 free; /* those that are not in use, too */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct walk) == 16, "walk has no hidden padding");
+
+/* What has come of the primary's journal, on an auxiliary. `low`, `closed` and `armed` are user space's to set. */
+struct mirrored {
+	__u64 lock;     /* a frame is being applied */
+	__u64 closed;   /* user space is at the table: frames are dropped */
+	__u64 low;      /* entries before it have come, or were given up */
+	__u64 next;     /* one more than the highest position that has come */
+	__u64 head;     /* the primary's, as far as frames have told */
+	__u64 heard_ns; /* when the last frame came */
+	__u64 armed;    /* the agent sleeps: the next gap wakes it */
+	__u64 frames;
+	__u64 records; /* applied */
+	__u64 stale;   /* older than what was there */
+	__u64 refused; /* no such number here, or no free place */
+	__u64 gaps;
+	__u64 pad[4];
+};
+_Static_assert(sizeof(struct mirrored) == 128, "two cache lines");
 
 /* How `sequence.node` is read. */
 enum schedule_kind {
@@ -283,6 +351,8 @@ enum event_kind {
 	EVENT_NEIGHBOUR = 1,
 	EVENT_REFUSED_BLOCK = 2,
 	EVENT_TABLE_FULL = 3,
+	EVENT_JOURNAL = 4, /* the first entry since the agent went to sleep */
+	EVENT_GAP = 5,     /* replica frames are missing before the one that has come */
 };
 
 struct event {

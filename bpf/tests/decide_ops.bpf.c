@@ -52,7 +52,7 @@ static __always_inline void packet(const struct config *conf, struct op *op)
 	record = record_of(found.word);
 	if (!record || !is_exactly(found.word, record, &tuple))
 		return;
-	op->why = advance(record, found.word & ENTRY_REPLY, op->flags);
+	op->why = advance(record, entry_record(found.word), found.word & ENTRY_REPLY, op->flags);
 	op->owner = entry_owner(found.word);
 }
 

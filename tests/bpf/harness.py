@@ -46,6 +46,7 @@ TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 
 KEY = bytes(range(16))
 TABLE_KEY = random.Random(6).randbytes(HASH_KEY_BYTES)
+REPLICA_KEY = random.Random(8).randbytes(16)
 SOURCE_KEY = random.Random(7).randbytes(16)
 TIMEOUTS = {0: 30, 7: 120, 1: 120, 2: 60, 3: 432_000, 4: 120, 5: 120}
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
@@ -120,6 +121,7 @@ class Plane:
     def configure(self, /, **changes: int | np.ndarray) -> None:
         record = self.maps["config"].record()
         record["key"] = np.frombuffer(KEY, "<u8")
+        record["replica_key"] = np.frombuffer(REPLICA_KEY, "<u8")
         values: dict[str, int | np.ndarray] = {
             "generation": GENERATION,
             "epoch": EPOCH,
@@ -236,6 +238,7 @@ class Plane:
         self.maps["watermark"].put(0, np.array(0, "<u8"))
         self.maps["tallies"].view()["persist_hits"][:] = self.maps["tallies"].view()["persist_misses"][:] = 0
         recount(self.maps)
+        self.maps["pulses"].view()[:] = np.zeros((), self.maps["pulses"].value)
         decisions.write_policy(self.maps, Policy(), {})
         decisions.write_draining(self.maps, ())
         decisions.unbind_all(self.maps)

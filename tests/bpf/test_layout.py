@@ -27,6 +27,7 @@ STRUCT_OF_MAP = {
     "records": "record",
     "accounts": "account",
     "swept": "sweep",
+    "pulses": "pulse",
     "tallies": "tally",
     "sequences": "sequence",
     "policies": "policy",
@@ -35,6 +36,9 @@ STRUCT_OF_MAP = {
     "questions": "question",
     "fragments": "fragment",
     "expected": "expectation",
+    "replication": "replication",
+    "walk": "walk",
+    "mirrored": "mirrored",
 }
 KEY_OF_MAP = {
     "questions": "question_key",

@@ -397,11 +397,7 @@ class TestAccounting:
         for accounting, share, wanted in ((True, False, 1), (False, True, 2), (True, True, 3), (False, False, 0)):
             plane = Dataplane(dataclasses.replace(settings, accounting=accounting, share_helpers=share))
             plane.start()
-            fd = syscall.obj_get(str(settings.pins / "maps" / "config"))
-            value = syscall.map_lookup(fd, bytes(4), 328)
-            os.close(fd)
-            assert value is not None
-            assert struct.unpack_from("=I", value, 320) == (wanted,)
+            assert int(plane._maps["config"].view()["features"][0]) == wanted
             plane.close()
         plane.start()
         plane.stop()

@@ -22,7 +22,7 @@ from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
 from aa_cluster.dataplane.accounts import Look
-from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Settings
+from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Pulse, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
 from aa_cluster.netlink.neighbour_watch import Sighting
@@ -31,7 +31,7 @@ from aa_cluster.wire import control
 from aa_cluster.wire.keys import KeyRing
 
 KEY = bytes(range(32))
-BEAT_MS, DEAD_MS = 20, 200
+BEAT_MS, SILENT_MS = 20, 200
 
 
 class Hub:
@@ -107,9 +107,56 @@ class FakePlane:
         self.calls.append("update")
         self.settings = settings
 
+    def change_role(self, settings: Settings, heir: bool = False) -> None:
+        self.calls.append(f"change_role {settings.role}")
+        if self.machine.broken:
+            raise DataplaneError("the verifier says no", "use a newer kernel")
+        self.settings = settings
+        self.machine.log.append(f"attached as {settings.role}")
+
+    def prepare_standby(self) -> None:
+        self.calls.append("prepare_standby")
+
+    def sent_up_to(self) -> int:
+        return 17
+
+    def mirrors_up_to(self, head: int) -> bool:
+        return True
+
+    def primary_heard(self) -> float:
+        return float("inf")
+
+    def forget_journal(self) -> None:
+        self.calls.append("forget_journal")
+
+    def become_source(self) -> None:
+        self.calls.append("become_source")
+
+    def clear_flows(self) -> None:
+        self.calls.append("clear_flows")
+
+    def set_heir(self, node_id: int) -> None:
+        self.calls.append(f"set_heir {node_id}")
+
+    def forget_heir(self) -> None:
+        self.calls.append("forget_heir")
+
+    def reassign(self, source: int, target: int) -> int:
+        self.calls.append(f"reassign {source} {target}")
+        return 0
+
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")
         self.members = {member.id: member for member in members}
+
+    def set_hop(self, node_id: int, local: bool) -> None:
+        self.calls.append(f"set_hop {node_id} {local}")
+
+    def prober(self) -> FakeProber:
+        return FakeProber(self.machine)
+
+    def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
+        return {(one, link): Pulse(5, 1, 4, 1, 2_000_000, 0, 0) for one in node_ids for link in (0, 1, 16)}
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         self.calls.append("set_schedule")
@@ -188,6 +235,57 @@ class FakePlane:
         return {port.name: "native" for port in self.settings.ports}
 
 
+class FakeProber:
+    """Nodes answer but for what is in ``machine.deaf``: (node id, link)."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._sent: dict[int, int] = {}
+        self._answered: dict[tuple[int, int], int] = {}
+
+    def send(self, node_id: int) -> int:
+        before = self._sent.get(node_id, 0)
+        deaf = {link for node, link in self._machine.deaf if node == node_id}
+        for link in {0, 1, 16} - deaf:
+            self._answered[node_id, link] = before
+        self._sent[node_id] = before + 1
+        return sum(1 << link for link in deaf)
+
+    def counts(self, node_id: int, link: int) -> tuple[int, int]:
+        return self._sent.get(node_id, 0), self._answered.get((node_id, link), 0)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCarriers:
+    """Every link has a carrier; ``tell`` changes one."""
+
+    def __init__(self, interfaces: Collection[int]) -> None:
+        self._all = dict.fromkeys(interfaces, True)
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[0], False)
+        self._told: list[tuple[int, bool]] = []
+
+    def tell(self, ifindex: int, up: bool) -> None:
+        self._told.append((ifindex, up))
+        os.write(self._pipe[1], b"!")
+
+    def descriptor(self) -> int:
+        return self._pipe[0]
+
+    def now(self) -> dict[int, bool]:
+        return dict(self._all)
+
+    def read(self) -> list[tuple[int, bool]]:
+        os.read(self._pipe[0], 100)
+        told, self._told = self._told, []
+        return told
+
+    def close(self) -> None:
+        pass
+
+
 class FakeWatch:
     """``see`` makes a sighting; the agent finds it through a pipe."""
 
@@ -237,6 +335,8 @@ class Machine:
         self.pipe = os.pipe()
         os.set_blocking(self.pipe[0], False)
         self.watch = FakeWatch()
+        self.deaf: set[tuple[int, int]] = set()
+        self.carriers: FakeCarriers | None = None
         self.table: dict[int, dict[str, bytes]] = {}
         self.planes: list[FakePlane] = []
         self.links = {
@@ -274,7 +374,7 @@ class Machine:
         return f"""
             cluster.id = 1
             node = {{ name = "{self.name}", weight = {self.weight} }}
-            ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, dead_ms = {DEAD_MS} }}
+            ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, silent_ms = {SILENT_MS} }}
             data.interfaces = [{names}]
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
             """
@@ -289,7 +389,9 @@ class Machine:
             read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
             correct_neighbours=self._correct,
             watch_neighbours=lambda names: self.watch,
+            watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
+            make_entries=len,
             ruleset_digest=lambda: self.ruleset,
             ruleset_text=lambda: self.rules,
             dataplane=self._dataplane,  # type: ignore[arg-type]
@@ -313,6 +415,10 @@ class Machine:
         wrong = {address: mac for address, mac in known.items() if there.get(address, mac) != mac}
         there.update(wrong)
         return tuple(wrong)
+
+    def _watch_carriers(self, interfaces: Collection[int]) -> FakeCarriers:
+        self.carriers = FakeCarriers(interfaces)
+        return self.carriers
 
     def _dataplane(self, settings: Settings) -> FakePlane:
         self.planes.append(FakePlane(self, settings))

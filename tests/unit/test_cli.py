@@ -227,7 +227,10 @@ def test_status_begins_with_health(call, agent):
     assert lines[0] == "degraded  works, with problems"
     assert lines[1] == "! node gw2 is silent for 1.2 s"
     assert lines[2] == "node gw1, id 1: primary, active, agent up 1 h 1 min"
-    assert "cluster 7: generation 3, epoch 5, schedule weighted, election static" in lines
+    assert (
+        "cluster 7: generation 3, epoch 5, schedule weighted, election static: a primary that dies is not replaced"
+        in lines
+    )
     assert "flows: 12 of 262144" in lines
 
 
@@ -250,6 +253,7 @@ def test_nodes(call, agent):
         "200",
         "0.1",
         "s",
+        "-",
         "10.77.0.102",
         "6.18",
     ]
@@ -491,7 +495,15 @@ def test_config_show_in_json(call):
     shown = json.loads(call("config", "show", "-j").stdout)
     assert (shown["version"], shown["kind"]) == (1, "config")
     assert shown["flows"]["accounting"] is False
-    assert shown["ha"] == {"interface": "ha", "port": 4201, "heartbeat_ms": 200, "dead_ms": 1000}
+    assert shown["ha"] == {
+        "interface": "ha",
+        "port": 4201,
+        "heartbeat_ms": 200,
+        "silent_ms": 1000,
+        "pulse_ms": 40,
+        "dead_ms": 150,
+        "forget_s": 3600,
+    }
 
 
 def test_the_example_is_valid_and_shows_the_defaults(call, tmp_path):

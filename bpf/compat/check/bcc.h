@@ -39,6 +39,7 @@
 
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) __attribute__((unused)) = (void *)23;
 static long (*bpf_clone_redirect)(struct __sk_buff *, __u32, __u64) __attribute__((unused)) = (void *)13;
+static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32, __u32, __u64) __attribute__((unused)) = (void *)50;
 static __s64 (*bpf_csum_diff)(__be32 *, __u32, __be32 *, __u32, __u32) __attribute__((unused)) = (void *)28;
 static long (*bpf_l3_csum_replace)(struct __sk_buff *, __u32, __u64, __u64, __u64) __attribute__((unused)) = (void *)10;
 static long (*bpf_l4_csum_replace)(struct __sk_buff *, __u32, __u64, __u64, __u64) __attribute__((unused)) = (void *)11;

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The primary's eye on its nodes: pulses and carriers in, what the membership must know out (docs/liveness.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from aa_cluster import api, log
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.pulse import Pace, PulseThread
+from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.core import membership
+from aa_cluster.core.liveness import Carrier, Fit, Liveness, Own, Unfit, Verdict, Watch
+from aa_cluster.errors import AaError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from aa_cluster.dataplane.plane import Pulse, Settings
+
+HA_LINK = 16
+"""As in dataplane/pulses.py."""
+
+_log = log.get("lookout")
+
+
+class Carriers(Protocol):
+    """``netlink.carrier_watch.CarrierWatch``."""
+
+    def descriptor(self) -> int: ...
+    def now(self) -> Mapping[int, bool]: ...
+    def read(self) -> Collection[tuple[int, bool]] | None: ...
+    def close(self) -> None: ...
+
+
+class Lookout:
+    """``feed`` gets the membership's events, on the event loop."""
+
+    def __init__(
+        self, context: Context, plane: PlaneThread, settings: Settings, feed: Callable[[membership.Event], None]
+    ) -> None:
+        ha = context.config.ha
+        self._context = context
+        self._feed = feed
+        self._names = link_names(settings)
+        self._links = {port.ifindex: port.slot for port in settings.ports} | {settings.ha_ifindex: HA_LINK}
+        state = Liveness(tuple(self._names), HA_LINK, ha.dead_ms / 1000)
+        self._pulse = PulseThread(plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts)
+        self._carriers: Carriers | None = None
+        self._tasks = TaskSet()
+
+    def start(self) -> None:
+        self._pulse.start()
+        self._tasks.start(self._watch_carriers(), "carriers")
+
+    async def stop(self) -> None:
+        """Returns when nothing of it uses the dataplane any more."""
+        await self._tasks.cancel()
+        if self._carriers is not None:
+            asyncio.get_running_loop().remove_reader(self._carriers.descriptor())
+            self._carriers.close()
+            self._carriers = None
+        await self._pulse.stop()
+
+    def watch(self, nodes: Iterable[membership.Node]) -> None:
+        """From now on these others are asked; they are in the node map."""
+        others = [node for node in nodes if node.id != self._context.state.node_id]
+        dead = frozenset(node.id for node in others if node.dead)
+        self._pulse.feed(Watch(frozenset(node.id for node in others), dead))
+
+    def why(self, node_id: int) -> str:
+        """Why that node cannot carry sessions now, "" when it can as far as pulses tell."""
+        state = self._pulse.state
+        lost = state.lost(node_id) if node_id in state.nodes else ()
+        return self._words(lost) if lost else ""
+
+    def problems(self) -> list[str]:
+        """One sentence each."""
+        said = [self._pulse.trouble] if self._pulse.trouble else []
+        return said + [self._own_words(link) for link in sorted(self._pulse.state.own)]
+
+    def _on_verdicts(self, verdicts: tuple[Verdict, ...]) -> None:
+        for verdict in verdicts:
+            match verdict:
+                case Unfit():
+                    why = self._words(verdict.links)
+                    self._feed(membership.Unfit(verdict.node, why, self._context.clock()))
+                case Fit():
+                    self._feed(membership.Fit(verdict.node))
+                case Own():
+                    self._tell_own(verdict)
+
+    def _tell_own(self, verdict: Own) -> None:
+        name = self._names[verdict.link]
+        text = self._own_words(verdict.link) if verdict.broken else f"this node's own {name} works again"
+        write = _log.error if verdict.broken else _log.info
+        write("own link", link=name, broken=verdict.broken)
+        self._context.events.say("link", text, node=self._context.name, link=name)
+
+    def _own_words(self, link: int) -> str:
+        name = self._names[link]
+        if link in self._pulse.state.carrierless:
+            return f"this node's own {name} has no carrier"
+        return f"nobody answers on {name}, so it is this node's own that is broken"
+
+    def _words(self, lost: tuple[int, ...]) -> str:
+        if len(lost) == len(self._names):
+            return "it answers on no link"
+        if lost == (HA_LINK,):
+            return "it is cut off from the HA link"
+        return f"it does not answer on {' and '.join(self._names[link] for link in lost)}"
+
+    # Carriers.
+
+    async def _watch_carriers(self) -> None:
+        try:
+            self._carriers = await asyncio.to_thread(self._context.host.watch_carriers, tuple(self._links))
+            asyncio.get_running_loop().add_reader(self._carriers.descriptor(), self._on_carriers)
+            await self._look_at_carriers()
+        except AaError as error:
+            _log.warning("carriers are not watched", why=error.message)
+
+    def _on_carriers(self) -> None:
+        if self._carriers is None:
+            return
+        told = self._carriers.read()
+        if told is None:
+            self._tasks.start(self._look_at_carriers(), "carriers")
+        for ifindex, up in told or ():
+            self._set_carrier(ifindex, up)
+
+    async def _look_at_carriers(self) -> None:
+        if self._carriers is not None:
+            for ifindex, up in (await asyncio.to_thread(self._carriers.now)).items():
+                self._set_carrier(ifindex, up)
+
+    def _set_carrier(self, ifindex: int, up: bool) -> None:
+        self._pulse.feed(Carrier(self._links[ifindex], up))
+
+
+def link_names(settings: Settings) -> dict[int, str]:
+    """Of the links of a node, by number."""
+    return {port.slot: port.name for port in settings.ports} | {HA_LINK: "the HA link"}
+
+
+def link_rows(
+    pulses: Mapping[tuple[int, int], Pulse], node_id: int, names: Mapping[int, str], now_ns: int
+) -> tuple[api.LinkRow, ...]:
+    """What pulses tell of one node's links. ``now_ns``: CLOCK_MONOTONIC."""
+    rows = []
+    for link, name in names.items():
+        one = pulses[node_id, link]
+        seen = max(one.answered_ns, one.heard_ns)
+        rows.append(
+            api.LinkRow(
+                link="ha" if link == HA_LINK else name,
+                heard=(now_ns - seen) / 1e6 if seen else None,
+                rtt=one.rtt_ns / 1e6 if one.answered else None,
+                unanswered=max(0, one.sent - one.answered),
+            )
+        )
+    return tuple(rows)

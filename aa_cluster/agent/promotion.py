@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From auxiliary to primary and back: what is done, and in which order (docs/promotion.md).
+
+A successor has the flow table already. It gets the conntrack entries of all flows first; then its new state is on disk;
+then the primary's programs are on the hooks, with members and schedule; the virtual MACs move last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aa_cluster import log
+from aa_cluster.agent import attachment, memory
+from aa_cluster.agent.attachment import Seat
+from aa_cluster.agent.context import Context, mac_text
+from aa_cluster.agent.state import PrimaryState
+from aa_cluster.errors import AaError
+from aa_cluster.wire import control
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.auxiliary import Auxiliary
+    from aa_cluster.agent.primary import Primary
+    from aa_cluster.agent.survey import Survey
+    from aa_cluster.agent.threads import PlaneThread
+    from aa_cluster.core.membership import Membership
+    from aa_cluster.dataplane.plane import Settings
+
+    MakePrimary = Callable[[PlaneThread, Settings, Membership, Survey], Primary]
+
+_log = log.get("promotion")
+
+
+class Stopwatch:
+    """How long each step took, for the log."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self.steps: dict[str, int] = {}
+
+    def lap(self, step: str) -> None:
+        """The step ends now."""
+        now = self._clock()
+        self.steps[f"{step}_ms"] = round(1000 * (now - self._last))
+        self._last = now
+
+
+async def make_entries(context: Context, role: Auxiliary) -> int:
+    """The conntrack entries of all flows that this node does not own: it is to go on with them, or must not use their
+    tuples. Gives how many were made; done again, those of flows that have begun since.
+    """
+    rows = await role.plane.call(role.plane.plane.flows)
+    others = rows[rows["owner"] != role.settings.node_id]
+    return await asyncio.to_thread(context.host.make_entries, others)
+
+
+async def arm(
+    context: Context,
+    role: Auxiliary,
+    make: MakePrimary,
+    own: memory.Facts,
+    gone: frozenset[int],
+    former: memory.Facts | None,
+    watch: Stopwatch,
+) -> Primary:
+    """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
+
+    ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs.
+    """
+    before, old = context.state, role.settings
+    generation = max(before.generation, old.generation) + 1
+    virtual = tuple(port.virtual_mac for port in old.ports)
+    seat = Seat("primary", before.node_id, generation, role.epoch + 1)
+    settings = attachment.settings(context, seat, role.survey, virtual, role.survey.ha.mac)
+    members = memory.inherited(context.config, before, role, own, former, seat, gone, context.clock())
+    await context.remember(
+        role="primary",
+        generation=generation,
+        epoch=seat.epoch,
+        ids=dict(members.ids),
+        physical_macs=role.survey.physical_by_name(),
+        members=memory.members_state(members),
+        applied={},
+        primary=None,
+    )
+    watch.lap("state")
+    try:
+        await role.plane.call(role.plane.plane.become_source)
+        primary = make(role.plane, settings, members, role.survey)
+        await primary.open_up()
+        watch.lap("members")
+        await role.plane.call(role.plane.plane.change_role, settings)
+        watch.lap("hooks")
+        await role.stop()
+        primary.start()
+    except AaError:
+        await _step_back(context, role, before, old)
+        raise
+    return primary
+
+
+async def _step_back(context: Context, role: Auxiliary, before: object, old: Settings) -> None:
+    _log.error("not promoted: this node is an auxiliary again")
+    try:
+        await role.plane.call(role.plane.plane.change_role, old)
+    except AaError as error:
+        _log.error("the auxiliary's programs cannot be put back", why=str(error))
+    await context.remember(role="auxiliary", primary=role.primary, physical_macs={}, members=())
+
+
+async def take(context: Context, primary: Primary) -> None:
+    """The virtual MACs, on all interfaces at a time."""
+    virtual = tuple(port.virtual_mac for port in primary.settings.ports)
+    await attachment.wear(context, primary.survey, virtual)
+
+
+async def let_go(context: Context, role: Primary, successor: control.PrimaryBeat, address: str, heir: bool) -> Settings:
+    """A primary becomes an auxiliary of ``successor``, for the moment one without work; its settings from now on.
+
+    First nothing more is said as the primary, then the virtual MACs go. ``heir``: see ``Dataplane.change_role``.
+    """
+    old = role.settings
+    virtual = tuple(port.virtual_mac for port in old.ports)
+    seat = Seat("auxiliary", old.node_id, successor.generation, successor.epoch, successor.node_id)
+    settings = attachment.settings(context, seat, role.survey, virtual, successor.ha_mac)
+    await role.stop()
+    await role.plane.call(role.plane.plane.change_role, settings, heir)
+    await attachment.restore(context, role.survey, announced=False)
+    await context.remember(
+        role="auxiliary",
+        generation=successor.generation,
+        epoch=successor.epoch,
+        physical_macs={},
+        members=(),
+        applied={},
+        primary=primary_state(successor, address, virtual),
+    )
+    return settings
+
+
+def primary_state(beat: control.PrimaryBeat, address: str, virtual: tuple[bytes, ...]) -> PrimaryState:
+    return PrimaryState(
+        id=beat.node_id,
+        name=beat.name,
+        ha_mac=mac_text(beat.ha_mac),
+        ha_address=address,
+        virtual_macs=tuple(map(mac_text, virtual)),
+    )
+
+
+def followed(settings: Settings, beat: control.PrimaryBeat) -> Settings:
+    """An auxiliary's settings under another primary."""
+    return dataclasses.replace(
+        settings,
+        generation=beat.generation,
+        epoch=beat.epoch,
+        primary_id=beat.node_id,
+        primary_ha_mac=beat.ha_mac,
+    )
+
+
+def outranks(beat: control.PrimaryBeat, generation: int, node_id: int) -> bool:
+    """Two primaries: the later generation stays; of the same, the lower id."""
+    return (beat.generation, -beat.node_id) > (generation, -node_id)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When a node changes its role, and what its neighbours are told: the steps themselves are in promotion.py.
+
+Three ways lead there: the election finds the primary gone (``_stand``); the primary hands over (``hand_over``, and
+``obey`` on the other node); a primary meets one of a later generation (``outranked``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from aa_cluster import api, log
+from aa_cluster.agent import promotion
+from aa_cluster.agent.auxiliary import Auxiliary
+from aa_cluster.agent.election import Candidate
+from aa_cluster.agent.primary import Primary
+from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.core import membership
+from aa_cluster.core.membership import Facts
+from aa_cluster.dataplane.flows import FLOW_ROW
+from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError
+from aa_cluster.wire import control
+from aa_cluster.wire.control import AnyMessage
+
+if TYPE_CHECKING:
+    from aa_cluster.agent.link import Peer
+    from aa_cluster.agent.node import Node
+
+PENANCE_SECONDS = 30.0
+"""A node that failed to become primary stands again after this long."""
+SILENT_PULSES = 1.75
+PREPARE_SECONDS = 15.0
+GO_SECONDS = 2.0
+TAKE_SECONDS = 2.0
+"""A successor that is not told that the virtual MACs are free takes them after this long."""
+CATCH_UP_SECONDS, CATCH_UP_STEP = 0.5, 0.002
+HEIR_SECONDS = 2.0
+"""So long a former primary sends on what still comes to the virtual MACs."""
+
+ANSWERS_KEPT = 16
+"""Requests are repeated until the answer has come."""
+
+_log = log.get("succession")
+
+
+class Succession:
+    """Of one node; all changes of role happen under ``node.changing``."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._context = node.context
+        self._tasks = TaskSet()
+        self._asked: dict[bytes, asyncio.Task[AnyMessage]] = {}
+        self._taken: asyncio.Event | None = None
+        self.candidate = Candidate(node.context, self._stand)
+
+    async def close(self) -> None:
+        """The agent ends; keepalived and the dataplane go on."""
+        await self._tasks.cancel()
+        self.candidate.close()
+
+    def prepare(self, role: Primary | Auxiliary) -> None:
+        """In the background: the other role's programs, then this node counts in the election."""
+        if self.candidate.enabled:
+            self._tasks.start(self._prepare(role), "standby")
+
+    async def _prepare(self, role: Primary | Auxiliary) -> None:
+        await role.plane.call(role.plane.plane.prepare_standby)
+        await asyncio.to_thread(self._context.host.make_entries, np.zeros(0, FLOW_ROW))  # what it imports is there then
+        if self._node.role is role:
+            await self._run_for(role)
+
+    async def _run_for(self, role: Primary | Auxiliary) -> None:
+        kind: Literal["primary", "auxiliary"] = "primary" if isinstance(role, Primary) else "auxiliary"
+        await self.candidate.run_as(kind, role.settings.node_id, role.survey.ha_address)
+
+    # The primary is gone.
+
+    async def _stand(self) -> None:
+        role = self._node.role
+        if not isinstance(role, Auxiliary) or not role.ready:
+            return
+        async with self._node.changing:
+            gone = frozenset({role.primary.id})
+            watch = promotion.Stopwatch(self._context.clock)
+            try:
+                entries = await promotion.make_entries(self._context, role)
+                watch.lap("entries")
+                if not await self._is_silent(role):
+                    _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
+                    return
+                watch.lap("silence")
+                primary = await self._arm(role, gone, None, watch)
+                await promotion.take(self._context, primary)
+                watch.lap("macs")
+            except AaError as error:
+                await self._stay_auxiliary(error)
+                return
+            _log.info("taken", **watch.steps)
+            await self._now_primary(primary, gone)
+
+    async def _is_silent(self, role: Auxiliary) -> bool:
+        """No pulse of the primary has come for longer than there may be between two, on any link; and all paths still
+        say that it is gone. A keepalived that has died alone makes no second primary."""
+        enough = SILENT_PULSES * self._context.config.ha.pulse_ms / 1000
+        deadline = self._context.clock() + 10 * enough
+        while self.candidate.won and self._context.clock() < deadline:
+            heard = await role.plane.call(role.plane.plane.primary_heard)
+            if heard >= enough:
+                return True
+            await asyncio.sleep(enough - heard)
+        return False
+
+    async def _arm(
+        self, role: Auxiliary, gone: frozenset[int], former: Facts | None, watch: promotion.Stopwatch
+    ) -> Primary:
+        virtual = tuple(port.virtual_mac for port in role.settings.ports)
+        own = self._node.facts(role.survey, virtual)
+        primary = await promotion.arm(self._context, role, self._node.primary_role, own, gone, former, watch)
+        self._node.role = primary
+        return primary
+
+    async def _now_primary(self, primary: Primary, gone: frozenset[int]) -> None:
+        primary.begin()
+        self._node.on_change()
+        _log.warning("promoted", id=primary.settings.node_id, generation=primary.settings.generation)
+        name = self._context.name
+        self._context.events.say("promote", f"{name} is the primary now", node=name)
+        await self._run_for(primary)
+        for node_id in gone:
+            await primary.plane.call(primary.plane.plane.reassign, node_id, primary.settings.node_id)
+
+    async def _stay_auxiliary(self, error: AaError) -> None:
+        """Out of the election, so that another one takes the role."""
+        why = f"it could not become primary: {error.message}"
+        name = self._context.name
+        _log.error("not promoted", why=str(error))
+        self._context.events.say("promote", f"{name} stays an auxiliary: {why}", node=name)
+        await self.candidate.leave(why)
+        self._tasks.start(self._stand_again(), "penance")
+
+    async def _stand_again(self) -> None:
+        await asyncio.sleep(PENANCE_SECONDS)
+        self.candidate.readmit()
+        if self._node.role is not None:
+            await self._prepare(self._node.role)
+
+    # The primary hands over: its side.
+
+    async def hand_over(self, role: Primary, name: str) -> api.Promoted:
+        """``StateError`` when that node cannot take the role; then everything is as before."""
+        heir = role.members.called(name)
+        if heir.id == role.members.self_id:
+            raise StateError(f"{heir.facts.name} is the primary already")
+        if heir.state != "active":
+            raise StateError(f"{heir.facts.name} is {heir.state}, expected active", "see `aa-cluster nodes`")
+        address = heir.facts.ha_address
+        async with self._node.changing:
+            if self._node.role is not role:
+                raise StateError("this node is not the primary any more")
+            others = frozenset(role.members.nodes) - {role.members.self_id}
+            role.heir = heir.id
+            try:
+                await role.plane.call(role.plane.plane.set_draining, others)
+                await self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS)
+                await role.plane.call(role.plane.plane.set_heir, heir.id)
+                head = await role.plane.call(role.plane.plane.sent_up_to)
+                go = control.PromoteGo(_nonce(), role.survey.physical, head)
+                armed = await self._ask(go, address, GO_SECONDS)
+            except AaError:
+                role.heir = 0
+                await role.plane.call(role.plane.plane.set_heir, 0)
+                role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
+                raise
+            auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True)
+            await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
+            auxiliary.ready = True
+            await self._ask(control.PromoteTake(_nonce()), address, TAKE_SECONDS)
+        self._tasks.start(self._forget_heir(auxiliary), "heir")
+        return api.Promoted(primary=heir.facts.name, generation=armed.generation)
+
+    async def _ask(self, request: control.Request, address: str, timeout: float) -> control.PromoteAck:
+        answer = await self._context.link.ask(request, address, timeout)
+        if isinstance(answer, control.Refused):
+            raise BY_EXIT_CODE.get(answer.code, AaError)(answer.message, answer.hint)
+        if not isinstance(answer, control.PromoteAck):
+            raise StateError(f"{address} answered {type(answer).__name__}", "try again")
+        return answer
+
+    async def _forget_heir(self, auxiliary: Auxiliary) -> None:
+        await asyncio.sleep(HEIR_SECONDS)
+        if self._node.role is auxiliary:
+            await auxiliary.plane.call(auxiliary.plane.plane.forget_heir)
+
+    async def _let_go(self, role: Primary, beat: control.PrimaryBeat, address: str, heir: bool) -> Auxiliary:
+        self.candidate.resign()
+        settings = await promotion.let_go(self._context, role, beat, address, heir)
+        virtual = tuple(port.virtual_mac for port in settings.ports)
+        primary = promotion.primary_state(beat, address, virtual)
+        auxiliary = self._node.auxiliary_role(role.plane, settings, primary, role.survey)
+        self._node.role = auxiliary
+        auxiliary.start()
+        auxiliary.dataplane_runs()
+        self._node.on_change()
+        await self._run_for(auxiliary)
+        return auxiliary
+
+    # The primary hands over: the successor's side.
+
+    async def obey(self, request: control.Request) -> AnyMessage:
+        """Each request is worked on once, however often it is repeated, and whichever role this node has by then."""
+        task = self._asked.get(request.nonce)
+        if task is None:
+            task = self._asked[request.nonce] = asyncio.get_running_loop().create_task(self._work(request))
+            while len(self._asked) > ANSWERS_KEPT:
+                self._asked.pop(next(iter(self._asked)))
+        return await asyncio.shield(task)
+
+    async def _work(self, request: control.Request) -> AnyMessage:
+        role = self._node.role
+        if isinstance(request, control.PromoteTake):
+            if self._taken is not None:
+                self._taken.set()
+            state = self._context.state
+            return control.PromoteAck(request.nonce, state.generation, state.epoch)
+        if not isinstance(role, Auxiliary):
+            raise StateError(f"{self._context.name} is no auxiliary")
+        if self._node.changing.locked():
+            raise StateError(f"a join, leave or change of role is under way on {self._context.name}", "try again")
+        if isinstance(request, control.PromoteGo):
+            return await self._go(role, request)
+        await role.plane.call(role.plane.plane.prepare_standby)
+        await promotion.make_entries(self._context, role)
+        return control.PromoteAck(request.nonce, role.settings.generation, role.epoch)
+
+    async def _go(self, role: Auxiliary, request: control.PromoteGo) -> AnyMessage:
+        former = next((one for one in role.table if one.id == role.primary.id), None)
+        if former is None:
+            raise StateError(f"{self._context.name} has not heard the primary's table yet", "try again")
+        facts = Facts(former.name, former.ha_mac, role.primary.ha_address, request.macs, former.kernel)
+        watch = promotion.Stopwatch(self._context.clock)
+        async with self._node.changing:
+            await self._catch_up(role, request.head)
+            watch.lap("journal")
+            primary = await self._arm(role, frozenset(), facts, watch)
+        _log.info("armed", **watch.steps)
+        self.candidate.favour()
+        self._taken = asyncio.Event()
+        self._tasks.start(self._take(primary, self._taken), "take")
+        return control.PromoteAck(request.nonce, primary.settings.generation, primary.settings.epoch)
+
+    async def _catch_up(self, role: Auxiliary, head: int) -> None:
+        deadline = self._context.clock() + CATCH_UP_SECONDS
+        while not await role.plane.call(role.plane.plane.mirrors_up_to, head):
+            if self._context.clock() > deadline:
+                raise StateError(
+                    f"{self._context.name} has not got all flows within {CATCH_UP_SECONDS:g} s",
+                    "look at the HA link and at `aa-cluster sync status`",
+                )
+            await asyncio.sleep(CATCH_UP_STEP)
+
+    async def _take(self, primary: Primary, freed: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(TAKE_SECONDS):
+                await freed.wait()
+        except TimeoutError:
+            _log.error("the former primary has not let go: the virtual MACs are taken all the same")
+        async with self._node.changing:
+            await promotion.take(self._context, primary)
+            await self._now_primary(primary, frozenset())
+
+    # Somebody else is primary.
+
+    def outranked(self, role: Primary, beat: control.PrimaryBeat, peer: Peer) -> None:
+        self._tasks.start(self._stand_down(role, beat, peer.address), "stand down")
+
+    async def _stand_down(self, role: Primary, beat: control.PrimaryBeat, address: str) -> None:
+        async with self._node.changing:
+            if self._node.role is not role:
+                return
+            text = f"{self._context.name} stands down: {beat.name} has generation {beat.generation}"
+            _log.warning("standing down", primary=beat.name, generation=beat.generation)
+            auxiliary = await self._let_go(role, beat, address, heir=False)
+            await auxiliary.plane.call(auxiliary.plane.plane.clear_flows)
+            self._context.events.say("stand-down", text, node=self._context.name)
+            auxiliary.come_back(f"generation {beat.generation} has begun under {beat.name}")
+
+
+def _beat_of(heir: membership.Node, armed: control.PromoteAck) -> control.PrimaryBeat:
+    """What the heir will say of itself."""
+    return control.PrimaryBeat(
+        node_id=heir.id,
+        name=heir.facts.name,
+        generation=armed.generation,
+        epoch=armed.epoch,
+        schedule="",
+        ruleset="",
+        ha_mac=heir.facts.ha_mac,
+        nodes=(),
+    )
+
+
+def _nonce() -> bytes:
+    return secrets.token_bytes(8)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which nodes can carry sessions, judged by the pulses that they answer (docs/liveness.md).
+
+``step(state, event)`` gives the new state and the verdicts that changed. There is no clock here: silence is counted in
+time that the prober waited, so one that did not run judges nothing. A link has a number: the slot of a data interface,
+or what the caller gave the HA link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+LEAST_UNANSWERED = 3
+"""Pulses in a row, before silence counts whatever its length."""
+OVERSLEPT = 0.02
+"""Seconds by which a wait may be longer than planned and still count in full."""
+STEADY = 0.5
+"""Seconds for which all links of an unfit node must answer before it is fit again."""
+FIRST_PATIENCE = 3.0
+"""Seconds a link may take to its first answer: a port comes up after its node has joined."""
+ALONE = 2
+"""Times ``dead`` when nobody at all answers, and there is more than one to answer: that may well be this node."""
+
+Link = int
+Key = tuple[int, Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Sequence numbers of one link: the newest pulse that had time to be answered, and the newest that was."""
+
+    sent: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """``quiet``: s since the last answer; ``steady``: s for which every pulse was answered.
+
+    ``base``: what was sent before this node was watched.
+    """
+
+    base: int = -1
+    answered: int = 0
+    unanswered: int = 0
+    quiet: float = 0.0
+    steady: float = 0.0
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """``dead``: s of silence on a link that end its node's work. ``unfit``: nodes that were told so.
+
+    ``own``: links that are broken here, as nobody else's can be judged by them. ``carrierless``: links without carrier.
+    """
+
+    links: tuple[Link, ...]
+    ha: Link
+    dead: float
+    tracks: Mapping[Key, Track] = field(default_factory=dict)
+    nodes: frozenset[int] = frozenset()
+    unfit: frozenset[int] = frozenset()
+    own: frozenset[Link] = frozenset()
+    carrierless: frozenset[Link] = frozenset()
+
+    def calm(self) -> bool:
+        """Nothing is wrong anywhere: as long as every pulse is answered there is nothing to judge."""
+        return not self.unfit and not self.own and all(one.proven and not one.quiet for one in self.tracks.values())
+
+    def lost(self, node: int) -> tuple[Link, ...]:
+        """Its links that do not answer."""
+        return tuple(link for link in self.links if self.silent(self.tracks[node, link], self.dead))
+
+    def silent(self, track: Track, dead: float) -> bool:
+        """For so many seconds, or for as long as a link may take that has never answered."""
+        patience = dead if track.proven else max(dead, FIRST_PATIENCE)
+        return track.quiet >= patience and track.unanswered >= LEAST_UNANSWERED
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """From now on these nodes are judged; ``unfit`` ones are known to be so."""
+
+    nodes: frozenset[int]
+    unfit: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """After a wait of ``planned`` s, which took ``passed``. ``counts``: every link of every node; empty: all answer."""
+
+    planned: float
+    passed: float
+    counts: Mapping[Key, Count]
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    link: Link
+    up: bool
+
+
+Event = Watch | Look | Carrier
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The node must not have sessions: these links of it do not answer."""
+
+    node: int
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """All links of a node that was unfit answer again."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """This node's own link is broken, or is no more."""
+
+    link: Link
+    broken: bool
+
+
+Verdict = Unfit | Fit | Own
+Step = tuple[Liveness, tuple[Verdict, ...]]
+
+
+def step(state: Liveness, event: Event) -> Step:
+    match event:
+        case Watch():
+            return _watch(state, event), ()
+        case Carrier():
+            lost = state.carrierless - {event.link} if event.up else state.carrierless | {event.link}
+            return _judge(replace(state, carrierless=lost))
+        case Look():
+            counted = min(event.passed, event.planned + OVERSLEPT)
+            wait = counted, event.planned
+            tracks = {key: _follow(track, event.counts.get(key), *wait) for key, track in state.tracks.items()}
+            return _judge(replace(state, tracks=tracks))
+
+
+def _watch(state: Liveness, event: Watch) -> Liveness:
+    """A node that is watched anew begins anew."""
+    keys = [(node, link) for node in sorted(event.nodes) for link in state.links]
+    tracks = {key: state.tracks[key] if key[0] in state.nodes else Track() for key in keys}
+    return replace(state, tracks=tracks, nodes=event.nodes, unfit=event.unfit & event.nodes)
+
+
+def _follow(track: Track, count: Count | None, seconds: float, planned: float) -> Track:
+    """``seconds``: what the wait counts for."""
+    if count is None:
+        return replace(track, unanswered=0, quiet=0.0, steady=track.steady + seconds, proven=True)
+    base = count.sent if track.base < 0 else track.base
+    answered = max(count.answered, base)
+    unanswered = count.sent - answered
+    proven = track.proven or answered > base
+    if unanswered <= 0:
+        return Track(base, answered, 0, 0.0, track.steady + seconds if proven else 0.0, proven)
+    if not track.quiet:
+        quiet = seconds + planned  # the last answer came in the wait before this one
+    elif answered > track.answered and proven:
+        quiet = seconds
+    else:
+        quiet = track.quiet + seconds
+    return Track(base, answered, unanswered, quiet, 0.0, proven)
+
+
+def _judge(state: Liveness) -> Step:
+    state, said = _judge_own(state)
+    verdicts: list[Verdict] = list(said)
+    for node in sorted(state.nodes):
+        if node in state.unfit:
+            if all(state.tracks[node, link].steady >= STEADY for link in state.links):
+                state = replace(state, unfit=state.unfit - {node})
+                verdicts.append(Fit(node))
+            continue
+        lost = _lost(state, node)
+        if lost:
+            state = replace(state, unfit=state.unfit | {node})
+            verdicts.append(Unfit(node, lost))
+    return state, tuple(verdicts)
+
+
+def _lost(state: Liveness, node: int) -> tuple[Link, ...]:
+    """A data link that is broken here says nothing about a node. The HA link does: who is cut off cannot be led."""
+    fit = state.nodes - state.unfit
+    nobody = len(fit) > 1 and all(_mute(state, one) for one in fit)
+    dead = state.dead * ALONE if nobody else state.dead
+    links = (link for link in state.links if link == state.ha or link not in state.own)
+    return tuple(link for link in links if state.silent(state.tracks[node, link], dead))
+
+
+def _mute(state: Liveness, node: int) -> bool:
+    """Answers on no link for now."""
+    return all(state.tracks[node, link].quiet >= state.dead / 2 for link in state.links)
+
+
+def _judge_own(state: Liveness) -> Step:
+    verdicts: list[Verdict] = []
+    for link in state.links:
+        broken = _is_own(state, link)
+        if broken != (link in state.own):
+            state = _set_own(state, link, broken)
+            verdicts.append(Own(link, broken))
+    return state, tuple(verdicts)
+
+
+def _is_own(state: Liveness, link: Link) -> bool:
+    """A link on which nobody answers, though two or more do on others, is broken here; so is one without carrier."""
+    if link in state.carrierless:
+        return True
+    if link in state.own:
+        return all(state.tracks[node, link].quiet for node in state.nodes)
+    speaking = [node for node in state.nodes - state.unfit if not _mute(state, node)]
+    tracks = [state.tracks[node, link] for node in speaking]
+    return (
+        len(tracks) > 1
+        and all(track.quiet >= state.dead / 2 for track in tracks)
+        and any(state.silent(track, state.dead) for track in tracks)
+    )
+
+
+def _set_own(state: Liveness, link: Link, broken: bool) -> Liveness:
+    """When it works again all nodes begin anew on it: they need not come back in one instant."""
+    if broken:
+        return replace(state, own=state.own | {link})
+    anew = {key: replace(track, quiet=0.0) if key[1] == link else track for key, track in state.tracks.items()}
+    return replace(state, own=state.own - {link}, tracks=anew)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pulses: runs the ``pulse`` program, and reads what is known of each link to each node (docs/liveness.md)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.maps import LINKS, Map
+
+HA_LINK = 16
+"""AA_HA_LINK of bpf/include/types.h: behind the slots of the data interfaces."""
+
+_FRAME = bytes(12) + b"\x88\xb6" + bytes(56)  # struct pulse_packet, which the program fills in
+_CONTEXT_BYTES, _CB_AT = 192, 48  # struct __sk_buff
+_ROW = struct.Struct("=QQQQQQQII")  # struct pulse
+_SENT, _ANSWERED = 0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """One link to one node. ``sent``, ``answered``, ``heard`` are sequence numbers; times in ns of CLOCK_MONOTONIC.
+
+    On an auxiliary only ``heard`` moves, in the rows of its primary.
+    """
+
+    sent: int
+    sent_ns: int
+    answered: int
+    answered_ns: int
+    rtt_ns: int
+    heard: int
+    heard_ns: int
+
+
+def read(pulses: Map, node_id: int, link: int) -> Pulse:
+    """The row as it is now. ``link``: a slot, or ``HA_LINK``."""
+    return Pulse(*_ROW.unpack_from(pulses.memory(), _offset(node_id, link))[:7])
+
+
+def _offset(node_id: int, link: int) -> int:
+    return (node_id * LINKS + link) * _ROW.size
+
+
+class Prober:
+    """``fd`` is the loaded program, owned by this object; used by one thread."""
+
+    def __init__(self, fd: int, pulses: Map) -> None:
+        self._fd = fd
+        self._memory = pulses.memory()
+        self._runs: Mapping[int, syscall.PreparedRun] = {}
+
+    def send(self, node_id: int) -> int:
+        """A pulse on each link to that node. Gives the links whose pulse before this one was not answered, as bits."""
+        run = self._runs.get(node_id)
+        if run is None:
+            run = self._prepare(node_id)
+            self._runs = {**self._runs, node_id: run}
+        while True:
+            try:
+                return run()
+            except InterruptedError:  # by a signal
+                continue
+
+    def counts(self, node_id: int, link: int) -> tuple[int, int]:
+        """(sequence of the newest pulse, sequence of the newest that was answered)."""
+        row = _ROW.unpack_from(self._memory, _offset(node_id, link))
+        return row[_SENT], row[_ANSWERED]
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _prepare(self, node_id: int) -> syscall.PreparedRun:
+        context = bytearray(_CONTEXT_BYTES)
+        struct.pack_into("=I", context, _CB_AT, node_id)
+        return syscall.PreparedRun(self._fd, _FRAME, bytes(context))

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The two ends of replication (docs/replication.md) as user space holds them: the primary's journal and what an
+auxiliary has of it. Frames are made and taken by programs; here is what an agent adds: sending what pends, asking for
+what is missing, comparing.
+
+Positions count the entries of the primary's journal from 0 on, in its generation. Ranges are half-open.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.accounts import is_on
+from aa_cluster.dataplane.flow_fill import recount
+from aa_cluster.dataplane.flows import DEAD, ESTABLISHED, SYN_SENT
+from aa_cluster.dataplane.maps import JOURNAL, Map
+
+RECORDS_PER_FRAME = 15
+"""REPLICA_MOST of bpf/include/replica.h."""
+
+REJOURNAL_BITE = 64
+"""Records a run; AA_REJOURNAL_BITE of bpf/flush.bpf.c."""
+
+FRAMES_PER_CALL = 256
+"""Frames a system call: about a millisecond."""
+
+JOURNAL_SAFE = JOURNAL - 1024
+"""JOURNAL_SAFE of bpf/compose.bpf.c: what is older may be written over at this moment."""
+
+DIGEST_BLOCK = 1024
+"""Record numbers a digest covers: block ``b`` has those from ``b * DIGEST_BLOCK`` on."""
+
+FEATURES = {"off": 0, "periodic": 4, "all": 4 | 16, "takeover": 4 | 8 | 16}
+"""AA_FEATURE_REPLICATE… of bpf/include/types.h, by mode."""
+
+_RANGE = 0x41415233  # COMPOSE_RANGE of bpf/include/replica.h
+_FRAME = bytes(64)  # `compose` writes it over
+_CONTEXT_BYTES, _CB_AT = 192, 48  # struct __sk_buff
+_WORDS = 16  # of a record
+_ORIGINAL, _REPLY, _CREATED, _STATUS = 0, 5, 10, 13  # where its parts begin
+_MULTIPLIER, _NUMBERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderState:
+    """``head``: entries ever written; before ``cursor`` they have been sent. ``skipped``: written over before that."""
+
+    head: int
+    cursor: int
+    frames: int
+    records: int
+    again: int
+    skipped: int
+
+
+class Sender:
+    """The primary's end. ``flush_fd`` and ``rejournal_fd``: the loaded programs, owned by this object."""
+
+    def __init__(self, flush_fd: int, rejournal_fd: int, maps: Mapping[str, Map]) -> None:
+        self._flush_fd = flush_fd
+        self._rejournal_fd = rejournal_fd
+        self._state = maps["replication"].view()
+        self._walk = maps["walk"]
+        self._watermark = maps["watermark"]
+
+    def head(self) -> int:
+        return int(self._state["head"][0])
+
+    def pending(self) -> int:
+        """Entries that have not been sent."""
+        return max(0, int(self._state["head"][0]) - int(self._state["cursor"][0]))
+
+    def state(self) -> SenderState:
+        row = self._state[0]
+        return SenderState(*(int(row[name]) for name in ("head", "cursor", "frames", "records", "again", "skipped")))
+
+    def set_listeners(self, count: int) -> None:
+        """How many nodes mirror the table. Without any nothing is sent; a first one begins with what changes next."""
+        if count and not int(self._state["listeners"][0]):
+            self._state["cursor"][0] = self._state["head"][0]
+        self._state["listeners"][0] = count
+
+    def listeners(self) -> int:
+        return int(self._state["listeners"][0])
+
+    def arm(self) -> bool:
+        """The next entry tells a ``journal`` event. False: something pends already (and may have told)."""
+        self._state["armed"][0] = 1
+        if not self.pending():
+            return True
+        self._state["armed"][0] = 0
+        return False
+
+    def flush(self, frames: int = FRAMES_PER_CALL) -> int:
+        """Sends what pends, in ``frames`` frames at most; gives how many entries pend then."""
+        if not self.listeners():
+            return 0
+        wanted = min(frames, -(-self.pending() // RECORDS_PER_FRAME))
+        if wanted:
+            _run(self._flush_fd, wanted)
+        return self.pending()
+
+    def resend(self, node: int, first: int, end: int) -> int:
+        """Sends those entries once more, to that node alone; gives how many, which is less when they are too old."""
+        head = self.head()
+        first, end = max(first, head - JOURNAL_SAFE), min(end, head)
+        before = int(self._state["again"][0])
+        for at in range(first, end, RECORDS_PER_FRAME):
+            count = min(RECORDS_PER_FRAME, end - at)
+            _run(self._flush_fd, 1, _context(_RANGE, node, at & 0xFFFFFFFF, at >> 32, count))
+        return int(self._state["again"][0]) - before
+
+    def rejournal(self, first: int, last: int, free: bool = False) -> None:
+        """Journals the records of these numbers again, ``last`` included; ``free``: also numbers not in use.
+
+        Fifteen a frame, and the journal holds ``JOURNAL``: keep bites well below that, and flush in between.
+        """
+        highest = self._watermark.get(0)
+        last = min(last, 0 if highest is None else int(highest))
+        first = max(1, first)
+        if first > last:
+            return
+        range_ = self._walk.record()
+        range_["at"], range_["last"], range_["free"] = first, last, free
+        self._walk.put(0, range_)
+        _run(self._rejournal_fd, -(-(last - first + 1) // REJOURNAL_BITE))
+
+    def close(self) -> None:
+        os.close(self._flush_fd)
+        os.close(self._rejournal_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorState:
+    """``low``: all entries before it have come (or were given up); ``head``: the primary's, as far as is known.
+
+    ``lost``: entries that came late or again; see ``Mirror.lost``. ``refused``: records without room in this table.
+    """
+
+    low: int
+    head: int
+    frames: int
+    records: int
+    stale: int
+    refused: int
+    gaps: int
+    heard_ns: int
+
+    @property
+    def lag(self) -> int:
+        """Entries that have not come."""
+        return self.head - self.low
+
+
+class Mirror:
+    """An auxiliary's end: the flow table that `mirror` writes, and what has come."""
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._maps = maps
+        self._state = maps["mirrored"].view()
+        self._arrived = maps["arrived"].view()
+
+    def state(self) -> MirrorState:
+        row = self._state[0]
+        names = ("frames", "records", "stale", "refused", "gaps", "heard_ns")
+        head = max(int(row["head"]), int(row["next"]), int(row["low"]))
+        return MirrorState(int(row["low"]), head, *(int(row[name]) for name in names))
+
+    def note_head(self, head: int) -> None:
+        """The primary's journal is that long: what the last frames had is missed, too, when they were lost."""
+        self._state["head"][0] = max(head, int(self._state["head"][0]))
+
+    def missing(self, most: int = 64) -> list[tuple[int, int]]:
+        """Ranges that have not come, the oldest first, ``most`` at most; moves ``low`` on. See ``beyond``."""
+        state = self.state()
+        low, head = max(state.low, state.head - JOURNAL), state.head
+        positions = np.arange(low, head, dtype=np.int64)
+        came = self._arrived[positions & (JOURNAL - 1)] == (positions + 1).astype("<u8")
+        gone = np.flatnonzero(~came)
+        if state.head - state.low <= JOURNAL:
+            self._state["low"][0] = int(positions[gone[0]]) if len(gone) else head
+        if not len(gone):
+            return []
+        breaks = np.flatnonzero(np.diff(gone) > 1)
+        starts = gone[np.concatenate(([0], breaks + 1))]
+        ends = gone[np.concatenate((breaks, [len(gone) - 1]))] + 1
+        return [(low + int(a), low + int(b)) for a, b in zip(starts[:most], ends[:most], strict=True)]
+
+    def beyond(self) -> bool:
+        """More is missing than the journal can tell again: compare digests, then ``give_up``."""
+        state = self.state()
+        return state.lag > JOURNAL_SAFE
+
+    def give_up(self, position: int) -> int:
+        """What has not come before that position is not waited for any more; gives how many entries that were."""
+        low = int(self._state["low"][0])
+        skipped = max(0, position - low)
+        self._state["low"][0] = max(low, position)
+        return skipped
+
+    def arm(self) -> None:
+        """The next gap tells a ``gap`` event."""
+        self._state["armed"][0] = 1
+
+    def forget(self, position: int = 0) -> None:
+        """Another primary's journal begins, of which entries from that position on will come; the contents stay."""
+        with self._closed():
+            self._maps["records"].view()["position"][:] = 0
+            self._begin(position)
+
+    def clear(self, position: int = 0) -> None:
+        """The same with an empty table."""
+        with self._closed():
+            records = self._in_use()
+            records["state"] = 0
+            self._maps["records"].view()["position"][:] = 0
+            self._maps["buckets"].view()["word"][:] = 0
+            self._maps["watermark"].put(0, np.array(0, "<u8"))
+            self._drain()
+            recount(self._maps)
+            self._begin(position)
+
+    def become_source(self) -> int:
+        """What promotion needs of this table; gives how many flows it holds. `mirror` takes nothing from then on.
+
+        Numbers that are free become DEAD ones, long rested: the next sweep gives them back. Flows were seen just now.
+        The journal begins anew, with nothing sent.
+        """
+        self._state["closed"][0] = 1
+        syscall.wait_for_programs()
+        self._drain()
+        used = self._in_use()
+        free = (used["state"] == 0) | (used["state"] == DEAD)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        used["seen_ns"] = np.where(free, np.uint64(0), np.uint64(now))
+        used["held_ns"] = used["position"] = 0
+        used["state"][free] = DEAD
+        recount(self._maps)
+        if is_on(self._maps["accounts"]):
+            self._maps["accounts"].view()[:] = np.zeros((), self._maps["accounts"].value)
+        self._maps["journal"].view()[:] = 0
+        state = self._maps["replication"].view()
+        for name in ("head", "cursor", "listeners", "armed"):
+            state[name][0] = 0
+        return int(np.count_nonzero(~free))
+
+    def _begin(self, position: int) -> None:
+        for name in ("low", "next", "head"):
+            self._state[name][0] = position
+        self._arrived[:] = 0
+
+    @contextmanager
+    def _closed(self) -> Iterator[None]:
+        """Frames that come meanwhile are dropped, and asked for again afterwards."""
+        self._state["closed"][0] = 1
+        syscall.wait_for_programs()
+        try:
+            yield
+        finally:
+            self._state["closed"][0] = 0
+
+    def _in_use(self) -> np.ndarray:
+        """All records up to the highest number there was."""
+        highest = self._maps["watermark"].get(0)
+        return self._maps["records"].view()[1 : (0 if highest is None else int(highest)) + 1]
+
+    def _drain(self) -> None:
+        """Numbers that this node, as a primary, once had to give out."""
+        while syscall.map_pop(self._maps["released"].fd, 4) is not None:
+            pass
+
+
+def digests(records: Map, watermark: Map, settled: bool = False) -> np.ndarray:
+    """A u64 for each ``DIGEST_BLOCK`` record numbers, 0 for a block without flows: equal where nodes know the same.
+
+    Over number, both tuples, mark, owner, state, slot and what has ended; times and places differ from node to node. A
+    SYN that was answered is not told apart from one that was not. ``settled``: only flows whose handshake is complete.
+    """
+    highest = watermark.get(0)
+    count = min(0 if highest is None else int(highest), records.entries - 1) + 1
+    table = records.view()[:count]
+    words = table.view("<u8").reshape(-1, _WORDS)
+    state = table["state"].copy()
+    status = words[:, _STATUS].copy()
+    early = (state != 0) & (state < ESTABLISHED)
+    status.view("u1").reshape(-1, 8)[early, 5] = SYN_SENT
+    with np.errstate(over="ignore"):
+        total = np.arange(count, dtype="<u8") * _NUMBERS
+        for column in (*range(_ORIGINAL, _CREATED), None):
+            total ^= status if column is None else words[:, column]
+            total *= _MULTIPLIER
+            total ^= total >> np.uint64(29)
+        total[(state == 0) | (state >= DEAD) | (early if settled else np.zeros(count, bool))] = 0
+        padded = np.zeros(-(-count // DIGEST_BLOCK) * DIGEST_BLOCK, "<u8")
+        padded[:count] = total
+        sums: np.ndarray = padded.reshape(-1, DIGEST_BLOCK).sum(axis=1, dtype="<u8")
+    return sums
+
+
+def differing(ours: np.ndarray, theirs: np.ndarray) -> list[int]:
+    """Blocks whose digests differ; one that only one side has counts as empty on the other."""
+    size = max(len(ours), len(theirs))
+    a, b = (np.pad(side, (0, size - len(side))) for side in (ours, theirs))
+    return [int(block) for block in np.flatnonzero(a != b)]
+
+
+def _run(fd: int, repeat: int, context: bytes = b"") -> None:
+    """A signal may end it early: what was not sent then still pends."""
+    try:
+        syscall.run_program(fd, _FRAME, repeat=repeat, context=context)
+    except InterruptedError:
+        return
+
+
+def _context(*words: int) -> bytes:
+    """struct __sk_buff with these in cb."""
+    raw = bytearray(_CONTEXT_BYTES)
+    struct.pack_into(f"={len(words)}I", raw, _CB_AT, *words)
+    return bytes(raw)

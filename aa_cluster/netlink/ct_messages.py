@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ctnetlink messages of fixed layout, built by column: thousands of them are one array, and one buffer to send.
+
+    message = nlmsghdr 16 │ nfgenmsg 4 │ attributes                (linux/netfilter/nfnetlink_conntrack.h)
+    tuple   = CTA_TUPLE_x { CTA_TUPLE_IP { source, destination } CTA_TUPLE_PROTO { number, both ports } }
+    change  = CTA_STATUS │ CTA_TIMEOUT │ CTA_PROTOINFO { CTA_PROTOINFO_TCP { state, flags of both directions } }
+    nat     = CTA_NAT_x { lowest address, CTA_NAT_PROTO { lowest port } }         (left out, the highest is the same)
+
+The TCP part of a UDP entry's message is skipped by the kernel, so one layout serves both protocols. Addresses are 4 or
+16 bytes, so there is a layout for each family.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from aa_cluster.dataplane.flows import CLOSED, CLOSING, DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.netlink.conntrack import Status
+
+Family = Literal[4, 6]
+Kind = Literal["by_reply", "by_original", "change", "create", "delete"]
+"""``by_*``: a change of nothing, to ask whether there is an entry with that tuple."""
+
+NEW, DELETE = 1 << 8 | 0, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
+REQUEST, ACK, EXCLUSIVE, CREATE = 0x01, 0x04, 0x200, 0x400
+
+_NESTED = 0x8000
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST = 1, 2, 3, 4, 6, 7, 8, 13
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_SOURCE = {4: 1, 6: 3}
+_DESTINATION = {4: 2, 6: 4}
+_LOWEST_ADDRESS = {4: 1, 6: 4}
+_NAT_PROTO, _LOWEST_PORT = 3, 1
+_TCP, _TCP_STATE, _TCP_FLAGS_ORIGINAL, _TCP_FLAGS_REPLY = 1, 1, 4, 5
+
+LIBERAL = 0x08
+"""IP_CT_TCP_FLAG_BE_LIBERAL: segments outside of the window that conntrack has seen are not invalid."""
+
+CT_SYN_RECV, CT_ESTABLISHED, CT_TIME_WAIT = 2, 3, 7  # enum tcp_conntrack
+
+TCP_STATES = np.full(8, CT_ESTABLISHED, "u1")
+"""By a flow's state. Half-open: SYN_RECV takes the SYN again, the SYN-ACK and the ACK, whichever comes first, where
+SYN_SENT takes an ACK for invalid. Ended: TIME_WAIT takes what is repeated, and a SYN that begins the tuple anew."""
+
+TCP_STATES[[SYN_SENT, SYN_RECV]] = CT_SYN_RECV
+TCP_STATES[[CLOSED, DEAD]] = CT_TIME_WAIT
+
+STATUSES = np.full(8, Status.CONFIRMED | Status.SEEN_REPLY, "u4")
+"""By a flow's state. SEEN_REPLY: the node that took part so far may have seen it, and a rule for ``established`` must
+let the ACK in. Only what is established is out of reach of early drop. (The kernel wants CONFIRMED said again.)"""
+
+STATUSES[[ESTABLISHED, CLOSING, CLOSED]] |= np.uint32(Status.ASSURED)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``dtype`` of one message, ``template`` of it with everything but the columns."""
+
+    dtype: np.dtype[np.void]
+    template: bytes
+
+    def messages(self, count: int) -> np.ndarray:
+        """So many, their sequence numbers counted from 1."""
+        out = np.frombuffer(bytearray(self.template * count), self.dtype)
+        out["sequence"] = np.arange(1, count + 1)
+        return out
+
+
+class _Writer:
+    """Collects fields and what they hold in every message; a ``_column`` is 0 there, and filled in later."""
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[str, str, bytes]] = []
+
+    def constant(self, kind: str, value: int) -> None:
+        self.fields.append((f"_{len(self.fields)}", kind, np.array(value, kind).tobytes()))
+
+    def column(self, name: str, kind: str) -> None:
+        self.fields.append((name, kind, bytes(np.dtype(kind).itemsize)))
+
+    def attribute(self, number: int, name: str, kind: str) -> None:
+        size = np.dtype(kind).itemsize
+        self.constant("=u2", 4 + size)
+        self.constant("=u2", number)
+        self.column(name, kind)
+        if size % 4:
+            self.fields.append((f"_{len(self.fields)}", f"V{4 - size % 4}", bytes(4 - size % 4)))
+
+    def nest(self, number: int, inside: _Writer) -> None:
+        self.constant("=u2", 4 + inside.size)
+        self.constant("=u2", number | _NESTED)
+        self.join(inside)
+
+    def join(self, other: _Writer) -> None:
+        for name, kind, value in other.fields:
+            self.fields.append((f"_{len(self.fields)}" if name.startswith("_") else name, kind, value))
+
+    @property
+    def size(self) -> int:
+        return sum(len(value) for _, _, value in self.fields)
+
+
+@cache
+def layout(kind: Kind, family: Family) -> Layout:
+    body = _Writer()
+    body.constant("u1", socket.AF_INET6 if family == 6 else socket.AF_INET)
+    body.constant("u1", 0)
+    body.constant("=u2", 0)
+    if kind != "by_reply":
+        _tuple(body, family, _TUPLE_ORIG, "")
+    if kind in ("by_reply", "create"):
+        _tuple(body, family, _TUPLE_REPLY, "reply_")
+    if kind in ("change", "create"):
+        _state(body)
+    if kind == "create":
+        body.attribute(_MARK, "mark", ">u4")
+        _nat(body, family, _NAT_SRC, "nat_source")
+        _nat(body, family, _NAT_DST, "nat_destination")
+    head = _Writer()
+    head.constant("=u4", 16 + body.size)
+    head.constant("=u2", DELETE if kind == "delete" else NEW)
+    head.fields.append(("flags", "=u2", np.array(_FLAGS.get(kind, REQUEST), "=u2").tobytes()))
+    head.column("sequence", "=u4")
+    head.constant("=u4", 0)
+    head.join(body)
+    dtype = np.dtype([(name, kind_) for name, kind_, _ in head.fields])
+    return Layout(dtype, b"".join(value for _, _, value in head.fields))
+
+
+_FLAGS: dict[Kind, int] = {"create": REQUEST | CREATE | EXCLUSIVE}
+
+
+def _address(family: Family) -> str:
+    return "V16" if family == 6 else "V4"
+
+
+def _tuple(out: _Writer, family: Family, number: int, prefix: str) -> None:
+    addresses, protocol, both = _Writer(), _Writer(), _Writer()
+    addresses.attribute(_SOURCE[family], f"{prefix}saddr", _address(family))
+    addresses.attribute(_DESTINATION[family], f"{prefix}daddr", _address(family))
+    protocol.attribute(_NUMBER, f"{prefix}protocol", "u1")
+    protocol.attribute(_SOURCE_PORT, f"{prefix}sport", ">u2")
+    protocol.attribute(_DESTINATION_PORT, f"{prefix}dport", ">u2")
+    both.nest(1, addresses)
+    both.nest(2, protocol)
+    out.nest(number, both)
+
+
+def _state(out: _Writer) -> None:
+    tcp, info = _Writer(), _Writer()
+    tcp.attribute(_TCP_STATE, "tcp_state", "u1")
+    for number in (_TCP_FLAGS_ORIGINAL, _TCP_FLAGS_REPLY):  # struct nf_ct_tcp_flags: flags, mask
+        tcp.constant("=u2", 4 + 2)
+        tcp.constant("=u2", number)
+        tcp.constant("u1", LIBERAL)
+        tcp.constant("u1", LIBERAL)
+        tcp.constant("=u2", 0)
+    info.nest(_TCP, tcp)
+    out.attribute(_STATUS, "status", ">u4")
+    out.attribute(_TIMEOUT, "timeout", ">u4")
+    out.nest(_PROTOINFO, info)
+
+
+def _nat(out: _Writer, family: Family, number: int, name: str) -> None:
+    port, both = _Writer(), _Writer()
+    port.attribute(_LOWEST_PORT, f"{name}_port", ">u2")
+    both.attribute(_LOWEST_ADDRESS[family], name, _address(family))
+    both.nest(_NAT_PROTO, port)
+    out.nest(number, both)
+
+
+def build(kind: Kind, family: Family, rows: np.ndarray, lifetimes: np.ndarray, extra: int = 0) -> np.ndarray:
+    """One message a row of ``FLOW_ROW``, all of that family. ``lifetimes``: s, by a flow's state; ``extra``: more
+    bits of status."""
+    out = layout(kind, family).messages(len(rows))
+    if kind == "by_reply":
+        _fill_tuple(out, rows, family, "reply_", "reply_")
+        return out
+    _fill_tuple(out, rows, family, "", "")
+    if kind in ("change", "create"):
+        state = rows["state"] & 7
+        out["status"] = STATUSES[state] | np.uint32(extra)
+        out["timeout"] = lifetimes[state]
+        out["tcp_state"] = TCP_STATES[state]
+    if kind == "create":
+        # The kernel wants the reply tuple as it were without NAT, and turns it into the translated one by what follows.
+        # Both, also where nothing is translated: else this node's rules would decide.
+        _fill_tuple(out, rows, family, "reply_", "", inverse=True)
+        out["mark"] = rows["mark"]
+        _copy(out, "nat_source", rows["reply_daddr"], family)
+        _copy(out, "nat_destination", rows["reply_saddr"], family)
+        out["nat_source_port"], out["nat_destination_port"] = rows["reply_dport"], rows["reply_sport"]
+    return out
+
+
+def _fill_tuple(out: np.ndarray, rows: np.ndarray, family: Family, to: str, prefix: str, inverse: bool = False) -> None:
+    source, destination = ("d", "s") if inverse else ("s", "d")
+    _copy(out, f"{to}saddr", rows[f"{prefix}{source}addr"], family)
+    _copy(out, f"{to}daddr", rows[f"{prefix}{destination}addr"], family)
+    out[f"{to}protocol"] = rows["protocol"]
+    out[f"{to}sport"], out[f"{to}dport"] = rows[f"{prefix}{source}port"], rows[f"{prefix}{destination}port"]
+
+
+def _copy(out: np.ndarray, name: str, addresses: np.ndarray, family: Family) -> None:
+    """Of a v4-mapped address the last four bytes."""
+    whole = np.ascontiguousarray(addresses).view("V16").reshape(-1)
+    out[name] = whole if family == 6 else np.ascontiguousarray(addresses[:, 12:]).view("V4").reshape(-1)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Conntrack entries by the thousand, in a namespace of their own: made, changed, removed; what is refused; how fast."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, FLOW_ROW, SYN_SENT
+from aa_cluster.errors import NetlinkError
+from aa_cluster.netlink import conntrack, ct_bulk, ct_create
+from aa_cluster.netlink.conntrack import NAT, Status, Tuple
+from aa_cluster.netlink.ct_bulk import Outcome
+from aa_cluster.netlink.ct_create import NewEntry
+from aa_cluster.netlink.ct_messages import LIBERAL
+from tests.bpf.harness import entry, namespace, tuple_of
+
+pytestmark = [pytest.mark.bpf, pytest.mark.usefixtures("own_namespace")]
+
+LIFETIMES = {SYN_SENT: 60, ESTABLISHED: 432_000, CLOSED: 120}
+MANY = 100_000
+MAXIMUM = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+
+
+@pytest.fixture
+def own_namespace(root: None) -> Iterator[None]:
+    with namespace(f"ctb{os.getpid()}"):
+        yield
+
+
+def mapped(address: str) -> np.ndarray:
+    parsed = ip_address(address)
+    return np.frombuffer(parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed, "u1")
+
+
+def row(original: Tuple, reply: Tuple, state: int = ESTABLISHED, mark: int = 0x11) -> np.ndarray:
+    out = np.zeros(1, FLOW_ROW)
+    for one, prefix in ((original, ""), (reply, "reply_")):
+        out[f"{prefix}saddr"], out[f"{prefix}daddr"] = mapped(one.source), mapped(one.destination)
+        out[f"{prefix}sport"], out[f"{prefix}dport"] = one.source_port, one.destination_port
+    out["family"], out["protocol"], out["state"], out["mark"] = original.family, original.protocol, state, mark
+    return out
+
+
+def rows(count: int) -> np.ndarray:
+    """Sessions of 400 clients with one server, behind one address."""
+    number = np.arange(count)
+    out = np.repeat(row(ORIGINAL, MASQUERADED), count)
+    out["saddr"][:, 14], out["saddr"][:, 15] = number // 65536, number // 256 % 256
+    out["sport"] = 2000 + number % 256
+    out["reply_dport"] = 1024 + number % 60000
+    out["dport"] = out["reply_sport"] = 80 + number // 60000
+    return out
+
+
+ORIGINAL = Tuple(4, 6, "10.77.1.100", 40000, "10.77.2.100", 80)
+PLAIN = Tuple(4, 6, "10.77.2.100", 80, "10.77.1.100", 40000)
+MASQUERADED = Tuple(4, 6, "10.77.2.100", 80, "10.77.2.1", 50000)
+PUBLISHED = Tuple(4, 6, "10.77.2.7", 8080, "10.77.1.100", 40000)
+BOTH = Tuple(4, 6, "10.77.2.7", 8080, "10.77.2.1", 50000)
+ORIGINAL_6 = Tuple(6, 6, "fd77:1::100", 40000, "fd77:2::100", 80)
+MASQUERADED_6 = Tuple(6, 6, "fd77:2::100", 80, "fd77:2::1", 50000)
+DATAGRAM = Tuple(4, 17, "10.77.1.100", 40000, "10.77.2.100", 53)
+DATAGRAM_REPLY = Tuple(4, 17, "10.77.2.100", 53, "10.77.2.1", 50000)
+SETTLED = Status.CONFIRMED | Status.SEEN_REPLY | Status.ASSURED
+
+
+@pytest.mark.parametrize(
+    ("original", "reply", "nat"),
+    [
+        (ORIGINAL, PLAIN, Status(0)),
+        (ORIGINAL, MASQUERADED, Status.SRC_NAT),
+        (ORIGINAL, PUBLISHED, Status.DST_NAT),
+        (ORIGINAL, BOTH, NAT),
+        (ORIGINAL_6, MASQUERADED_6, Status.SRC_NAT),
+        (DATAGRAM, DATAGRAM_REPLY, Status.SRC_NAT),
+    ],
+    ids=["none", "source", "destination", "both", "IPv6", "UDP"],
+)
+def test_made_as_the_row_says(original: Tuple, reply: Tuple, nat: Status) -> None:
+    assert ct_bulk.create(row(original, reply), LIFETIMES).errors == {}
+    found = conntrack.find(original)
+    assert found is not None
+    assert (found.original, found.reply, found.mark) == (original, reply, 0x11)
+    assert found.status & NAT == nat
+    assert found.status & SETTLED == SETTLED
+    assert found.status & Status.SRC_NAT_DONE, "no rule decides any more"
+    assert found.status & Status.DST_NAT_DONE, "no rule decides any more"
+    assert found.tcp_state == ("ESTABLISHED" if original.protocol == 6 else None)
+    assert 431_990 < found.timeout <= 432_000
+
+
+def test_half_open_and_ended() -> None:
+    closed = Tuple(4, 6, "10.77.1.100", 40001, "10.77.2.100", 80)
+    both = np.concatenate(
+        [
+            row(ORIGINAL, PLAIN, SYN_SENT),
+            row(closed, Tuple(4, 6, "10.77.2.100", 80, "10.77.1.100", 40001), CLOSED),
+        ]
+    )
+    assert ct_bulk.create(both, LIFETIMES).errors == {}
+    begun, ended = conntrack.find(ORIGINAL), conntrack.find(closed)
+    assert begun is not None
+    assert ended is not None
+    assert (begun.tcp_state, begun.status & SETTLED) == ("SYN_RECV", Status.CONFIRMED | Status.SEEN_REPLY)
+    assert (ended.tcp_state, ended.timeout <= 120) == ("TIME_WAIT", True)
+
+
+def tcp_flags() -> list[int]:
+    """Of both directions of all entries; conntrack(8) does not show them."""
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
+
+    with NFCTSocket() as link:
+        infos = [m.get_attr("CTA_PROTOINFO").get_attr("CTA_PROTOINFO_TCP") for m in link.dump()]
+    names = ("CTA_PROTOINFO_TCP_FLAGS_ORIGINAL", "CTA_PROTOINFO_TCP_FLAGS_REPLY")
+    return [int(info.get_attr(name)[0]) for info in infos for name in names]
+
+
+def test_what_a_syn_left_is_brought_up_to_date() -> None:
+    """Marks and NAT stay; flags say that windows are not judged, in both directions."""
+    entry(
+        tuple_of(ORIGINAL.source, ORIGINAL.source_port, ORIGINAL.destination, ORIGINAL.destination_port),
+        tuple_of(MASQUERADED.source, MASQUERADED.source_port, MASQUERADED.destination, MASQUERADED.destination_port),
+    )
+    before = conntrack.find(ORIGINAL)
+    assert before is not None
+    assert ct_bulk.update(row(ORIGINAL, MASQUERADED, mark=7), LIFETIMES).errors == {}
+    after = conntrack.find(ORIGINAL)
+    assert after is not None
+    assert after.decision == before.decision
+    assert (after.tcp_state, after.status & SETTLED) == ("ESTABLISHED", SETTLED)
+    assert after.timeout > 431_000
+    assert len(tcp_flags()) == 2
+    assert all(flags & LIBERAL for flags in tcp_flags())
+
+
+@pytest.mark.parametrize("change", [ct_bulk.update, lambda rows, _: ct_bulk.delete(rows)], ids=["update", "delete"])
+def test_a_foreign_entry_is_left_alone(change: Callable[[np.ndarray, dict[int, int]], Outcome]) -> None:
+    """One that has only one of the tuples, and one that is not there at all."""
+    assert ct_create.create(NewEntry(ORIGINAL, ORIGINAL, 1, "", 60))
+    others = Tuple(4, 6, "10.77.1.101", 40000, "10.77.2.100", 80)
+    wrong = np.concatenate([row(ORIGINAL, MASQUERADED), row(others, PLAIN), row(others, MASQUERADED)])
+    outcome = change(wrong, LIFETIMES)
+    assert (outcome.done, outcome.errors) == (0, {"ENOENT": 3})
+    found = conntrack.find(ORIGINAL)
+    assert found is not None
+    assert found.tcp_state == "NONE"
+
+
+def test_what_is_there_already() -> None:
+    """Its own is updated, or left; another's tuple is refused, and is not touched."""
+    assert ct_create.create(NewEntry(ORIGINAL, ORIGINAL, 1, "", 60))
+    clash = row(Tuple(4, 6, "10.77.1.101", 40000, "10.77.2.100", 80), PLAIN)
+    both = np.concatenate([row(ORIGINAL, PLAIN), clash])
+    left = ct_bulk.create(both, LIFETIMES, existing="leave")
+    assert (left.existing, left.errors) == (1, {"EEXIST": 1})
+    found = conntrack.find(ORIGINAL)
+    assert found is not None
+    assert found.tcp_state == "NONE"
+    updated = ct_bulk.create(both, LIFETIMES)
+    assert (updated.done, updated.existing, updated.errors) == (1, 1, {"EEXIST": 1})
+    found = conntrack.find(ORIGINAL)
+    assert found is not None
+    assert (found.tcp_state, found.mark) == ("ESTABLISHED", 1)
+    assert len(conntrack.dump()) == 1
+
+
+def test_a_full_table_is_an_error_that_says_so() -> None:
+    """Filled for real: the limit is the machine's, and not this namespace's to change."""
+    room = int(MAXIMUM.read_text())
+    if room > 600_000:
+        pytest.skip(f"nf_conntrack_max is {room}: too many entries for a test")
+    outcome = ct_bulk.create(rows(room + 3000), LIFETIMES)
+    assert outcome.errors == {"ENOMEM": room + 3000 - outcome.done}
+    assert abs(outcome.done - room) <= 1
+    assert not outcome.failed[: outcome.done].any()
+    words = rf"conntrack table is full \({outcome.done} of {room} .*; {outcome.done} of"
+    with pytest.raises(NetlinkError, match=words):
+        outcome.require("create conntrack entries")
+
+
+def test_a_refused_row_does_not_keep_the_others() -> None:
+    many = rows(5000)
+    assert ct_bulk.create(many[1::2], LIFETIMES).done == 2500
+    outcome = ct_bulk.update(many, LIFETIMES)
+    assert (outcome.codes[0::2] == errno.ENOENT).all()
+    assert (outcome.codes[1::2] == 0).all()
+    assert ct_bulk.create(many, LIFETIMES).existing == 2500
+    assert len(conntrack.dump()) == 5000
+
+
+def test_a_hundred_thousand() -> None:
+    many, told = rows(MANY), []
+    for name, work in (("create", ct_bulk.create), ("update", ct_bulk.update)):
+        start = time.perf_counter()
+        outcome = work(many, LIFETIMES)
+        took = time.perf_counter() - start
+        told.append(f"{name} {1e6 * took / MANY:.2f} µs")
+        assert (outcome.done, outcome.errors) == (MANY, {})
+        assert took < 1.0
+    start = time.perf_counter()
+    assert ct_bulk.delete(many).done == MANY
+    told.append(f"delete {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")
+    print(f"{MANY} entries, each: {', '.join(told)}")
+    assert conntrack.dump() == []
