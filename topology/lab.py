@@ -137,8 +137,7 @@ class Lab:
         plan = self.plan
         leftovers.mount_bpffs()
         plan.run.mkdir(parents=True)
-        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
-        (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
+        self._describe()
         key = plan.run / "cluster.key"
         key.touch(mode=0o600)
         key.write_text(KEY + "\n")
@@ -151,6 +150,12 @@ class Lab:
             self._serve("far")
         for node in plan.node_names:
             self._build_node(node)
+
+    def _describe(self) -> None:
+        """For ``load``."""
+        plan = self.plan
+        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
+        (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
 
     def _serve(self, host: str) -> None:
         run = self.plan.run / host
@@ -333,9 +338,13 @@ class Lab:
         wiring.unite(self.plan, [self.node_name(node) for node in nodes], [self.plan.network(link) for link in links])
 
     def load_ruleset(self, text: str) -> None:
-        """Replace the ruleset of every node, each in one transaction, while the cluster runs."""
+        """Replace the ruleset of every node that is on, each in one transaction, while the cluster runs; the others
+        will have it, too."""
+        self.ruleset = text
+        self._describe()
         for node in self.plan.node_names:
-            wiring.load_ruleset(self.plan, node, text)
+            if self.powered(node):
+                wiring.load_ruleset(self.plan, node, text)
 
     def powered(self, node: int | str) -> bool:
         return self.plan.path(self.node_name(node)).exists()

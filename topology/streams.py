@@ -23,6 +23,8 @@ from aa_cluster.topology.namespaces import batch
 PLAIN_ADDRESS = "10.77.1.101"
 YOUNG = 0.1
 """Seconds a stream must have been established before a fault to count among those that may not be lost."""
+LOSSES = 3
+"""Lost streams that are told about one by one."""
 RESOLUTION_MS = 30
 """Gaps below this are not kept; a probe's gap is known to its pace of 20 ms."""
 
@@ -76,7 +78,8 @@ class Verdict:
     """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
     says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
 
-    ``late_ms``: how late the generator was then; no gap is known better than that.
+    ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``: how late the
+    generator was after it; no gap is known better than that. ``losses``: the first few, in words.
     """
 
     counted: int
@@ -87,6 +90,8 @@ class Verdict:
     gap_of: int
     late_ms: float
     by_kind: dict[str, float]
+    losses: tuple[str, ...] = ()
+    before_ms: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -121,7 +126,16 @@ def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdi
         gap_of=worst[1].number if worst else -1,
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
+        before_ms=max(
+            (1000 * length for row in old for began, length in row.gaps if began + length < fault), default=0.0
+        ),
+        losses=tuple(_loss(row, fault) for row in old if row.state != "open")[:LOSSES],
     )
+
+
+def _loss(row: StreamRow, fault: float) -> str:
+    age = f"established {1000 * (fault - row.established):.0f} ms before"
+    return f"{row.number} {row.kind} {row.way} {row.state}, {age}, {row.right} of {row.sent} lines arrived"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from aa_cluster.topology.claims import Claim
 from aa_cluster.topology.streams import Newcomers, Verdict
 
 SUMS = ("counted", "lost", "reset", "stuck", "wrong")
-REST = ("gap ms", "worst", "own lateness", "new failed", "SYN again", "strays")
+REST = ("gap before", "gap ms", "worst", "own lateness", "new failed", "SYN again", "strays")
 COLUMNS = ("scenario", "rounds", "streams", *SUMS[1:], *REST)
 LATE_MS = 20.0
 """A generator that was later than this is named beside a gap that is too large."""
@@ -55,7 +55,7 @@ def _round(one: Outcome, limits: Limits) -> list[str]:
         found.append("no stream was established before")
     if verdict.lost:
         ended = ", ".join(f"{count} {state}" for state, count in sorted(verdict.states.items()) if state != "open")
-        found.append(f"of {verdict.counted} established streams lost: {ended}")
+        found.append(f"of {verdict.counted} established streams lost: {ended} ({'; '.join(verdict.losses)})")
     if verdict.wrong:
         found.append(f"{verdict.wrong} bytes wrong")
     if verdict.gap_ms > limits.worst_ms:
@@ -110,6 +110,7 @@ def _row(scenario: str, rounds: Sequence[Outcome]) -> tuple[str, ...]:
         scenario,
         str(len(rounds)),
         *(str(sum(getattr(verdict, name) for verdict in verdicts)) for name in SUMS),
+        f"{max(verdict.before_ms for verdict in verdicts):.0f}",
         f"{median(gaps):.0f}",
         f"{max(gaps):.0f}",
         f"{max(verdict.late_ms for verdict in verdicts):.0f}",

@@ -121,7 +121,7 @@ def test_the_table_has_a_line_a_scenario_and_what_is_extra() -> None:
         figures.add("it dies", outcome(gap_ms=gap, extra={"ms until seen": gap / 2}))
     head, line_, extra = figures.table()
     assert head.split()[:3] == ["scenario", "rounds", "streams"]
-    assert line_.split()[2:] == ["3", "3000", "0", "0", "0", "0", "200", "300", "0", "0", "1", "0"]
+    assert line_.split()[2:] == ["3", "3000", "0", "0", "0", "0", "0", "200", "300", "0", "0", "1", "0"]
     assert extra == "it dies: ms until seen 100 (worst 150)"
     with pytest.raises(AssertionError, match="no round"):
         figures.judge("another", LIMITS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is there today: two gateways, active and backup, by keepalived and conntrackd (FTFW), on the wires of a lab.
 
-Set up as their documentation has it, and tuned in their favour: advertisements every 100 ms, rules that drop what is not
-tracked, no pre-emption, nothing else on the nodes.
+Set up as their documentation has it, and tuned in their favour: advertisements every 100 ms, rules that drop what is
+not tracked, no pre-emption, nothing else on the nodes.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def _conntrackd(lab: Lab, node: str) -> int:
 def _keepalived(lab: Lab, node: str) -> int:
     run = lab.plan.run / node
     instances = "".join(
-        INSTANCE.format(net=net.name, router=10 + net.number, priority=150 - lab.plan.node(node), address=net.address(1))
+        INSTANCE.format(
+            net=net.name, router=10 + net.number, priority=150 - lab.plan.node(node), address=net.address(1)
+        )
         for net in lab.plan.data
     )
     file = run / "keepalived.conf"
@@ -178,7 +180,9 @@ def _keepalived(lab: Lab, node: str) -> int:
 
 
 def _spawn(lab: Lab, node: str, argv: list[str]) -> int:
-    return processes.spawn([*enter(lab.plan.path(node)), *argv], environment(lab.plan.name), lab.plan.run / node / "peers.log")
+    return processes.spawn(
+        [*enter(lab.plan.path(node)), *argv], environment(lab.plan.name), lab.plan.run / node / "peers.log"
+    )
 
 
 def _said(lab: Lab, node: str) -> str:
