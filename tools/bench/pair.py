@@ -130,7 +130,10 @@ class Pair:
 def pair(name: str) -> Iterator[Pair]:
     """Both are up, node1 is active; gone afterwards. ``AaError`` when one does not start."""
     cluster = f"10.77.2.{CLUSTER_HOST}"
-    rules = rulesets.text("failover").replace("masquerade random", f"snat ip to {cluster} random")
+    rules = rulesets.text("failover").replace(
+        "ip saddr != 10.77.1.101 masquerade random",
+        f"ip saddr 10.77.1.0/24 ip saddr != 10.77.1.101 snat ip to {cluster} random",
+    )
     with Lab(name, nodes=2, ruleset=rules, agents=False) as lab:
         for node in lab.plan.node_names:
             _own_addresses(lab, node)
