@@ -15,8 +15,16 @@ from aa_cluster.dataplane.maps import Map, open_all
 from aa_cluster.errors import LabError
 from aa_cluster.topology.lab import Lab
 
-RECORD = ("original", "reply", "mark", "owner", "state", "slot")
-"""Of a record, what is the same on every node."""
+TUPLE = ("saddr", "daddr", "sport", "dport", "protocol", "family")
+RECORD = (
+    *(f"original_{part}" for part in TUPLE),
+    *(f"reply_{part}" for part in TUPLE),
+    "mark",
+    "owner",
+    "state",
+    "slot",
+)
+"""Of a record, what is the same on every node; the original tuple first."""
 IN_USE = range(1, 6)
 """States of flows that are in the table: SYN_SENT to CLOSED (enum flow_state)."""
 
@@ -36,7 +44,9 @@ def flow_table(lab: Lab, node: int | str) -> dict[bytes, tuple[bytes, ...]]:
     finally:
         records.close()
     live = rows[np.isin(rows["state"], IN_USE)]
-    return {row["original"].tobytes(): tuple(row[field].tobytes() for field in RECORD) for row in live}
+    columns = [live[field] for field in RECORD]
+    fields = [tuple(column[at].tobytes() for column in columns) for at in range(len(live))]
+    return {b"".join(one[: len(TUPLE)]): one for one in fields}
 
 
 def flow_differences(lab: Lab, nodes: Sequence[int | str]) -> list[str]:
