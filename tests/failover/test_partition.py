@@ -21,7 +21,8 @@ from tests.failover.scenario import go_on, under_load
 
 pytestmark = pytest.mark.lab
 
-ALONE = Limits(worst_ms=500, median_ms=500)
+ALONE = Limits(worst_ms=1000, median_ms=1000)
+"""Everybody but the primary is gone at once."""
 LASTS = 2.0
 AGREED = 2.0
 """Seconds a partition lasts, and in which there is one primary again when it is healed."""

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.lab
 
 ROUGH = Shape(lose=0.1, double=0.1, hold=0.1)
 GONE = Shape(lose=1.0)
-AUXILIARY_DIES = Limits(worst_ms=500, median_ms=300)
-PRIMARY_DIES = Limits(worst_ms=800, median_ms=400)
+DIES = Limits(worst_ms=1500, median_ms=1500)
+"""The promise is that nothing is lost."""
 WORKS = 2.0
 EQUAL = 1.0
 """Seconds of load over the rough link, and in which the tables are equal when the load pauses."""
@@ -68,7 +68,7 @@ def test_tables_are_equal_and_a_death_loses_nothing(lab: Lab, victim: str, round
             figures.add(scenario, run.end(reigns, extra={"ms until all tables are equal": took}))
         lab.revive(dead)
         wait_whole(lab)
-    figures.judge(scenario, PRIMARY_DIES if victim == "primary" else AUXILIARY_DIES)
+    figures.judge(scenario, DIES)
 
 
 def test_a_table_that_differs_is_seen(lab: Lab) -> None:
