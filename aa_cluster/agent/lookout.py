@@ -65,11 +65,13 @@ class Lookout:
             self._carriers = None
         await self._pulse.stop()
 
-    def watch(self, nodes: Iterable[membership.Node]) -> None:
-        """From now on these others are asked; they are in the node map."""
+    def watch(self, nodes: Iterable[membership.Node], proven: bool = False) -> None:
+        """From now on these others are asked; they are in the node map. ``proven``: they have worked for another
+        primary until now."""
         others = [node for node in nodes if node.id != self._context.state.node_id]
         dead = frozenset(node.id for node in others if node.dead)
-        self._pulse.feed(Watch(frozenset(node.id for node in others), dead))
+        ids = frozenset(node.id for node in others)
+        self._pulse.feed(Watch(ids, dead, ids if proven else frozenset()))
 
     def why(self, node_id: int) -> str:
         """Why that node cannot carry sessions now, "" when it can as far as pulses tell."""

@@ -148,6 +148,7 @@ class Primary:
 
     async def open_up(self) -> None:
         """What packets need, at once, in a new dataplane; ``begin`` follows when there is time for it."""
+        self.lookout.watch(self.members.reachable(), proven=True)
         await self._set_members(self.members.reachable())
         await self.set_policy(self.policy)
         await self.plane.call(self.plane.plane.set_draining, self.members.withdrawn())

@@ -86,10 +86,12 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """From now on these nodes are judged; ``unfit`` ones are known to be so."""
+    """From now on these nodes are judged; ``unfit`` ones are known to be so. ``proven``: all links of these have answered
+    somebody before, so that their silence counts from now on."""
 
     nodes: frozenset[int]
     unfit: frozenset[int] = frozenset()
+    proven: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def step(state: Liveness, event: Event) -> Step:
 def _watch(state: Liveness, event: Watch) -> Liveness:
     """A node that is watched anew begins anew."""
     keys = [(node, link) for node in sorted(event.nodes) for link in state.links]
-    tracks = {key: state.tracks[key] if key[0] in state.nodes else Track() for key in keys}
+    tracks = {key: state.tracks[key] if key[0] in state.nodes else Track(proven=key[0] in event.proven) for key in keys}
     return replace(state, tracks=tracks, nodes=event.nodes, unfit=event.unfit & event.nodes)
 
 
