@@ -124,18 +124,23 @@ def test_resync(lab: Lab) -> None:
 
 def test_a_syn_whose_checksum_is_not_finished(lab: Lab) -> None:
     """A sender with checksum offload, an HA link without: the sum is not written into the frame its clone becomes."""
-    lab.exec("client", ["ethtool", "-K", "eth0", "tx", "on"])
-    lab.exec("node1", ["ethtool", "-K", "ha", "tx", "off"])
+    offloads = (("client", "eth0", True), ("switch", "node1-int", True), ("node1", "ha", False))
+    for host, link, on in offloads:
+        checksum_offload(lab, host, link, on)
     try:
         for _ in range(5):
             before = counters(lab, 2)["REPLICA_TAKEN"]
             inside(lab.plan.path("client"), knock).close()
             until("node2 to be told", lambda: counters(lab, 2)["REPLICA_TAKEN"] > before, 5)  # noqa: B023
     finally:
-        lab.exec("client", ["ethtool", "-K", "eth0", "tx", "off"])
-        lab.exec("node1", ["ethtool", "-K", "ha", "tx", "on"])
+        for host, link, on in offloads:
+            checksum_offload(lab, host, link, not on)
     assert counters(lab, 2)["REPLICA_TAG"] == counters(lab, 2)["REPLICA_MALFORMED"] == 0
     equal(lab, 5)
+
+
+def checksum_offload(lab: Lab, host: str, link: str, on: bool) -> None:
+    lab.exec(host, ["ethtool", "-K", link, "tx", "on" if on else "off"])
 
 
 def knock() -> socket.socket:
