@@ -228,6 +228,8 @@ class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     timeout: float = 60.0
     force: bool = False
+    now: bool = False
+    """The primary takes the running sessions over, nobody waits for their end."""
 
 
 class Leaving(Answer, frozen=True, kw_only=True, tag="leaving"):
@@ -248,13 +250,29 @@ class WeightSet(Answer, frozen=True, kw_only=True, tag="weight"):
 
 
 class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/drain`` and ``/v1/undrain``. ``node``: name or id."""
+    """``POST /v1/drain`` and ``/v1/undrain``. ``node``: name or id. ``now``: the primary takes over what runs there."""
 
     node: str
+    now: bool = False
+
+
+class TakenRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``flows`` that go on at the primary. Their conntrack entries: ``prepared`` before, ``updated`` or ``created``
+    now, ``lost``: not to be had. ``ended``: the node's own sessions. ``seconds`` until packets went to the primary."""
+
+    flows: int
+    prepared: int
+    updated: int
+    created: int
+    lost: int
+    ended: int
+    seconds: float
+    whole_seconds: float
 
 
 class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
     nodes: tuple[NodeRow, ...]
+    taken: TakenRow | None = None
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

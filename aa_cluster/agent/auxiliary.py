@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import load, neighbourhood, promotion
+from aa_cluster.agent import forgetting, load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
 
-ASK_BEATS = 25
+ASK_BEATS = 10
 """Heartbeats that the primary may take to answer (5 s by default)."""
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
@@ -38,6 +38,8 @@ REJOIN_PAUSE = 2.0
 ORDER_SECONDS = 70.0
 """`top` may measure for a minute."""
 EVENT_SECONDS = 1.0
+MOVE_SECONDS = 30.0
+"""A primary may take so long to take over a million flows for which nothing is prepared."""
 
 _log = log.get("auxiliary")
 
@@ -133,8 +135,9 @@ class Auxiliary:
             return self.ruleset
         return answer.ruleset if isinstance(answer, control.RulesetAnswer) else self.ruleset
 
-    async def drain(self, timeout: float, force: bool) -> AsyncGenerator[int, None]:
-        """Sessions left here, now and again, until there are none or ``timeout`` s are over.
+    async def drain(self, timeout: float, force: bool, now: bool = False) -> AsyncGenerator[int, None]:
+        """Sessions left here, now and again, until there are none or ``timeout`` s are over. ``now``: the primary takes
+        them over; back when what was on its way here has been through.
 
         ``TimeoutReached`` when the primary does not answer; with ``force`` that ends the wait instead.
         """
@@ -143,7 +146,9 @@ class Auxiliary:
         deadline = self.context.clock() + timeout
         try:
             while True:
-                left = await self._sessions_left()
+                left = await self._sessions_left(now)
+                if now:
+                    await forgetting.forget(self.survey)
                 yield left
                 pause = min(DRAIN_STEP, deadline - self.context.clock())
                 if not left or pause <= 0:
@@ -192,6 +197,8 @@ class Auxiliary:
                 case control.NeighbourTell():
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
+                case control.ForgetAsk():
+                    answer = control.ForgetAck(request.nonce, await forgetting.forget(self.survey))
                 case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
                     answer = await self.on_promotion(request)
                 case _:
@@ -221,8 +228,8 @@ class Auxiliary:
     async def _take_events(self) -> None:
         say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))
 
-    async def _sessions_left(self) -> int:
-        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id))
+    async def _sessions_left(self, now: bool) -> int:
+        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id, now), MOVE_SECONDS if now else None)
         return answer.sessions if isinstance(answer, control.LeaveStatus) else 0
 
     def _stay(self) -> None:

@@ -246,9 +246,11 @@ class ReadyAck(Reply, frozen=True, array_like=True, tag=True):
 
 
 class LeaveAsk(Request, frozen=True, array_like=True, tag=True):
-    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left."""
+    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left. ``now``: the primary takes
+    the running ones over before it answers."""
 
     node_id: NodeId
+    now: bool = False
 
 
 class LeaveStatus(Reply, frozen=True, array_like=True, tag=True):
@@ -318,6 +320,14 @@ class NeighbourAck(Reply, frozen=True, array_like=True, tag=True):
     """``changed`` entries were wrong and are right now."""
 
     changed: U32
+
+
+class ForgetAsk(Request, frozen=True, array_like=True, tag=True):
+    """The primary goes on with all that it has handed to you: let go of the entries of those sessions."""
+
+
+class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
+    entries: U32
 
 
 class PromoteAsk(Request, frozen=True, array_like=True, tag=True):
@@ -484,6 +494,8 @@ AnyMessage = (
     | LoadAnswer
     | NeighbourTell
     | NeighbourAck
+    | ForgetAsk
+    | ForgetAck
     | PromoteAsk
     | PromoteGo
     | PromoteTake

@@ -251,6 +251,12 @@ class FakeProber:
         self._sent[node_id] = before + 1
         return sum(1 << link for link in deaf)
 
+    def send_all(self, node_ids: Iterable[int]) -> int:
+        doubt = 0
+        for node_id in node_ids:
+            doubt |= self.send(node_id)
+        return doubt
+
     def counts(self, node_id: int, link: int) -> tuple[int, int]:
         return self._sent.get(node_id, 0), self._answered.get((node_id, link), 0)
 
