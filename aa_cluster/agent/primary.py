@@ -82,6 +82,7 @@ class Primary:
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.sync = SyncSource(context, plane, lambda: self.members)
         self.upkeep.on_journal = self.sync.ring
+        self.sync.on_quiet = self._send_beat
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
