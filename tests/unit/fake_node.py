@@ -153,6 +153,8 @@ class FakePlane:
         self.calls.append(f"set_hop {node_id} {local}")
 
     def prober(self) -> FakeProber:
+        if self.machine.voiceless:
+            raise DataplaneError("the program is gone")
         return FakeProber(self.machine)
 
     def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
@@ -342,6 +344,7 @@ class Machine:
         os.set_blocking(self.pipe[0], False)
         self.watch = FakeWatch()
         self.deaf: set[tuple[int, int]] = set()
+        self.voiceless = False
         self.carriers: FakeCarriers | None = None
         self.table: dict[int, dict[str, bytes]] = {}
         self.planes: list[FakePlane] = []
