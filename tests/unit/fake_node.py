@@ -398,6 +398,7 @@ class Machine:
             read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
             correct_neighbours=self._correct,
             watch_neighbours=lambda names: self.watch,
+            lost_frames=lambda: 0,
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
             make_entries=len,
