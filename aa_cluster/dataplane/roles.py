@@ -17,7 +17,18 @@ from aa_cluster.errors import DataplaneError
 Role = Literal["primary", "auxiliary"]
 
 SOURCES: dict[Role, tuple[str, ...]] = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "compose", "flush", "pulse", "relinquish"),
+    "primary": (
+        "handoff",
+        "steer",
+        "admit",
+        "arp_relay",
+        "sweep",
+        "compose",
+        "flush",
+        "pulse",
+        "relinquish",
+        "reassign",
+    ),
     "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "pulse", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""

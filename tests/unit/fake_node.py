@@ -385,6 +385,7 @@ class Machine:
             node = {{ name = "{self.name}", weight = {self.weight} }}
             ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, silent_ms = {SILENT_MS} }}
             data.interfaces = [{names}]
+            replication.mode = "off"
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
             """
 
