@@ -22,6 +22,7 @@ from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
 from aa_cluster.dataplane.accounts import Look
+from aa_cluster.dataplane.flows import FLOW_ROW, Owned
 from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Pulse, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
@@ -151,6 +152,10 @@ class FakePlane:
 
     def set_hop(self, node_id: int, local: bool) -> None:
         self.calls.append(f"set_hop {node_id} {local}")
+
+    def flows_of(self, owners: Collection[int], wanted: object = None) -> Owned:
+        none = np.zeros(0, int)
+        return Owned(none, np.zeros(0, FLOW_ROW), none.astype(bool))
 
     def prober(self) -> FakeProber:
         if self.machine.voiceless:

@@ -39,6 +39,10 @@ async def test_a_dead_node_is_taken_over_and_comes_back(segment: Segment) -> Non
         assert await heard(reader) == [("dead", "node2")]
         assert first.plane.members[2].local, "in the node map its packets stay here"
         assert first.plane.draining == {2}
+        calls = first.plane.calls
+        assert (
+            calls.index("set_hop 2 True") < calls.index("reassign 2 1") < len(calls) - calls[::-1].index("set_schedule")
+        )
         assert "node2 is dead, it does not answer on ext" in await problems(primary)
         await until(lambda: auxiliary.role is not None and any(row.state == "dead" for row in auxiliary.role.table))
         assert "node2 is dead" in await problems(auxiliary)
