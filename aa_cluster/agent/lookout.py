@@ -48,7 +48,9 @@ class Lookout:
         self._names = link_names(settings)
         self._links = {port.ifindex: port.slot for port in settings.ports} | {settings.ha_ifindex: HA_LINK}
         state = Liveness(tuple(self._names), HA_LINK, ha.dead_ms / 1000)
-        self._pulse = PulseThread(plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts)
+        self._pulse = PulseThread(
+            plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts, context.host.lost_frames
+        )
         self._carriers: Carriers | None = None
         self._tasks = TaskSet()
 

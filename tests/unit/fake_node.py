@@ -22,6 +22,7 @@ from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
 from aa_cluster.dataplane.accounts import Look
+from aa_cluster.dataplane.flows import FLOW_ROW, Owned
 from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Pulse, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
@@ -152,7 +153,13 @@ class FakePlane:
     def set_hop(self, node_id: int, local: bool) -> None:
         self.calls.append(f"set_hop {node_id} {local}")
 
+    def flows_of(self, owners: Collection[int], wanted: object = None) -> Owned:
+        none = np.zeros(0, int)
+        return Owned(none, np.zeros(0, FLOW_ROW), none.astype(bool))
+
     def prober(self) -> FakeProber:
+        if self.machine.voiceless:
+            raise DataplaneError("the program is gone")
         return FakeProber(self.machine)
 
     def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
@@ -342,6 +349,7 @@ class Machine:
         os.set_blocking(self.pipe[0], False)
         self.watch = FakeWatch()
         self.deaf: set[tuple[int, int]] = set()
+        self.voiceless = False
         self.carriers: FakeCarriers | None = None
         self.table: dict[int, dict[str, bytes]] = {}
         self.planes: list[FakePlane] = []
@@ -396,6 +404,7 @@ class Machine:
             read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
             correct_neighbours=self._correct,
             watch_neighbours=lambda names: self.watch,
+            lost_frames=lambda: 0,
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
             make_entries=len,
