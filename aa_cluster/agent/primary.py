@@ -215,11 +215,13 @@ class Primary:
         node = self.members.nodes.get(node_id)
         if node_id == self.members.self_id:
             raise StateError("the primary cannot take over its own flows", "name an auxiliary")
-        if node is not None and node.state == "active":
+        if node is None or not node.ready:
+            raise StateError(f"node {node_id} has no sessions: it has not joined", "see `aa-cluster nodes`")
+        if node.state == "active":
             raise StateError(f"{node.facts.name} still gets new sessions", "`drain` it first")
-        lives = node is not None and not node.silent and not node.dead
+        lives = not node.silent and not node.dead
         taken = await self.takeover.take_over(node_id, back=lives)
-        if forget and lives and node is not None:
+        if forget and lives:
             await self._let_forget(node)
         await self.upkeep.count_sessions(0.0)
         return taken
