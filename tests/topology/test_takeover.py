@@ -334,7 +334,8 @@ def test_a_hundred_thousand_flows(roomy: Lab, case: str) -> None:
         print(f"CPU {(agent_ns(lab) - used) / 1e6:.0f} ms", end="; ")
         show(taken)
         assert (taken.flows, taken.lost) == (placed.sum(), 0)
-        assert taken.whole_seconds <= 1.0
+        assert taken.seconds <= 1.0
+        assert taken.whole_seconds <= (1.5 if case == "missing" else 1.0)
         counts = {"prepared": taken.prepared, "unprepared": taken.updated, "missing": taken.created}
         assert counts[case] == taken.flows
         assert inside(path, lambda: ct_bulk.check(rows[placed])).done == placed.sum()
