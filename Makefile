@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # setup: packages and virtual environment.  demo: the product on one machine.  test: everything.  check: under a minute.
+# failover: every way a node can die, move or return, five times each.
 # bench: what a packet, a session and a node cost, beside the alternatives.
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup demo test check lint bench clean
+.PHONY: help setup demo test failover check lint bench clean
 
 help:
 	@echo "make setup   install packages and make .venv (as root the first time; then instant)"
 	@echo "make demo    three gateways in network namespaces, hundreds of sessions, what happened (root)"
 	@echo "make test    every test (root; under ten minutes)"
+	@echo "make failover  every failover scenario ROUNDS=5 times under a thousand streams, its figures in a table (root)"
 	@echo "make check   lint, types, BPF warnings, fast tests (under a minute)"
 	@echo "make bench   measure ours and the alternatives into docs/bench (root; fifteen minutes on an idle machine)"
 	@echo "make clean   remove what was built (a lab that was left behind: aa-cluster lab down)"
@@ -24,6 +26,11 @@ demo: setup
 test: setup
 	@test "$$(id -u)" = 0 || { echo "make test makes network namespaces: run it as root" >&2; exit 1; }
 	$(PYTEST)
+
+ROUNDS := 5
+failover: setup
+	@test "$$(id -u)" = 0 || { echo "make failover makes network namespaces: run it as root" >&2; exit 1; }
+	AA_FAILOVER_ROUNDS=$(ROUNDS) $(PYTEST) --timeout=900 tests/failover
 
 bench: setup
 	@test "$$(id -u)" = 0 || { echo "make bench makes network namespaces: run it as root" >&2; exit 1; }

@@ -416,6 +416,55 @@ class PolicyReloaded(Answer, frozen=True, kw_only=True, tag="policy-reload"):
     not_taken: tuple[str, ...] = ()
 
 
+class SyncRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has of the primary's flow table. ``lag``: entries of the journal that have not come, for ``lag_ms``.
+
+    ``lost``: entries that were asked for again, ``resent``: that were sent again. ``refused``: records without room in
+    its table. ``differing``: blocks of 1,024 records at the last comparison, ``verified`` s ago. ``synced``: s since it
+    had the whole table after it joined or was told to begin anew, which took ``took`` s. None: not known.
+    """
+
+    id: int
+    name: str
+    state: Literal["source", "equal", "differing", "behind", "synchronising", "unknown"]
+    flows: int = 0
+    lag: int = 0
+    lag_ms: int = 0
+    lost: int = 0
+    resent: int = 0
+    refused: int = 0
+    differing: int | None = None
+    verified: float | None = None
+    synced: float | None = None
+    took: float | None = None
+
+
+class Sync(Answer, frozen=True, kw_only=True, tag="sync"):
+    """Of the primary: ``journal`` entries ever written, ``pending`` not sent yet; ``skipped``: written over unsent."""
+
+    mode: Literal["all", "takeover", "periodic", "off"]
+    journal: int
+    pending: int
+    frames: int
+    records: int
+    resent: int
+    skipped: int
+    nodes: tuple[SyncRow, ...]
+
+
+class ResyncRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/sync/resync``: that node (name or id), or all auxiliaries, begin anew."""
+
+    node: str = ""
+
+
+class Resynced(Answer, frozen=True, kw_only=True, tag="resynced"):
+    """Names of the nodes that begin anew, and of those that did not answer."""
+
+    nodes: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+
+
 class PersistRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/persist``. ``address`` for set and delete, ``node`` (name or id) for set."""
 

@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +36,12 @@ ARP_NAMES = {1: "request", 2: "reply", 201: "relayed request (201)", 202: "relay
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``port``: the switch port it came in at (``node1-int``), or the interface when caught on a host."""
+    """``port``: the switch port it came in at (``node1-int``), or the interface when caught on a host; ``at``: when
+    it was taken from the socket (CLOCK_MONOTONIC, s)."""
 
     port: str
     data: bytes
+    at: float = 0.0
 
     @property
     def source(self) -> str:
@@ -62,6 +65,7 @@ class ArpFrame:
     sender_ip: str
     target_mac: str
     target_ip: str
+    at: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -81,6 +85,7 @@ class ArpFrame:
             sender_ip=socket.inet_ntoa(frame.data[28:32]),
             target_mac=frame.data[32:38].hex(":"),
             target_ip=socket.inet_ntoa(frame.data[38:42]),
+            at=frame.at,
         )
 
 
@@ -135,7 +140,7 @@ class Capture:
                 return
             wanted = data[12:14] == self._ethertype  # frames that came before the filter was attached are not
             if wanted and packet_type != PACKET_OUTGOING and not port.startswith("br-"):
-                self._caught.append(Frame(port, data))
+                self._caught.append(Frame(port, data, time.monotonic()))
 
     def frames(self) -> list[Frame]:
         return list(self._caught)

@@ -21,7 +21,7 @@ import msgspec
 from aa_cluster.agent.client import AgentClient
 from aa_cluster.api import Joined, JoinRequest, Status
 from aa_cluster.errors import AgentUnreachable, LabError
-from aa_cluster.topology import leftovers, namespaces, processes, rulesets, services, wiring
+from aa_cluster.topology import leftovers, namespaces, processes, rulesets, services, shaping, wiring
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import Plan
@@ -137,8 +137,7 @@ class Lab:
         plan = self.plan
         leftovers.mount_bpffs()
         plan.run.mkdir(parents=True)
-        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
-        (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
+        self._describe()
         key = plan.run / "cluster.key"
         key.touch(mode=0o600)
         key.write_text(KEY + "\n")
@@ -151,6 +150,12 @@ class Lab:
             self._serve("far")
         for node in plan.node_names:
             self._build_node(node)
+
+    def _describe(self) -> None:
+        """For ``load``."""
+        plan = self.plan
+        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
+        (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
 
     def _serve(self, host: str) -> None:
         run = self.plan.run / host
@@ -259,10 +264,11 @@ class Lab:
     # -- trouble
 
     def kill(self, node: int | str) -> None:
-        """Power off: the agent and all else on the node end at once; namespace, links and pins are gone."""
+        """Power off: its links go dark, then the agent and all else on the node end; namespace and pins are gone."""
         name = self.node_name(node)
         with leftovers.locked(self.plan.name):
             self._require_power(name)
+            wiring.unplug(self.plan, name)
             self.site(name).kill()
             processes.end(processes.inhabitants([self.plan.path(name)]))
             namespaces.delete([self.plan.namespace(name)])
@@ -301,24 +307,47 @@ class Lab:
         """Freeze the agent (SIGSTOP); its dataplane goes on. ``heal`` lets it go on."""
         self.site(self.node_name(node)).send(signal.SIGSTOP)
 
-    def cut(self, host: str, link: str) -> None:
-        """Take the switch's port down."""
-        short = self.plan.resolve(host)
-        set_port(self.plan, short, self.plan.network(link), False)
+    def kill_agent(self, node: int | str) -> None:
+        """End the agent alone (SIGKILL); its dataplane goes on. ``restart_agent`` brings it back."""
+        self.site(self.node_name(node)).kill()
+
+    def cut(self, host: str, link: str, silent: bool = False) -> None:
+        """Take the switch's port down; ``silent``: the port dies and its carrier stays."""
+        short, net = self.plan.resolve(host), self.plan.network(link)
+        if silent:
+            shaping.mute(self.plan, short, net)
+        else:
+            set_port(self.plan, short, net, False)
 
     def heal(self, host: str, link: str | None = None) -> None:
         """Raise the switch's port; without ``link`` all ports of the host, and let a paused agent go on."""
         short = self.plan.resolve(host)
         nets = [self.plan.network(link)] if link else self.plan.links(short)
         for net in nets:
+            shaping.unmute(self.plan, short, net)
             set_port(self.plan, short, net, True)
         if link is None and short in self.plan.node_names and self.site(short).pid() is not None:
             self.site(short).send(signal.SIGCONT)
 
+    def split(self, nodes: Sequence[int | str], links: Sequence[str]) -> None:
+        """These segments fall in two, ``nodes`` on one side and all else on the other; ``unite`` puts them
+        together."""
+        wiring.split(self.plan, [self.node_name(node) for node in nodes], [self.plan.network(link) for link in links])
+
+    def unite(self, nodes: Sequence[int | str], links: Sequence[str]) -> None:
+        wiring.unite(self.plan, [self.node_name(node) for node in nodes], [self.plan.network(link) for link in links])
+
     def load_ruleset(self, text: str) -> None:
-        """Replace the ruleset of every node, each in one transaction, while the cluster runs."""
+        """Replace the ruleset of every node that is on, each in one transaction, while the cluster runs; the others
+        will have it, too."""
+        self.ruleset = text
+        self._describe()
         for node in self.plan.node_names:
-            wiring.load_ruleset(self.plan, node, text)
+            if self.powered(node):
+                wiring.load_ruleset(self.plan, node, text)
+
+    def powered(self, node: int | str) -> bool:
+        return self.plan.path(self.node_name(node)).exists()
 
     def _require_power(self, node: str) -> None:
         if not self.plan.path(node).exists():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from aa_cluster.dataplane import syscall
@@ -110,6 +111,35 @@ def build_node(plan: Plan, index: int) -> None:
 def set_port(plan: Plan, member: str, net: Network, up: bool) -> None:
     """Raise or cut the switch's port towards ``member``: both ends lose their carrier."""
     batch([f"link set {plan.port(member, net)} {'up' if up else 'down'}"], plan.namespace("switch"))
+
+
+def unplug(plan: Plan, member: str) -> None:
+    """Remove the switch's ports towards ``member``, and its interfaces with them: at once, not when the kernel gets
+    round to taking its namespace down."""
+    ports = [plan.port(member, net) for net in plan.links(member)]
+    lines = [f"link set {port} down" for port in ports] + [f"link del {port}" for port in ports]
+    batch(lines, plan.namespace("switch"))
+
+
+def split(plan: Plan, members: Sequence[str], nets: Sequence[Network]) -> None:
+    """Members' ports go to another bridge of their own: the segment falls in two, and nobody loses his carrier."""
+    lines = []
+    for net in nets:
+        lines += [f"link add {net.bridge}-b type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
+        lines += [
+            f"link set {net.bridge}-b up",
+            *(f"link set {plan.port(one, net)} master {net.bridge}-b" for one in members),
+        ]
+    batch(lines, plan.namespace("switch"))
+
+
+def unite(plan: Plan, members: Sequence[str], nets: Sequence[Network]) -> None:
+    """What ``split`` parted."""
+    lines = []
+    for net in nets:
+        lines += [f"link set {plan.port(one, net)} master {net.bridge}" for one in members]
+        lines += [f"link del {net.bridge}-b"]
+    batch(lines, plan.namespace("switch"))
 
 
 def ports_up(plan: Plan) -> dict[str, bool]:

@@ -108,6 +108,14 @@ async def _top(node: Node, role: Primary, body: bytes) -> api.Answer:
     return await load.top(role, _read(body, api.TopRequest))
 
 
+async def _sync(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await role.sync.status()
+
+
+async def _resync(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await role.sync.resync(_read(body, api.ResyncRequest).node)
+
+
 ORDERS: dict[str, Order] = {
     "/v1/drain": _drain,
     "/v1/undrain": _undrain,
@@ -118,6 +126,8 @@ ORDERS: dict[str, Order] = {
     "/v1/policy/reload": _policy_reload,
     "/v1/persist": _persist,
     "/v1/top": _top,
+    "/v1/sync": _sync,
+    "/v1/sync/resync": _resync,
 }
 
 

@@ -19,6 +19,7 @@ from aa_cluster.agent.flow_watch import FlowWatch
 from aa_cluster.agent.lookout import Lookout
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
+from aa_cluster.agent.sync_source import SyncSource
 from aa_cluster.agent.takeover import Taken, TakeOver
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
@@ -79,6 +80,8 @@ class Primary:
         self.ruleset = ""
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
+        self.sync = SyncSource(context, plane, lambda: self.members)
+        self.upkeep.on_journal = self.sync.ring
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
@@ -108,8 +111,9 @@ class Primary:
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
         self.upkeep.start()
-        self.takeover.start()
+        self.sync.start()
         self.lookout.start()
+        self.takeover.start()
 
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
@@ -122,10 +126,16 @@ class Primary:
         await self.lookout.stop()
         await self.upkeep.stop()
         await self.takeover.stop()
+        await self.sync.stop()
         await self._tasks.cancel()
 
     def feed(self, event: Event) -> None:
-        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``."""
+        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``.
+
+        While this node hands its role over its pulses are of a generation that is past: no answer means nothing.
+        """
+        if self.heir and isinstance(event, membership.Unfit):
+            return
         self.members, commands = membership.step(self.members, event)
         for command in commands:
             self._commands.put_nowait(command)
@@ -185,6 +195,8 @@ class Primary:
             self._pass_events_on(message)
         elif isinstance(message, control.Request):
             self._answer_once(message, peer)
+        else:
+            self.sync.on_message(message, peer)
 
     async def set_weight(self, name: str, weight: int) -> None:
         self.feed(membership.SetWeight(name, weight))
@@ -323,6 +335,9 @@ class Primary:
             case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
                 return await self.on_promotion(request)
             case _:
+                answer = await self.sync.answer(request)
+                if answer is not None:
+                    return answer
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
     async def _admit(self, ask: control.JoinAsk, peer: Peer) -> AnyMessage:
@@ -384,6 +399,7 @@ class Primary:
         while True:
             self.feed(membership.Tick(self.context.clock()))
             self._send_beat()
+            self.sync.beat()
             due = max(due + self.context.beat, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -401,6 +417,7 @@ class Primary:
             ruleset=self.ruleset,
             ha_mac=self.survey.ha.mac,
             nodes=self.table() if whole else (),
+            journal=self.sync.head(),
         )
         self.context.link.send(beat, address)
 

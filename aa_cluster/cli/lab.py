@@ -130,18 +130,23 @@ def _render(answer: LabStatus) -> RenderableType:
 
 @lab.command()
 @click.argument("node")
+@click.option("--agent", is_flag=True, help="Only its agent: the dataplane goes on. `revive` starts it again.")
 @name_option
-def kill(node: str, name: str) -> None:
+def kill(node: str, agent: bool, name: str) -> None:
     """Switch a node off, as by its plug."""
-    _load(name).kill(node)
+    if agent:
+        _load(name).kill_agent(node)
+    else:
+        _load(name).kill(node)
 
 
 @lab.command()
 @click.argument("node")
 @name_option
 def revive(node: str, name: str) -> None:
-    """Switch a node on again; it joins by itself."""
-    back = _load(name).revive(node)
+    """Switch a node on again; it joins by itself. Or start its agent again, where only that was killed."""
+    lab = _load(name)
+    back = lab.restart_agent(node) if lab.powered(node) else lab.revive(node)
     click.echo(f"{back.name}: {back.role}, {back.state}")
 
 
@@ -156,10 +161,11 @@ def pause(node: str, name: str) -> None:
 @lab.command()
 @click.argument("host")
 @click.argument("link")
+@click.option("--silent", is_flag=True, help="The switch's port dies, its carrier stays.")
 @name_option
-def cut(host: str, link: str, name: str) -> None:
+def cut(host: str, link: str, silent: bool, name: str) -> None:
     """Unplug a link (int, ext, ha, …) of a host or node."""
-    _load(name).cut(host, link)
+    _load(name).cut(host, link, silent)
 
 
 @lab.command()

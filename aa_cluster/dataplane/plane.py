@@ -17,7 +17,7 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles, small
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
@@ -47,6 +47,9 @@ SHARE_HELPERS = 2
 
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
+
+EXPECTATION_NS = 300_000_000_000
+"""AA_EXPECTATION_NS of bpf/include/expectation.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
@@ -184,6 +187,8 @@ class Dataplane:
     def change_role(self, settings: Settings, heir: bool = False) -> None:
         """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
 
+        `steer` comes before all others: as long as a switch does not know where the virtual MAC is, every node gets
+        what is for it, and a packet of another node's flow that this one's stack took would put that node's windows wrong.
         ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
         """
         before = self._points()
@@ -283,16 +288,16 @@ class Dataplane:
             with self._attacher() as attacher:
                 for point in self._points() if careful else ():
                     attacher.refuse_others(point)
-                for point in self._points():
+                for point in self._points() if careful else sorted(self._points(), key=_comes_later):
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
-            if "reassign" in fds and self._reassigner is None:
-                self._reassigner = Reassigner(os.dup(fds["reassign"]), self._maps["moving"], self._maps["watermark"])
             if "pulse" in fds and self._pulse is None:
                 self._pulse = os.dup(fds["pulse"])
             if "flush" in fds and self._sender is None:
                 self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
+            if "reassign" in fds and self._reassigner is None:
+                self._reassigner = Reassigner(os.dup(fds["reassign"]), self._maps["moving"], self._maps["watermark"])
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -601,6 +606,19 @@ class Dataplane:
         settled = self._settings.replication == "takeover"
         return digests(self._maps["records"], self._maps["watermark"], settled)
 
+    def small_since(self, since_ns: int) -> small.Small:
+        """Bindings and expectations set after that time, those that are good."""
+        wanted = self._settings.persistence
+        return small.since(self._maps, since_ns, 0 if wanted is None else int(wanted.idle_s * 1e9), EXPECTATION_NS)
+
+    def take_bindings(self, rows: Iterable[small.BindingRow], whole: bool) -> None:
+        """Auxiliary: what persistence keeps on the primary."""
+        small.take_bindings(self._maps["bindings"], rows, whole)
+
+    def take_expectations(self, rows: Iterable[small.ExpectationRow]) -> None:
+        """Auxiliary: what helpers expect."""
+        small.take_expectations(self._maps["expected"], rows)
+
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
         keys, values = self._maps["questions"].read()
@@ -636,6 +654,10 @@ class Dataplane:
     def xdp_modes(self) -> dict[str, XdpMode]:
         with self._attacher() as attacher:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
+
+
+def _comes_later(point: Point) -> bool:
+    return point.hook != "xdp"
 
 
 def check_ports(ports: Iterable[Port]) -> None:

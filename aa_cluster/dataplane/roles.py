@@ -25,12 +25,11 @@ SOURCES: dict[Role, tuple[str, ...]] = {
         "sweep",
         "compose",
         "flush",
-        "echo",
         "pulse",
         "relinquish",
         "reassign",
     ),
-    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "echo", "deliver"),
+    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "pulse", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 

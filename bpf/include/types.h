@@ -241,7 +241,8 @@ struct mirrored {
 	__u64 stale;   /* older than what was there */
 	__u64 refused; /* no such number here, or no free place */
 	__u64 gaps;
-	__u64 pad[4];
+	__u64 generation; /* user space's: of the journal that this counts */
+	__u64 pad[3];
 };
 _Static_assert(sizeof(struct mirrored) == 128, "two cache lines");
 

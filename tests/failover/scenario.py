@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One round: load on, something happens, a while passes, everybody speaks, what became of the streams."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from aa_cluster.topology.claims import Reign, Watch, strays
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.streams import Load, judge, load, newcomers
+from tests.failover.figures import Outcome
+
+ELECTION = '\n[election]\nkind = "keepalived"\n'
+STREAMS, RATE, FRESH = 1000, 200.0, 20.0
+SETTLE = 0.8
+"""Seconds the load runs before anything happens."""
+AFTER = 2.0
+"""Seconds it runs on after the last thing that happened: more than the largest gap allowed, and TCP's answer to
+it."""
+
+
+def go_on(seconds: float) -> None:
+    """The load runs for so long: a duration of the experiment, not a wait for anything."""
+    threading.Event().wait(seconds)
+
+
+class Round:
+    """``times``: when each thing began that happened (CLOCK_MONOTONIC, s)."""
+
+    def __init__(self, lab: Lab, running: Load, watch: Watch) -> None:
+        self.lab, self.running, self.watch = lab, running, watch
+        self.times: list[float] = []
+
+    def happen(self, what: Callable[..., object], *given: object) -> float:
+        """Do it; when it began. Streams and sessions are judged from the first time on."""
+        self.times.append(time.monotonic())
+        what(*given)
+        return self.times[-1]
+
+    def end(
+        self,
+        reigns: Sequence[Reign],
+        after: float = AFTER,
+        extra: dict[str, float] | None = None,
+        differences: Callable[[], Sequence[str]] = tuple,
+    ) -> Outcome:
+        """Everybody speaks, the load ends. ``reigns``: who may have been the cluster when; ``differences`` is asked
+        while the streams are still open."""
+        go_on(after)
+        self.running.order("speak")
+        go_on(0.3)
+        found = differences()
+        mixed, arrived = self.running.stop()
+        first = self.times[0] if self.times else time.monotonic()
+        claims = strays(self.watch.claims(), reigns)
+        return Outcome(judge(mixed, first), newcomers(arrived, first), claims, found, extra or {})
+
+
+@contextmanager
+def under_load(
+    lab: Lab, count: int = STREAMS, rate: float = RATE, fresh: float = FRESH, patience: float = 6.0
+) -> Iterator[Round]:
+    """Streams are open and have run for a moment when the block begins."""
+    with Watch(lab) as watch, load(lab, count, rate, fresh, min(72, count // 4), patience) as running:
+        go_on(SETTLE)
+        yield Round(lab, running, watch)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The node whose turn it is cannot become primary: it says so and leaves the role to the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from aa_cluster.dataplane import syscall
+from aa_cluster.topology import rulesets
+from aa_cluster.topology.claims import Reign
+from aa_cluster.topology.deadline import until
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.shaping import DROP_ALL
+from tests.failover.figures import Figures, Limits
+from tests.failover.oracle import primary, restore, wait_whole
+from tests.failover.scenario import under_load
+
+pytestmark = pytest.mark.lab
+
+SECOND_CHOICE = Limits(worst_ms=3000, median_ms=3000, again=2)
+"""Two elections one after the other: no promise but that nothing is lost."""
+SENT = 0.05
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
+
+
+@contextmanager
+def another_program(lab: Lab, node: str) -> Iterator[None]:
+    """Of the programs that wait for a node's promotion, ``steer`` is missing: what is pinned there is of another kind,
+    which no kernel attaches to XDP."""
+    waiting = until("the programs to wait", lambda: sorted(lab.site(node).pins.glob("programs-primary-*/steer")), 10)[
+        -1
+    ]
+    waiting.unlink()
+    handle = syscall.prog_load(syscall.PROG_SCHED_CLS, DROP_ALL, "no_steer")
+    try:
+        syscall.obj_pin(handle, str(waiting))
+    finally:
+        os.close(handle)
+    yield
+    lab.kill_agent(node)
+    waiting.unlink(missing_ok=True)
+    lab.restart_agent(node)
+
+
+def told(lab: Lab, node: str) -> bool:
+    return any("could not become primary" in problem for problem in lab.status(node).problems)
+
+
+def test_the_next_one_takes_the_role(lab: Lab, rounds: int, figures: Figures) -> None:
+    scenario = "primary: killed, its successor fails"
+    for _ in range(rounds):
+        restore(lab)
+        former = primary(lab)
+        first, second = sorted(node for node in lab.plan.node_names if node != former)
+        with another_program(lab, first), under_load(lab) as run:
+            died = run.happen(lab.kill, former)
+            successor = primary(lab, timeout=5)
+            assert successor == second
+            until("the failure to be told", lambda first=first: told(lab, first), 2)
+            reigns = [Reign(former, until=died + SENT), Reign(second, since=died)]
+            figures.add(scenario, run.end(reigns))
+        lab.revive(former)
+        wait_whole(lab)
+    figures.judge(scenario, SECOND_CHOICE)

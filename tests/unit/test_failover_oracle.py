@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the failover tests make of given reports: which streams count, which gaps, whose claims."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+
+from aa_cluster.topology.claims import Claim, Reign, learned, strays
+from aa_cluster.topology.shaping import Shape, program
+from aa_cluster.topology.streams import (
+    ArrivalReport,
+    MixReport,
+    Newcomers,
+    StreamRow,
+    UncleanSession,
+    Verdict,
+    judge,
+    newcomers,
+)
+from aa_cluster.topology.traffic.mix import plan
+from aa_cluster.topology.traffic.paced import LINE, End, Stream, line, wrong_bytes
+from tests.failover.figures import Figures, Limits, Outcome, complaints
+
+FAULT = 100.0
+LIMITS = Limits(worst_ms=500, median_ms=300)
+
+
+def row(
+    number: int = 0, state: str = "open", established: float = 90.0, gaps: tuple[tuple[float, float], ...] = ()
+) -> StreamRow:
+    return StreamRow(number, "push", "plain", True, established, state, 10, 10, 0, 0, gaps)
+
+
+def verdict(*rows: StreamRow, late: tuple[tuple[float, float], ...] = ()) -> Verdict:
+    return judge(MixReport(rows, late), FAULT)
+
+
+@pytest.mark.parametrize(("established", "counts"), [(99.9, 1), (99.901, 0), (100.5, 0), (0.0, 0)])
+def test_only_streams_that_were_established_count(established: float, counts: int) -> None:
+    assert verdict(row(established=established, state="reset")).lost == counts
+
+
+@pytest.mark.parametrize("state", ["stuck", "reset", "closed", "refused", "etimedout"])
+def test_whatever_is_not_open_is_lost(state: str) -> None:
+    found = verdict(row(0), row(1, state))
+    assert (found.counted, found.lost) == (2, 1)
+    assert (found.stuck, found.reset) == (state == "stuck", state == "reset")
+
+
+def test_wrong_bytes_count_of_young_streams_too() -> None:
+    young = StreamRow(1, "ask", "plain", False, 99.95, "open", 1, 1, 3, 0, ())
+    assert verdict(row(), young).wrong == 3
+
+
+@pytest.mark.parametrize(
+    ("gap", "seen"), [((99.0, 0.9), 0), ((99.0, 1.2), 1200), ((100.1, 0.25), 250), ((250.0, 0.04), 40)]
+)
+def test_gaps_that_end_after_the_fault_count(gap: tuple[float, float], seen: float) -> None:
+    assert verdict(row(7, gaps=(gap,))).gap_ms == pytest.approx(seen)
+
+
+def test_the_largest_gap_and_whose_it_is() -> None:
+    found = verdict(row(3, gaps=((100.0, 0.1), (101.0, 0.3))), row(4, gaps=((100.0, 0.2),)), late=((100.5, 0.05),))
+    assert (found.gap_ms, found.gap_of, found.late_ms) == (pytest.approx(300), 3, pytest.approx(50))
+    assert found.by_kind == {"push": pytest.approx(300)}
+
+
+def session(began: float, again: int = 0, trouble: str = "") -> UncleanSession:
+    return UncleanSession(began, "plain", 1200.0, again, trouble)
+
+
+def test_new_sessions_are_those_after_the_fault() -> None:
+    report = ArrivalReport(100, 98, 1.0, 0.0, (session(99.0, 3), session(99.9, 0, "timeout"), session(100.2, 1)))
+    assert newcomers(report, FAULT) == Newcomers(failed=0, why="", again=1, slowest_ms=1200.0)
+    worse = ArrivalReport(100, 98, 1.0, 0.0, (session(100.5, 2, "reset"), session(100.2, 1)))
+    assert newcomers(worse, FAULT) == Newcomers(1, "reset, plain, begun 500 ms after", 1, 1200.0)
+
+
+def outcome(**changes: object) -> Outcome:
+    whole = Verdict(1000, 0, {"open": 1000}, 0, 200.0, 5, 0.0, {"push": 200.0})
+    mine = {name: changes.pop(name) for name in list(changes) if name in Verdict.__slots__}
+    made = Outcome(replace(whole, **mine), Newcomers(0, "", 1, 1000.0), ())  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_clean_round_has_no_complaints() -> None:
+    assert complaints([outcome()], LIMITS) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"states": {"open": 999, "stuck": 1}}, "1 stuck"),
+        ({"counted": 0}, "no stream"),
+        ({"wrong": 1}, "bytes wrong"),
+        ({"gap_ms": 501.0}, "largest gap"),
+        ({"gap_ms": 501.0, "late_ms": 90.0}, "generator itself was late by up to 90 ms"),
+        ({"newcomers": Newcomers(1, "timeout", 0, 0.0)}, "1 new sessions failed: timeout"),
+        ({"newcomers": Newcomers(0, "", 2, 0.0)}, "2 more SYNs"),
+        ({"strays": (Claim(1.0, "int", "node3", "ARP"),)}, "node3 by ARP on int"),
+        ({"differences": ("node2 lacks 5",)}, "node2 lacks 5"),
+    ],
+)
+def test_each_thing_that_does_not_hold_is_named(changes: dict[str, object], says: str) -> None:
+    assert says in "; ".join(complaints([outcome(**changes)], LIMITS))
+
+
+def test_the_median_has_its_own_limit() -> None:
+    gaps = [outcome(gap_ms=gap) for gap in (250.0, 310.0, 320.0)]
+    assert ["median" in said for said in complaints(gaps, LIMITS)] == [True]
+    assert complaints([*gaps[:2], outcome(gap_ms=100.0)], LIMITS) == []
+
+
+def test_the_table_has_a_line_a_scenario_and_what_is_extra() -> None:
+    figures = Figures()
+    assert figures.table() == []
+    for gap in (100.0, 300.0, 200.0):
+        figures.add("it dies", outcome(gap_ms=gap, extra={"ms until seen": gap / 2}))
+    head, line_, extra = figures.table()
+    assert head.split()[:3] == ["scenario", "rounds", "streams"]
+    assert line_.split()[2:] == ["3", "3000", "0", "0", "0", "0", "0", "200", "300", "0", "0", "1", "0"]
+    assert extra == "it dies: ms until seen 100 (worst 150)"
+    with pytest.raises(AssertionError, match="no round"):
+        figures.judge("another", LIMITS)
+
+
+def test_claims_belong_to_a_reign() -> None:
+    claims = [
+        Claim(at, "int", member, "ARP") for at, member in ((1, "node1"), (5, "node2"), (6, "node1"), (7, "server"))
+    ]
+    assert strays(claims, [Reign("node1", until=5.5), Reign("node2", since=4)]) == claims[2:]
+    assert strays(claims[:2], [Reign("node1")]) == [claims[1]]
+
+
+def test_what_a_bridge_learns_is_read_from_its_notices() -> None:
+    mac = bytes.fromhex("02aa004d0001")
+    entry = struct.pack("=BxHiHBB", 7, 0, 12, 2, 0, 0) + struct.pack("=HH", 10, 2) + mac + b"\0\0"
+    made = struct.pack("=IHHII", 16 + len(entry), 28, 0, 0, 0) + entry
+    gone = struct.pack("=IHHII", 16 + len(entry), 29, 0, 0, 0) + entry
+    assert learned(gone + made + made[:20]) == [(12, mac)]
+    assert learned(b"") == []
+
+
+def test_jumps_of_the_shaping_program_meet_their_branches() -> None:
+    """Each jump lands on the first step of lose (TC_ACT_SHOT), double or hold back."""
+    code = program(Shape(0.1, 0.1, 0.1), port=7, aside=9)
+    steps = [struct.unpack_from("<BBhi", code, at) for at in range(0, len(code), 8)]
+    landed = [at + 1 + off for at, (op, _, off, _) in enumerate(steps) if op in (0x15, 0xA5)]
+    assert [steps[at][3] for at in landed] == [0, 2, 0x5AFE, 9]
+    assert [steps[at][3] for at in (5, 6, 7)] == [6554, 13107, 19661]
+    assert [steps[at + 1] for at in landed[:2]] == [(0x95, 0, 0, 0)] * 2
+
+
+def test_kinds_ways_and_probes_are_in_equal_parts() -> None:
+    streams = plan(1000, 72, seed=3)
+    assert sorted(stream.number for stream in streams) == list(range(1000))
+    probes = [(stream.kind, stream.way) for stream in streams if stream.probe]
+    assert {probes.count(sort) for sort in set(probes)} == {8}
+    assert len(set(probes)) == 9
+    assert sum(stream.period == 0 for stream in streams) == pytest.approx(125, abs=5)
+
+
+def test_lines_tell_apart_streams_ways_and_numbers() -> None:
+    lines = {line(stream, way, number) for stream in (0, 1, 999) for way in (0, 1) for number in (0, 1, 10**9)}
+    assert len(lines) == 18
+    assert {len(one) for one in lines} == {LINE}
+    assert wrong_bytes(b"abc", b"abd") == 1
+
+
+class Pipe:
+    """What is sent by one end's connection comes out at the other's."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def send(self, data: bytes) -> None:
+        self.data += data
+
+    def recv(self, size: int) -> bytes:
+        taken, self.data = self.data[:size], self.data[size:]
+        return taken
+
+
+def stream_over(pipe: Pipe) -> tuple[Stream, End, End]:
+    stream = Stream(5, "pull", "plain", 0.02)
+    stream.state = "open"
+    for end in stream.ends:
+        end.connection = pipe  # type: ignore[assignment]
+    return stream, *stream.ends
+
+
+def test_a_stream_counts_lines_wrong_bytes_and_gaps() -> None:
+    pipe = Pipe()
+    stream, opener, acceptor = stream_over(pipe)
+    for _ in range(3):
+        stream.say(opener)
+    assert not stream.settled
+    pipe.data, rest = pipe.data[:150], pipe.data[150:]
+    stream.take(acceptor, opener.times[0] + 0.001, paced=True)
+    assert (acceptor.got, acceptor.wrong, stream.gaps) == (2, 0, [])
+    pipe.data = rest[:-2] + b"!\n"
+    stream.take(acceptor, stream.arrived + 0.2, paced=True)
+    assert (acceptor.got, acceptor.wrong) == (3, 1)
+    assert [round(length, 3) for _, length in stream.gaps] == [0.2]
+    assert stream.settled
+
+
+def test_the_end_of_a_connection_ends_its_stream() -> None:
+    stream, _, acceptor = stream_over(Pipe())
+    stream.take(acceptor, 1.0, paced=True)
+    assert stream.state == "closed"
+    stream.end("reset")
+    assert stream.state == "closed"

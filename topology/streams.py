@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A thousand streams and new sessions beside them, on the hosts of a lab: drives ``traffic.mix`` and
+``traffic.arrivals``, and judges what they counted about the time after a fault.
+
+Times are CLOCK_MONOTONIC in s, which all processes of the machine share; gaps come in ms.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from aa_cluster.errors import LabError
+from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import program
+from aa_cluster.topology.namespaces import batch
+
+PLAIN_ADDRESS = "10.77.1.101"
+YOUNG = 0.1
+"""Seconds a stream must have been established before a fault to count among those that may not be lost."""
+LOSSES = 3
+"""Lost streams that are told about one by one."""
+RESOLUTION_MS = 30
+"""Gaps below this are not kept; a probe's gap is known to its pace of 20 ms."""
+
+
+class StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, or the error that ended it.
+    ``gaps``: (when it began, s) pairs from 30 ms on."""
+
+    number: int
+    kind: str
+    way: str
+    probe: bool
+    established: float
+    state: str
+    sent: int
+    right: int
+    wrong: int
+    retransmits: int
+    gaps: tuple[tuple[float, float], ...]
+
+
+class MixReport(msgspec.Struct, frozen=True):
+    """``late``: (when, s) the generator itself was late with a line by 10 ms or more."""
+
+    streams: tuple[StreamRow, ...]
+    late: tuple[tuple[float, float], ...]
+
+
+class UncleanSession(msgspec.Struct, frozen=True, array_like=True):
+    """``again``: SYNs sent again; ``trouble`` is empty when the session completed all the same."""
+
+    began: float
+    way: str
+    took_ms: float
+    again: int
+    trouble: str
+
+
+class ArrivalReport(msgspec.Struct, frozen=True):
+    """All zero where there were none. ``late_ms``: how late the generator began a session at most."""
+
+    begun: int
+    completed: int
+    median_ms: float
+    late_ms: float
+    unclean: tuple[UncleanSession, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
+    says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
+
+    ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``: how late the
+    generator was after it; no gap is known better than that. ``losses``: the first few, in words.
+    """
+
+    counted: int
+    young: int
+    states: dict[str, int]
+    wrong: int
+    gap_ms: float
+    gap_of: int
+    late_ms: float
+    by_kind: dict[str, float]
+    losses: tuple[str, ...] = ()
+    before_ms: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        return sum(count for state, count in self.states.items() if state != "open")
+
+    @property
+    def stuck(self) -> int:
+        return self.states.get("stuck", 0)
+
+    @property
+    def reset(self) -> int:
+        return self.states.get("reset", 0)
+
+
+def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdict:
+    """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count."""
+    old = [row for row in report.streams if 0 < row.established <= fault - YOUNG]
+    gaps = [
+        (1000 * length, row) for row in old for began, length in row.gaps if began + length >= fault and began <= until
+    ]
+    worst = max(gaps, key=lambda gap: gap[0], default=None)
+    by_kind: dict[str, float] = {}
+    for length, row in gaps:
+        by_kind[row.kind] = max(length, by_kind.get(row.kind, 0.0))
+    late = (length for began, length in report.late if began + length >= fault and began <= until)
+    return Verdict(
+        counted=len(old),
+        young=len(report.streams) - len(old),
+        states=dict(Counter(row.state for row in old)),
+        wrong=sum(row.wrong for row in report.streams),
+        gap_ms=worst[0] if worst else 0.0,
+        gap_of=worst[1].number if worst else -1,
+        late_ms=1000 * max(late, default=0.0),
+        by_kind=by_kind,
+        before_ms=max(
+            (1000 * length for row in old for began, length in row.gaps if began + length < fault), default=0.0
+        ),
+        losses=tuple(_loss(row, fault) for row in old if row.state != "open")[:LOSSES],
+    )
+
+
+def _loss(row: StreamRow, fault: float) -> str:
+    age = f"established {1000 * (fault - row.established):.0f} ms before"
+    return f"{row.number} {row.kind} {row.way} {row.state}, {age}, {row.right} of {row.sent} lines arrived"
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """Sessions begun at or after a fault. ``failed`` of them, ``why`` the first; the others needed ``again`` SYNs
+    more at most, and the slowest took so long."""
+
+    failed: int
+    why: str
+    again: int
+    slowest_ms: float
+
+
+def newcomers(report: ArrivalReport, fault: float, until: float = float("inf")) -> Newcomers:
+    """Of those begun between ``fault`` and ``until``."""
+    after = [one for one in report.unclean if fault <= one.began <= until]
+    whole, failed = [one for one in after if not one.trouble], [one for one in after if one.trouble]
+    return Newcomers(
+        failed=len(failed),
+        why=f"{failed[0].trouble}, {failed[0].way}, begun {1000 * (failed[0].began - fault):.0f} ms after"
+        if failed
+        else "",
+        again=max((one.again for one in whole), default=0),
+        slowest_ms=max((one.took_ms for one in whole), default=0.0),
+    )
+
+
+class Load:
+    """What runs. ``opened`` streams are open; ``stop`` ends both programs and gives their reports."""
+
+    def __init__(self, mix: subprocess.Popen[str], arrivals: subprocess.Popen[str] | None, opened: int) -> None:
+        self._mix, self._arrivals, self.opened = mix, arrivals, opened
+        self._came = ArrivalReport(0, 0, 0.0, 0.0, ())
+
+    def order(self, words: str) -> None:
+        """``speak``, ``pause``, ``resume``, ``spoil N``, ``close N``, ``abort N``, ``hush N``: see
+        ``traffic.mix``."""
+        if self._mix.stdin is None:
+            return
+        self._mix.stdin.write(words + "\n")
+        self._mix.stdin.flush()
+
+    def stop_arrivals(self, timeout: float = 60) -> ArrivalReport:
+        """No new sessions any more; how those went that there were."""
+        if self._arrivals is not None:
+            self._came = msgspec.json.decode(_rest(self._arrivals, timeout), type=ArrivalReport)
+            self._arrivals = None
+        return self._came
+
+    def stop(self, timeout: float = 60) -> tuple[MixReport, ArrivalReport]:
+        for running in (self._mix, self._arrivals):
+            if running is not None and running.stdin is not None:
+                running.stdin.close()  # both at once, so that their last moments overlap
+                running.stdin = None
+        came = self.stop_arrivals(timeout)
+        return msgspec.json.decode(_rest(self._mix, timeout), type=MixReport), came
+
+
+@contextmanager
+def load(
+    lab: Lab, count: int = 1000, rate: float = 200, fresh: float = 0, probes: int = 72, patience: float = 6
+) -> Iterator[Load]:
+    """``count`` streams, all open when the block begins, ``fresh`` more each second, ``rate`` short sessions a
+    second.
+
+    ``patience``: s that a session may take, and what is under way when all else ends. The nodes must have one of the
+    ``failover`` rulesets. ``LabError`` when not all streams open.
+    """
+    _second_address(lab)
+    ends = [str(lab.plan.path(host)) for host in ("client", "server")]
+    options = ("--count", count, "--fresh", fresh, "--probes", probes, "--patience", patience)
+    with _program(lab, "mix", *ends, *options) as mix:
+        opened = msgspec.json.decode(_line(mix), type=dict[str, int])["open"]
+        if opened != count:
+            raise LabError(f"{opened} of {count} streams opened", "do the nodes have a failover ruleset?")
+        if not rate:
+            yield Load(mix, None, opened)
+            return
+        with _program(lab, "arrivals", *ends, "--rate", rate, "--patience", patience) as arrivals:
+            _line(arrivals)
+            yield Load(mix, arrivals, opened)
+
+
+def _second_address(lab: Lab) -> None:
+    batch([f"addr replace {PLAIN_ADDRESS}/24 dev eth0"], lab.plan.namespace("client"))
+
+
+@contextmanager
+def _program(lab: Lab, tool: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    process = lab.popen(
+        "client", program(tool, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    text = process.stdout.readline() if process.stdout else ""
+    if not text:
+        complaint = process.stderr.read() if process.stderr else ""
+        raise LabError(f"the load did not start: {complaint.strip()[-800:]}")
+    return text
+
+
+def _rest(process: subprocess.Popen[str], timeout: float) -> str:
+    out, complaint = process.communicate(timeout=timeout)
+    if not out:
+        raise LabError(f"the load broke: {complaint.strip()[-800:]}")
+    return out

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Many established streams of four kinds, both ends in this process: ``CLIENT-NS SERVER-NS --count N``.
+
+``push``: who accepted sends; ``pull``: who opened sends; ``ask``: who opened asks, the other answers; ``idle``:
+silent, half of them until told to speak. Each goes one of three ways (``ends.Ways``). What is sent are numbered lines
+of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more are opened each
+second.
+
+Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is
+the time a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept
+with the time they began (CLOCK_MONOTONIC, s), so that whoever made a fault finds those it caused; so is how late this
+process itself was with a line, from 10 ms on.
+
+Says ``{"open": N}`` when all are open, then obeys lines on standard input: ``speak`` (every idle stream says one
+line; of half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N``, ``abort
+N`` (who accepted closes, resets), ``hush N`` (its sender is silent from now on, also at the end), ``pause`` and
+``resume`` (all of them). At the end of standard input every end says one more line; what has not arrived within
+``--patience`` is stuck. One line of JSON tells about each stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import random
+import select
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+from aa_cluster.topology.traffic.ends import Ways, prepare, why
+from aa_cluster.topology.traffic.paced import KINDS, LINE, PROBE, SELDOM, SLOW, End, Stream
+from aa_cluster.topology.traffic.tcp import retransmits
+
+LATE = 0.010
+MOST_LATE = 1000
+OPENING = 64
+"""Connections under way at once while the first ones are opened."""
+READ = select.EPOLLIN | select.EPOLLRDHUP
+ERROR = select.EPOLLERR | select.EPOLLHUP
+ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""SO_LINGER: closing sends a RST, or a FIN."""
+
+
+def plan(count: int, probes: int, seed: int) -> list[Stream]:
+    """Kinds and ways in equal parts; of each sort that speaks as many probes as of the others; in random order."""
+    sorts = [(kind, way) for way in Ways.NAMES for kind in KINDS]
+    made, left = [], dict.fromkeys(sorts, max(1, round(probes / (3 * len(Ways.NAMES)))))
+    for number in range(count):
+        kind, way = sorts[number % len(sorts)]
+        period = SLOW
+        if kind == "idle":
+            period = SELDOM if number // len(sorts) % 2 else 0.0
+        elif left[kind, way]:
+            left[kind, way] -= 1
+            period = PROBE
+        made.append(Stream(number, kind, way, period))
+    random.Random(seed).shuffle(made)
+    return made
+
+
+class Mixture:
+    """The streams and their one event loop."""
+
+    def __init__(self, ways: Ways, given: argparse.Namespace) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.late: list[tuple[float, float]] = []
+        self._ways, self._given = ways, given
+        self._waiting = plan(given.count, given.probes, given.seed)[::-1]
+        self._dice = random.Random(given.seed)
+        self._epoll = select.epoll()
+        self._known: dict[int, tuple[Stream, End]] = {}
+        self._unnamed: dict[int, socket.socket] = {}
+        self._due: list[tuple[float, int, bool]] = []
+        self._listeners = {listener.fileno(): listener for listener in ways.listeners}
+        self._opening = 0
+        self._paced = True
+        self._still = False
+        for descriptor in self._listeners:
+            self._epoll.register(descriptor, select.EPOLLIN)
+
+    # -- the three parts of its life
+
+    def open(self, patience: float) -> int:
+        """All of the plan; how many are open."""
+        end = time.monotonic() + patience
+        while (self._waiting or self._opening) and time.monotonic() < end:
+            while self._waiting and self._opening < OPENING:
+                self._begin(self._waiting.pop())
+            self._turn(0.02)
+        return sum(stream.state == "open" for stream in self.streams.values())
+
+    def run(self) -> None:
+        """Until the end of standard input."""
+        self._epoll.register(0, select.EPOLLIN | select.EPOLLHUP)
+        began, opened = time.monotonic(), 0
+        while self._paced:
+            now = time.monotonic()
+            if self._still:
+                began, opened = now, 0
+            while self._given.fresh and opened < (now - began) * self._given.fresh:
+                self._begin(self._another())
+                opened += 1
+            self._turn(0.02)
+
+    def finish(self, patience: float) -> None:
+        """Each end says a line; what is still missing when the patience ends will not come."""
+        for stream in self.streams.values():
+            stream.arrived = 0.0
+            for end in stream.ends:
+                stream.say(end)
+        over = time.monotonic() + patience
+        while time.monotonic() < over and not all(stream.settled for stream in self.streams.values()):
+            self._turn(0.02)
+        for stream in self.streams.values():
+            if stream.state == "opening" or not stream.settled or any(end.silent for end in stream.ends):
+                stream.state = "refused" if stream.state == "opening" else "stuck"
+
+    def report(self) -> dict[str, object]:
+        return {"streams": [_row(stream) for stream in self.streams.values()], "late": self.late}
+
+    # -- one turn
+
+    def _turn(self, longest: float) -> None:
+        wait = longest
+        if self._due and self._paced:
+            wait = min(max(0.0, self._due[0][0] - time.monotonic()), longest)
+        for descriptor, events in self._epoll.poll(wait):
+            self._event(descriptor, events)
+        now = time.monotonic()
+        while self._paced and self._due and self._due[0][0] <= now:
+            due, number, again = heapq.heappop(self._due)
+            if now - due > LATE and len(self.late) < MOST_LATE:
+                self.late.append((due, now - due))
+            self._beat(self.streams[number], due if now - due < 1 else now, again)
+
+    def _event(self, descriptor: int, events: int) -> None:
+        if descriptor == 0:
+            self._obey(os.read(0, 4096).decode())
+        elif descriptor in self._listeners:
+            self._accept(self._listeners[descriptor])
+        elif descriptor in self._unnamed:
+            self._name(descriptor)
+        elif (known := self._known.get(descriptor)) is not None:
+            self._serve(*known, descriptor, events)
+
+    def _serve(self, stream: Stream, end: End, descriptor: int, events: int) -> None:
+        if events & ERROR and end.connection is not None:
+            stream.end(why(end.connection))
+        elif events & select.EPOLLOUT:
+            stream.established = time.monotonic()
+            stream.say(end)
+            self._epoll.modify(descriptor, READ)
+        else:
+            stream.take(end, time.monotonic(), self._paced)
+            if stream.state == "opening" and stream.opener.got:
+                stream.state = "open"
+                self._opening -= 1
+                self._first_beat(stream)
+        if stream.state not in ("open", "opening"):
+            self._forget(stream)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = listener.accept()
+            except BlockingIOError:
+                return
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._unnamed[accepted.fileno()] = accepted
+            self._epoll.register(accepted, READ)
+
+    def _name(self, descriptor: int) -> None:
+        """The first line of an accepted connection tells whose it is; the answer to it opens the stream."""
+        accepted = self._unnamed.pop(descriptor)
+        try:
+            stream = self.streams[int(accepted.recv(LINE, socket.MSG_PEEK)[:6])]
+        except (OSError, ValueError, KeyError):
+            accepted.close()
+            return
+        stream.acceptor.connection = accepted
+        self._known[descriptor] = stream, stream.acceptor
+        stream.take(stream.acceptor, time.monotonic(), self._paced)
+        if stream.kind != "ask":
+            stream.say(stream.acceptor)
+
+    # -- streams come, speak and go
+
+    def _begin(self, stream: Stream) -> None:
+        self.streams[stream.number] = stream
+        self._opening += 1
+        try:
+            opened = self._ways.begin(stream.way)
+        except OSError:
+            self._opening -= 1
+            stream.end("refused")
+            return
+        stream.opener.connection = opened
+        self._known[opened.fileno()] = stream, stream.opener
+        self._epoll.register(opened, READ | select.EPOLLOUT)
+
+    def _another(self) -> Stream:
+        number = len(self.streams)
+        return Stream(number, KINDS[number % 4], Ways.NAMES[number // 4 % 3], 0.0 if number % 4 == 2 else SLOW)
+
+    def _first_beat(self, stream: Stream) -> None:
+        if stream.period:
+            at = time.monotonic() + stream.period * self._dice.random()
+            heapq.heappush(self._due, (at, stream.number, True))
+
+    def _beat(self, stream: Stream, due: float, again: bool) -> None:
+        if stream.state != "open":
+            return
+        if self._still and again:
+            pass
+        elif stream.kind != "ask" or stream.opener.sent == stream.opener.got:
+            stream.say(stream.sender)
+        if again:
+            heapq.heappush(self._due, (due + stream.period, stream.number, True))
+
+    def _forget(self, stream: Stream) -> None:
+        self._opening -= stream.state == "refused"
+        for end in stream.ends:
+            if end.connection is not None and self._known.pop(end.connection.fileno(), None) is not None:
+                self._epoll.unregister(end.connection)
+
+    def _obey(self, words: str) -> None:
+        if not words:
+            self._paced = False
+            self._epoll.unregister(0)
+        for order in words.split("\n"):
+            match order.split():
+                case ["speak"]:
+                    self._speak()
+                case ["pause"]:
+                    self._still = True
+                case ["resume"]:
+                    self._resume()
+                case ["spoil", number]:
+                    self.streams[int(number)].spoil = True
+                case ["hush", number]:
+                    self.streams[int(number)].sender.silent = True
+                case ["close", number]:
+                    self._close(self.streams[int(number)], WAIT)
+                case ["abort", number]:
+                    self._close(self.streams[int(number)], ABORT)
+
+    def _resume(self) -> None:
+        """What nobody said meanwhile is no gap."""
+        self._still = False
+        for stream in self.streams.values():
+            stream.arrived = 0.0
+
+    def _speak(self) -> None:
+        """Spread over 200 ms."""
+        idle = [stream for stream in self.streams.values() if stream.kind == "idle"]
+        for at, stream in enumerate(idle):
+            heapq.heappush(self._due, (time.monotonic() + 0.2 * at / len(idle), stream.number, False))
+
+    def _close(self, stream: Stream, linger: bytes) -> None:
+        closing = stream.acceptor.connection
+        if closing is not None:
+            closing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._known.pop(closing.fileno(), None)
+            self._epoll.unregister(closing)
+            stream.acceptor.connection = None
+            closing.close()
+
+
+def _row(stream: Stream) -> list[object]:
+    """As ``StreamRow`` of topology/streams.py has it."""
+    opener, acceptor = stream.ends
+    again = sum(retransmits(end.connection) for end in stream.ends if end.connection is not None)
+    head = [stream.number, stream.kind, stream.way, stream.probe, stream.established, stream.state]
+    counts = [opener.sent + acceptor.sent, opener.got + acceptor.got, opener.wrong + acceptor.wrong, again]
+    return [*head, *counts, stream.gaps]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("client", type=Path, help="network namespace")
+    parser.add_argument("server", type=Path, help="network namespace")
+    parser.add_argument("--port", type=int, default=7001, help="both hosts listen here")
+    parser.add_argument("--published", type=int, default=7101, help="port of the cluster that leads to the client's")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--probes", type=int, default=72, help="streams with a line every 20 ms")
+    parser.add_argument("--fresh", type=float, default=0.0, help="further streams opened each second")
+    parser.add_argument("--patience", type=float, default=8.0, help="seconds for what is under way at the end")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    prepare()
+    mixture = Mixture(Ways(given.client, given.server, given.port, given.published), given)
+    print(json.dumps({"open": mixture.open(30.0)}), flush=True)
+    mixture.run()
+    mixture.finish(given.patience)
+    json.dump(mixture.report(), sys.stdout)
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One stream of numbered lines with both its ends: what it says, what it makes of what arrives, when nothing did."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+
+from aa_cluster.topology.traffic.ends import named
+
+KINDS = ("push", "pull", "idle", "ask")
+LINE = 64
+PROBE = 0.020
+SLOW = 0.5
+SELDOM = 4.0
+"""Seconds between two lines of a probe, of other streams, and of idle ones that speak at all."""
+NOTED = 0.030
+"""Seconds: shorter gaps are not kept."""
+MOST_NOTED = 64
+
+
+def line(stream: int, way: int, number: int) -> bytes:
+    """The 64 bytes of line ``number`` that stream ``stream`` sends from its opener (0) or its acceptor (1)."""
+    return b"%06d %d %010d %043d\n" % (stream, way, number, (number * 2654435761 + stream * 40503 + way) % 10**43)
+
+
+def wrong_bytes(got: bytes, expected: bytes) -> int:
+    return sum(one != other for one, other in zip(got, expected, strict=True))
+
+
+class End:
+    """One end of a stream. ``times``: when its lines that the other end does not have yet were sent."""
+
+    __slots__ = ("connection", "got", "rest", "sent", "silent", "times", "way", "wrong")
+
+    def __init__(self, way: int) -> None:
+        self.way = way
+        self.connection: socket.socket | None = None
+        self.sent = self.got = self.wrong = 0
+        self.rest = b""
+        self.times: deque[float] = deque()
+        self.silent = False
+
+
+class Stream:
+    """A connection with both its ends. ``state``: opening, open, or what ended it."""
+
+    __slots__ = (
+        "acceptor",
+        "arrived",
+        "established",
+        "gaps",
+        "kind",
+        "number",
+        "opener",
+        "period",
+        "spoil",
+        "state",
+        "way",
+    )
+
+    def __init__(self, number: int, kind: str, way: str, period: float) -> None:
+        self.number, self.kind, self.way, self.period = number, kind, way, period
+        self.opener, self.acceptor = End(0), End(1)
+        self.state = "opening"
+        self.established = self.arrived = 0.0
+        self.gaps: list[tuple[float, float]] = []
+        self.spoil = False
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return self.opener, self.acceptor
+
+    @property
+    def probe(self) -> bool:
+        return 0 < self.period <= PROBE
+
+    @property
+    def settled(self) -> bool:
+        """Everything that was sent has arrived, or nothing more can."""
+        if self.state != "open":
+            return self.state != "opening"
+        return self.opener.sent == self.acceptor.got and self.acceptor.sent == self.opener.got
+
+    @property
+    def sender(self) -> End:
+        """Who speaks when it is time: of idle streams each second one's opener."""
+        if self.kind == "idle":
+            return self.ends[self.number % 2]
+        return self.acceptor if self.kind == "push" else self.opener
+
+    def say(self, end: End) -> None:
+        if self.state not in ("open", "opening") or end.connection is None or end.silent:
+            return
+        data = line(self.number, end.way, end.sent)
+        if self.spoil and end.sent:
+            data, self.spoil = data[:40] + bytes((data[40] ^ 1,)) + data[41:], False
+        try:
+            end.connection.send(data)
+        except BlockingIOError:
+            return  # thousands of lines wait already
+        except OSError as error:
+            self.end(named(error.errno or 0))
+            return
+        end.sent += 1
+        end.times.append(time.monotonic())
+
+    def take(self, end: End, now: float, paced: bool) -> None:
+        """What has arrived at this end. ``paced``: lines are being sent by the clock."""
+        if end.connection is None:
+            return
+        try:
+            data = end.rest + end.connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(named(error.errno or 0))
+            return
+        if data == end.rest:
+            self.end("closed")
+            return
+        other = self.ends[1 - end.way]
+        whole = len(data) - len(data) % LINE
+        for at in range(0, whole, LINE):
+            piece, expected = data[at : at + LINE], line(self.number, other.way, end.got)
+            if piece != expected:
+                end.wrong += wrong_bytes(piece, expected)
+            end.got += 1
+            self._clock(now, other.times.popleft(), paced)
+        end.rest = data[whole:]
+        if whole and self.kind == "ask" and end is self.acceptor:
+            self.say(end)
+
+    def _clock(self, now: float, sent: float, paced: bool) -> None:
+        since = self.arrived if self.probe and paced and self.arrived else sent
+        if now - since >= NOTED and len(self.gaps) < MOST_NOTED:
+            self.gaps.append((since, now - since))
+        self.arrived = now
+
+    def end(self, state: str) -> None:
+        """It is over, for both ends; the first reason counts."""
+        if self.state in ("open", "opening"):
+            self.state = state if self.state == "open" else "refused"
