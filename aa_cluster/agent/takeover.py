@@ -42,7 +42,7 @@ _log = log.get("takeover")
 class Taken:
     """``flows`` that go on here; those that had ended have come along. Their entries: ``prepared_before`` long since,
     ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the
-    node's own sessions. ``seconds`` until the switch, ``whole_seconds`` until all was done.
+    node's own sessions. ``seconds`` until packets came here, ``whole_seconds`` until all was done.
     """
 
     flows: int
@@ -85,9 +85,11 @@ class TakeOver:
     async def stop(self) -> None:
         await self._tasks.cancel()
 
-    async def take_over(self, node_id: int, *, back: bool = False) -> Taken:
-        """All flows of that node continue here. ``back``: packets may go to it again afterwards (it lives); otherwise
-        what is still addressed to it stays here until the node map is written again.
+    async def take_over(self, node_id: int, *, lives: bool = False, keep_own: bool = False) -> Taken:
+        """All flows of that node continue here; those it began itself end, or with ``keep_own`` stay with it.
+
+        A node that ``lives`` goes on with each flow until that very flow changes hands. One that is gone has no part in
+        it any more at the switch: what is addressed to it stays here until the node map is written again.
 
         New sessions must be off it before (``set_draining``), and the caller keeps it so until this is back.
         ``AaError``: it did not come to the switch, and nothing has changed but conntrack; or the switch is made, and
@@ -95,28 +97,28 @@ class TakeOver:
         """
         begun = time.monotonic()
         async with self._working:
-            lifetimes = self._lifetimes()
-            taking = _Taking(self._preparation, lifetimes)
+            taking = _Taking(self._preparation, self._lifetimes())
             found = await self._plane.call(self._calls.flows_of, (node_id,), taking.look)
             await asyncio.to_thread(taking.first, found)
-            await self._plane.call(self._calls.set_hop, node_id, True)
+            if not lives:
+                await self._plane.call(self._calls.set_hop, node_id, True)
             switched = time.monotonic()
-            await self._settle(node_id, taking)
-            if back:
-                await self._plane.call(self._calls.set_hop, node_id, False)
-        taken = taking.result(switched - begun, time.monotonic() - begun)
+            for turn in range(ROUNDS):
+                moved = await self._move(node_id, taking, keep_own)
+                if lives and turn == 0:
+                    switched = time.monotonic()
+                if not moved:
+                    break
+        taken = taking.result(switched - begun, time.monotonic() - begun, keep_own)
         _say(node_id, taken)
         return taken
 
-    async def _settle(self, node_id: int, taking: _Taking) -> None:
-        """A handshake may have gone on, a SYN may have been on its way to the node, while its flows were prepared; an
-        entry made ready long ago may be gone."""
-        for turn in range(ROUNDS):
-            found = await self._plane.call(self._calls.flows_of, (node_id,))
-            if turn and not len(found.numbers):
-                break
-            await asyncio.to_thread(taking.again, found)
-            await self._plane.call(self._calls.reassign, node_id, self._self_id)
+    async def _move(self, node_id: int, taking: _Taking, keep_own: bool) -> int:
+        """Gives how many flows changed hands. A handshake may have gone on, a SYN may have been on its way to the node,
+        while its flows were prepared; an entry made ready long ago may be gone."""
+        found = await self._plane.call(self._calls.flows_of, (node_id,))
+        await asyncio.to_thread(taking.again, found)
+        return await self._plane.call(self._calls.reassign, node_id, self._self_id, keep_own)
 
     # Preparation, in the background.
 
@@ -200,7 +202,7 @@ class _Taking:
             self._seen = np.concatenate([self._seen, np.zeros(more, bool)])
             self._seen[numbers] = True
 
-    def result(self, seconds: float, whole: float) -> Taken:
+    def result(self, seconds: float, whole: float, keep_own: bool) -> Taken:
         made = self._made
         return Taken(
             flows=int(np.count_nonzero(self._seen)),
@@ -208,7 +210,7 @@ class _Taking:
             updated=made.updated,
             missing_created=made.created,
             lost=made.lost,
-            ended=self._ended,
+            ended=0 if keep_own else self._ended,
             seconds=seconds,
             whole_seconds=whole,
             errors=made.errors,

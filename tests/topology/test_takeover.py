@@ -152,6 +152,20 @@ def test_prepared_sessions_need_nothing_more(trio: Lab) -> None:
     undrain(lab, 2)
 
 
+def test_what_a_live_node_began_itself_stays_with_it(trio: Lab) -> None:
+    lab, port = trio, next(_ports)
+    lab.load_ruleset(rulesets.text("strict"))
+    with talks(lab, ("node2", "server"), ("10.77.2.100", port), {"echo": 3, "late-server": 3}) as running:
+        taken = drain_now(lab, 2)
+        running.speak()
+        client, server = running.stop()
+    undrain(lab, 2)
+    assert taken.ended == 0
+    assert not any(one.broken or one.wrong for side in (client, server) for one in side.values())
+    assert client["late-server"].lines == 3
+    assert client["echo"].lines == client["echo"].sent
+
+
 def test_sessions_may_be_silent_again(trio: Lab) -> None:
     """Conntrack gives a session 300 s whose windows it has not seen; the sweep gives it what it should have."""
     lab, port = trio, next(_ports)
