@@ -3,7 +3,8 @@
  * reassign: the flows of one node become another's. Attached nowhere: the agent writes `moving` and runs it with
  * BPF_PROG_TEST_RUN, each run looks at AA_SWEEP_BITE records and goes on where the last one stopped. Packets go on meanwhile:
  * record and entries change by compare-and-swap, one flow at a time.
- * What a node began itself ends with it: nobody else has its socket. The primary's entry of such a session is let go.
+ * What a node began itself nobody else can go on with, having no socket for it: it stays with a node that lives, and ends
+ * with one that is gone. The primary's entry of such a session is let go.
  * Writes records, buckets, tallies, moving; reads config, watermark. Counts nothing: no packet passes here.
  */
 #include <linux/bpf.h>
@@ -52,6 +53,8 @@ static __always_inline void move(struct __sk_buff *skb, struct move *moving_now,
 	__u8 to = moving_now->to & (AA_MAX_NODES - 1);
 
 	if (record->ended & FLOW_ONE_SIDED) {
+		if (moving_now->keep_own)
+			return;
 		end_flow(record, index);
 		let_go(skb, &record->original);
 		moving_now->ended++;

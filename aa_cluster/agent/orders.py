@@ -69,7 +69,7 @@ async def _set_drained(node: Node, role: Primary, body: bytes, drained: bool) ->
         await role.settled()
         if not wanted.now:
             return api.Drained(nodes=await views.nodes(node))
-        taken = await role.take_flows_of(role.members.called(wanted.node).id, forget=True)
+        taken = await role.take_flows_of(role.members.called(wanted.node).id, stays=True)
         return api.Drained(nodes=await views.nodes(node), taken=views.taken(taken))
 
 

@@ -223,17 +223,19 @@ class Primary:
         """Node id → name, of all that were ever in the cluster."""
         return {number: name for name, number in self.members.ids.items()}
 
-    async def take_flows_of(self, node_id: int, forget: bool = False) -> Taken:
-        """All flows of that node go on here; with ``forget`` it is told to let go of their entries. It gets no new
-        sessions already, or this is a ``StateError``."""
+    async def take_flows_of(self, node_id: int, stays: bool = False) -> Taken:
+        """All flows of that node go on here. One that ``stays`` in the cluster keeps the sessions it began itself, and
+        is told to let go of the entries of the others. It gets no new sessions already, or this is a ``StateError``."""
         node = self.members.nodes.get(node_id)
         if node_id == self.members.self_id:
             raise StateError("the primary cannot take over its own flows", "name an auxiliary")
-        if node is not None and node.state == "active":
+        if node is None or not node.ready:
+            raise StateError(f"node {node_id} has no sessions: it has not joined", "see `aa-cluster nodes`")
+        if node.state == "active":
             raise StateError(f"{node.facts.name} still gets new sessions", "`drain` it first")
-        lives = node is not None and not node.silent and not node.dead
-        taken = await self.takeover.take_over(node_id, back=lives)
-        if forget and lives and node is not None:
+        lives = not node.silent and not node.dead
+        taken = await self.takeover.take_over(node_id, lives=lives, keep_own=lives and stays)
+        if stays and lives:
             await self._let_forget(node)
         await self.upkeep.count_sessions(0.0)
         return taken

@@ -15,7 +15,7 @@ from aa_cluster import log
 from aa_cluster.agent.preparation import Made, Preparation
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, Owned, Timeouts
+from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, ONE_SIDED, Owned, Timeouts
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _log = log.get("takeover")
 class Taken:
     """``flows`` that go on here; those that had ended have come along. Their entries: ``prepared_before`` long since,
     ``updated`` or made since they were missing just now, ``lost``: not to be had (``errors`` says why). ``ended``: the
-    node's own sessions. ``seconds`` until the switch, ``whole_seconds`` until all was done.
+    node's own sessions. ``seconds`` until packets came here, ``whole_seconds`` until all was done.
     """
 
     flows: int
@@ -85,9 +85,11 @@ class TakeOver:
     async def stop(self) -> None:
         await self._tasks.cancel()
 
-    async def take_over(self, node_id: int, *, back: bool = False) -> Taken:
-        """All flows of that node continue here. ``back``: packets may go to it again afterwards (it lives); otherwise
-        what is still addressed to it stays here until the node map is written again.
+    async def take_over(self, node_id: int, *, lives: bool = False, keep_own: bool = False) -> Taken:
+        """All flows of that node continue here; those it began itself end, or with ``keep_own`` stay with it.
+
+        A node that ``lives`` goes on with each flow until that very flow changes hands. One that is gone has no part in
+        it any more at the switch: what is addressed to it stays here until the node map is written again.
 
         New sessions must be off it before (``set_draining``), and the caller keeps it so until this is back.
         ``AaError``: it did not come to the switch, and nothing has changed but conntrack; or the switch is made, and
@@ -95,28 +97,28 @@ class TakeOver:
         """
         begun = time.monotonic()
         async with self._working:
-            lifetimes = self._lifetimes()
-            taking = _Taking(self._preparation, lifetimes)
-            found = await self._plane.call(self._calls.flows_of, (node_id,))
+            taking = _Taking(self._preparation, self._lifetimes())
+            found = await self._plane.call(self._calls.flows_of, (node_id,), taking.look)
             await asyncio.to_thread(taking.first, found)
-            await self._plane.call(self._calls.set_hop, node_id, True)
+            if not lives:
+                await self._plane.call(self._calls.set_hop, node_id, True)
             switched = time.monotonic()
-            await self._settle(node_id, taking)
-            if back:
-                await self._plane.call(self._calls.set_hop, node_id, False)
-        taken = taking.result(switched - begun, time.monotonic() - begun)
+            for turn in range(ROUNDS):
+                moved = await self._move(node_id, taking, keep_own)
+                if lives and turn == 0:
+                    switched = time.monotonic()
+                if not moved:
+                    break
+        taken = taking.result(switched - begun, time.monotonic() - begun, keep_own)
         _say(node_id, taken)
         return taken
 
-    async def _settle(self, node_id: int, taking: _Taking) -> None:
-        """A handshake may have gone on, a SYN may have been on its way to the node, while its flows were prepared; an
-        entry made ready long ago may be gone."""
-        for turn in range(ROUNDS):
-            found = await self._plane.call(self._calls.flows_of, (node_id,))
-            if turn and not len(found.numbers):
-                break
-            await asyncio.to_thread(taking.again, found)
-            await self._plane.call(self._calls.reassign, node_id, self._self_id)
+    async def _move(self, node_id: int, taking: _Taking, keep_own: bool) -> int:
+        """Gives how many flows changed hands. A handshake may have gone on, a SYN may have been on its way to the node,
+        while its flows were prepared; an entry made ready long ago may be gone."""
+        found = await self._plane.call(self._calls.flows_of, (node_id,))
+        await asyncio.to_thread(taking.again, found)
+        return await self._plane.call(self._calls.reassign, node_id, self._self_id, keep_own)
 
     # Preparation, in the background.
 
@@ -157,40 +159,58 @@ class _Taking:
         self._preparation, self._lifetimes = preparation, lifetimes
         self._made = Made()
         self._before = self._ended = 0
-        self._going = np.zeros(0, int)
+        self._seen = np.zeros(0, bool)
+        self._long_since = np.zeros(0, bool)
 
-    def first(self, found: Owned) -> None:
-        """What is not ready is made so. In a worker thread."""
-        self._ended = int(np.count_nonzero(found.one_sided))
-        self._before = int(np.count_nonzero(self._work(found)))
+    def look(self, records: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """As ``flows.Choice``: those that are not ready; the others, mostly all, need not be copied."""
+        state, own = records["state"][at], records["ended"][at] & ONE_SIDED != 0
+        ready = self._preparation.ready(at + 1, records["created_ns"][at], state) & ~own
+        going = ~own & (state != CLOSED)
+        self._ended = int(np.count_nonzero(own))
+        self._before = int(np.count_nonzero(ready & going))
+        self._count(at[going] + 1)
+        waiting: np.ndarray = ~ready & ~own
+        return waiting
+
+    def first(self, waiting: Owned) -> None:
+        """They are made ready. In a worker thread."""
+        self._long_since = self._seen.copy()
+        self._long_since[waiting.numbers[waiting.numbers < len(self._seen)]] = False
+        self._work(waiting)
 
     def again(self, found: Owned) -> None:
         """What has changed since, what could not be had, and what has gone missing. In a worker thread."""
         self._made = replace(self._made, lost=0, errors="")
-        ready = self._work(found)
-        self._made += self._preparation.mend(_of(found, ready), self._lifetimes)
-
-    def _work(self, found: Owned) -> np.ndarray:
-        """Gives which were ready. The entry of a session that has ended is not made anew."""
+        going = ~found.one_sided & (found.rows["state"] != CLOSED)
         ready = self._preparation.ready(found.numbers, found.rows["created_ns"], found.rows["state"])
-        ready &= ~found.one_sided
-        waiting = ~ready & ~found.one_sided
-        over = found.rows["state"] == CLOSED
-        self._going = np.union1d(self._going, found.numbers[~found.one_sided & ~over])
-        self._made += self._preparation.complete(_of(found, waiting & ~over), self._lifetimes)
-        self._preparation.prepare(_of(found, waiting & over), self._lifetimes)
-        out: np.ndarray = ready & ~over
-        return out
+        self._count(found.numbers[going])
+        self._work(_of(found, ~ready & ~found.one_sided))
+        old = ready & going & (found.numbers < len(self._long_since))
+        old[old] = self._long_since[found.numbers[old]]
+        self._made += self._preparation.mend(_of(found, old), self._lifetimes)
 
-    def result(self, seconds: float, whole: float) -> Taken:
+    def _work(self, waiting: Owned) -> None:
+        """The entry of a session that has ended is not made anew."""
+        over = waiting.rows["state"] == CLOSED
+        self._made += self._preparation.complete(_of(waiting, ~over), self._lifetimes)
+        self._preparation.prepare(_of(waiting, over), self._lifetimes)
+
+    def _count(self, numbers: np.ndarray) -> None:
+        if len(numbers):
+            more = max(0, int(numbers.max()) + 1 - len(self._seen))
+            self._seen = np.concatenate([self._seen, np.zeros(more, bool)])
+            self._seen[numbers] = True
+
+    def result(self, seconds: float, whole: float, keep_own: bool) -> Taken:
         made = self._made
         return Taken(
-            flows=len(self._going),
+            flows=int(np.count_nonzero(self._seen)),
             prepared_before=self._before,
             updated=made.updated,
             missing_created=made.created,
             lost=made.lost,
-            ended=self._ended,
+            ended=0 if keep_own else self._ended,
             seconds=seconds,
             whole_seconds=whole,
             errors=made.errors,

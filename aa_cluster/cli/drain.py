@@ -22,8 +22,8 @@ def drain(invocation: Invocation, node: str, now: bool) -> None:
     """Give NODE (name or id) no new sessions, the primary too, until `aa-cluster undrain`.
 
     Sessions that run stay where they are; the table shows how many are left. With --now they go on at the primary, at
-    once and without losing a packet; those that NODE began itself end. The node stays drained when it leaves, restarts
-    and joins again. Works on every node of the cluster.
+    once and without losing a packet; those that NODE began itself stay with it. The node stays drained when it leaves,
+    restarts and joins again. Works on every node of the cluster.
     """
     order(invocation, "/v1/drain", node, now)
 

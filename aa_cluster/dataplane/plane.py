@@ -444,11 +444,12 @@ class Dataplane:
             raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
         nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
 
-    def reassign(self, source: int, target: int) -> int:
-        """Primary: the flows of one node become another's; gives how many. What the node began itself ends."""
+    def reassign(self, source: int, target: int, keep_own: bool = False) -> int:
+        """Primary: the flows of one node become another's; gives how many. What ``source`` began itself ends, or with
+        ``keep_own`` stays."""
         if self._reassigner is None:
             raise DataplaneError("flows are to change hands before the dataplane was started as primary")
-        return self._reassigner.move(source, target)
+        return self._reassigner.move(source, target, keep_own)
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``

@@ -20,10 +20,10 @@ class Reassigner:
         self._moving = moving
         self._watermark = watermark
 
-    def move(self, from_id: int, to_id: int) -> int:
-        """Gives how many flows changed hands; those that ended instead are not among them."""
+    def move(self, source: int, target: int, keep_own: bool = False) -> int:
+        """Gives how many flows changed hands. What ``source`` began itself ends, or with ``keep_own`` stays."""
         order = self._moving.record()
-        order["from"], order["to"] = from_id, to_id
+        order["from"], order["to"], order["keep_own"] = source, target, keep_own
         self._moving.put(0, order)
         highest = self._watermark.get(0)
         runs = (0 if highest is None else int(highest)) // BITE + 1

@@ -198,7 +198,8 @@ struct move {
 	__u64 ended; /* … and those that end with the old one */
 	__u8 from;
 	__u8 to;
-	__u8 pad[6];
+	__u8 keep_own; /* the old owner lives: what it began itself stays with it */
+	__u8 pad[5];
 };
 _Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
 

@@ -84,6 +84,18 @@ def test_what_the_node_began_itself_ends(plane: Plane, mover: Reassigner) -> Non
     assert conntrack.dump() == []
 
 
+def test_what_a_live_node_began_itself_stays(plane: Plane, mover: Reassigner) -> None:
+    own, other = flow(plane, 1, OTHER), flow(plane, 2, OTHER)
+    entry(*own, state="ESTABLISHED")
+    record = plane.flow(own[0])
+    assert record is not None
+    record["ended"] |= ONE_SIDED
+    assert mover.move(OTHER, SELF, keep_own=True) == 1
+    assert owners(plane, own) == (OTHER, OTHER, OTHER)
+    assert owners(plane, other) == (SELF, SELF, SELF)
+    assert len(conntrack.dump()) == 1
+
+
 def test_whose_flows_are_whose(plane: Plane) -> None:
     first, _, third = (flow(plane, number, owner) for number, owner in ((1, OTHER), (2, SELF), (3, THIRD)))
     found = owned(plane.maps["records"], plane.maps["watermark"], [OTHER, THIRD])

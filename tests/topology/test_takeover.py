@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from aa_cluster.topology import rulesets
 from aa_cluster.topology.agreement import original, table
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import SessionReport, TalkReport, Talks, program, run_sessions, talks
+from aa_cluster.topology.load import ChurnReport, TalkReport, Talks, program, run_sessions, talks
 from aa_cluster.topology.namespaces import inside, write_sysctls
 from aa_cluster.topology.pinned import primary_maps
 from aa_cluster.topology.view import counters, flows, only, sessions, set_weights, undrain
@@ -36,6 +37,7 @@ KINDS = dict.fromkeys(("pull", "push", "echo", "late-server", "late-client"), EA
 PACED = ("pull", "push", "echo")
 STRICT = {"net/netfilter/nf_conntrack_tcp_loose": "0", "net/netfilter/nf_conntrack_tcp_be_liberal": "0"}
 MANY = 100_000
+SHORT = 20_000
 PLANNED_MS = 100
 
 _ports = itertools.count(7100)
@@ -61,7 +63,8 @@ def drain_now(lab: Lab, index: int, by: int = 1) -> api.TakenRow:
 def under(lab: Lab, ruleset: str, published: bool = False) -> Iterator[Talks]:
     """Sessions of every temper, a third on each node."""
     port = next(_ports)
-    lab.load_ruleset(rulesets.text(ruleset).replace("10.77.2.100:80", f"10.77.2.100:{port}"))
+    lab.ruleset = rulesets.text(ruleset).replace("10.77.2.100:80", f"10.77.2.100:{port}")  # of a node that returns too
+    lab.load_ruleset(lab.ruleset)
     set_weights(lab, {1: 1, 2: 1, 3: 1})
     where = ("10.77.1.1", 8080) if published else ("10.77.2.100", port)
     with talks(lab, ("client", "server"), where, KINDS, port) as running:
@@ -89,15 +92,16 @@ def gaps_of(client: Mapping[str, TalkReport], server: Mapping[str, TalkReport]) 
     return sorted(itertools.chain(client["pull"].gaps_ms, client["echo"].gaps_ms, server["push"].gaps_ms))
 
 
-def conntrack_is_as_the_flows_are(lab: Lab) -> int:
-    """The primary's own flows: tuples, mark, state; how many."""
-    entries, own = table(lab, "node1"), established(lab, 1)
+def conntrack_is_as_the_flows_are(lab: Lab, had: list[FlowRow]) -> None:
+    """These are the primary's now, and its entries have their tuples, mark and state."""
+    entries, theirs = table(lab, "node1"), {original(row) for row in had}
+    own = [row for row in established(lab, 1) if original(row) in theirs]
+    assert len(own) == len(had)
     for row in own:
         entry = entries[original(row)]
         reply = (row.reply_source, row.reply_source_port, row.reply_destination, row.reply_destination_port)
         assert entry.reply == Tuple(4, 6, *reply)
         assert (entry.mark, entry.tcp_state) == (row.mark, "ESTABLISHED")
-    return len(own)
 
 
 def established(lab: Lab, node: int) -> list[FlowRow]:
@@ -122,13 +126,13 @@ def show(taken: api.TakenRow) -> None:
 def test_a_live_nodes_sessions_go_on(trio: Lab, ruleset: str, published: bool) -> None:
     lab = trio
     with under(lab, ruleset, published) as running:
-        had = running_on(lab, 2)
-        assert had >= EACH * len(KINDS) // 3
+        had = established(lab, 2)
+        assert len(had) == EACH * len(KINDS) // 3
         taken = drain_now(lab, 2)
         running.speak()
-        assert (taken.flows, taken.lost) == (had, 0)
+        assert (taken.flows, taken.lost) == (len(had), 0)
         assert not established(lab, 2)
-        assert conntrack_is_as_the_flows_are(lab) >= taken.flows
+        conntrack_is_as_the_flows_are(lab, had)
         until("node2 to have let go", lambda: not table(lab, "node2"), 3)
         all_went_on(running, PLANNED_MS, f"drain --now, {ruleset}")
         show(taken)
@@ -148,6 +152,40 @@ def test_prepared_sessions_need_nothing_more(trio: Lab) -> None:
     undrain(lab, 2)
 
 
+def test_what_a_live_node_began_itself_stays_with_it(trio: Lab) -> None:
+    lab, port = trio, next(_ports)
+    lab.load_ruleset(rulesets.text("strict"))
+    with talks(lab, ("node2", "server"), ("10.77.2.100", port), {"echo": 3, "late-server": 3}) as running:
+        taken = drain_now(lab, 2)
+        running.speak()
+        client, server = running.stop()
+    undrain(lab, 2)
+    assert taken.ended == 0
+    assert not any(one.broken or one.wrong for side in (client, server) for one in side.values())
+    assert client["late-server"].lines == 3
+    assert client["echo"].lines == client["echo"].sent
+
+
+def test_sessions_may_be_silent_again(trio: Lab) -> None:
+    """Conntrack gives a session 300 s whose windows it has not seen; the sweep gives it what it should have."""
+    lab, port = trio, next(_ports)
+    kinds = {"late-server": EACH, "late-client": EACH}
+    with talks(lab, ("client", "server"), ("10.77.2.100", port), kinds) as running:
+        keys = [original(row) for row in established(lab, 2)]
+        drain_now(lab, 2)
+        running.speak()
+        until("conntrack to count 300 s", lambda: not any(has_time(lab, key) for key in keys), 3)
+        start = time.monotonic()
+        until("it to keep their time again", lambda: all(has_time(lab, key) for key in keys), 30)
+        print(f"{len(keys)} entries have their time again after {time.monotonic() - start:.1f} s")
+    undrain(lab, 2)
+
+
+def has_time(lab: Lab, key: Tuple) -> bool:
+    entry = table(lab, "node1").get(key)
+    return entry is not None and entry.timeout > 400_000
+
+
 def is_established(lab: Lab, key: Tuple) -> bool:
     entry = table(lab, "node1").get(key)
     return entry is not None and entry.tcp_state == "ESTABLISHED"
@@ -158,15 +196,16 @@ def test_missing_entries_are_made(trio: Lab) -> None:
     lab = trio
     with under(lab, "strict") as running:
         lab.exec("node1", ["conntrack", "-D", "-m", "17"])
-        had = running_on(lab, 2), running_on(lab, 3)
+        had, start = (running_on(lab, 2), running_on(lab, 3)), time.monotonic()
         taken = drain_now(lab, 2)
         taken_3 = drain_now(lab, 3)
         assert (taken.created, taken_3.created) == (taken.flows, taken_3.flows) == had
+        until("a second to pass", lambda: time.monotonic() > start + 1, 2)
         client, server = running.stop()
         mine = EACH * len(KINDS) // 3
-        broken = sum(one.broken for side in (client, server) for one in side.values())
-        print(f"the primary's own sessions died ({broken} ends), the other two nodes' did not")
-        assert broken <= 2 * (mine + 1)
+        stuck = sum(gap > 900 for gap in gaps_of(client, server))
+        print(f"{stuck} of the primary's own sessions stand still, none of the other two nodes'")
+        assert stuck <= mine
     for node in (2, 3):
         undrain(lab, node)
 
@@ -189,45 +228,75 @@ def test_it_leaves_at_once(trio: Lab) -> None:
 
 @pytest.mark.parametrize("ruleset", ["strict", "open"])
 def test_a_dead_nodes_sessions_go_on(trio: Lab, ruleset: str) -> None:
-    """Nobody sees it die here but this test."""
     lab = trio
     with under(lab, ruleset) as running:
-        had = running_on(lab, 2)
-        start = time.monotonic()
+        had = established(lab, 2)
+        for net in lab.plan.links("node2"):  # a namespace that is taken apart may send resets on its way out
+            lab.cut("node2", net.name)
         lab.kill(2)
-        taken = drain_now(lab, 2)
+        until("the primary to have its sessions", lambda: not running_on(lab, 2), 2)
         running.speak()
-        print(f"killed and drained after {time.monotonic() - start:.2f} s", end="; ")
-        assert (taken.flows, taken.lost) == (had, 0)
-        all_went_on(running, 3000, f"kill, {ruleset}")
-        show(taken)
-        assert conntrack_is_as_the_flows_are(lab) >= taken.flows
+        conntrack_is_as_the_flows_are(lab, had)
+        assert drain_now(lab, 2).flows == 0
+        undrain(lab, 2)
+        all_went_on(running, 500, f"kill, {ruleset}")
+        print(f"{len(had)} flows")
     lab.revive(2)
     write_sysctls(lab.plan.path("node2"), STRICT)
-    undrain(lab, 2)
     only(lab, 2)
-    until("node2 to work again", lambda: lab.status(2).state == "active", 10)
     before = counters(lab, 2)["ADOPT_NEW"]
     assert run_sessions(lab, "client", "10.77.2.100", 80, 20).completed == 20
     assert counters(lab, 2)["ADOPT_NEW"] == before + 20
 
 
-def test_sessions_that_are_just_beginning(trio: Lab) -> None:
-    """Sessions are opened all the time while a node is drained at once, again and again: each succeeds."""
+@pytest.mark.parametrize("ruleset", ["strict", "open"])
+@pytest.mark.parametrize(
+    ("host", "kept_back", "state"),
+    [
+        ("server", "tcp sport 80 tcp flags & (syn | ack) == syn | ack", "syn-sent"),
+        ("client", "tcp dport 80 tcp flags & (syn | ack) == ack", "syn-recv"),
+    ],
+    ids=["SYN-ACK to come", "ACK to come"],
+)
+def test_handshakes_go_on(trio: Lab, host: str, kept_back: str, state: str, ruleset: str) -> None:
+    lab = trio
+    lab.load_ruleset(rulesets.text(ruleset))
+    only(lab, 2)
+    rules = f"table inet keep {{ chain out {{ type filter hook output priority 0; {kept_back} drop; }}; }}"
+    lab.exec(host, ["nft", rules], check=True)
+    argv = program("churn", "10.77.2.100", 80, "--count", EACH, "--at-once", EACH)
+    with lab.popen("client", argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        try:
+            until("handshakes to be under way", lambda: half_open(lab, state) == EACH, 5)
+            taken = drain_now(lab, 2)
+        finally:
+            lab.exec(host, ["nft", "delete", "table", "inet", "keep"], check=True)
+        report = msgspec.json.decode(process.communicate(timeout=30)[0], type=ChurnReport)
+    undrain(lab, 2)
+    assert (taken.flows, taken.lost) == (EACH, 0)
+    assert (report.completed, report.failed) == (EACH, ())
+    print(f"{EACH} handshakes at {state}, done after {report.seconds:.1f} s")
+    set_weights(lab, {1: 1, 2: 1, 3: 1})
+
+
+def half_open(lab: Lab, state: str) -> int:
+    return sum(row.owner == 2 and row.state == state for row in flows(lab))
+
+
+def test_short_sessions(trio: Lab) -> None:
+    """Short sessions come and go all the time, while a node is drained at once again and again: each succeeds."""
     lab = trio
     lab.load_ruleset(rulesets.text("strict"))
     set_weights(lab, {1: 0, 2: 1, 3: 1})
-    taken, slowest = [], 0.0
-    for _ in range(8):
-        argv = ["sessions", "10.77.2.100", 80, "--count", 400]
-        with lab.popen("client", program(*argv), stdout=-1, stdin=-1) as process:
+    taken = []
+    argv = program("churn", "10.77.2.100", 80, "--count", SHORT, "--at-once", 64)
+    with lab.popen("client", argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        while process.poll() is None:
             taken.append(drain_now(lab, 2))
-            out, _ = process.communicate(timeout=60)
-        report = msgspec.json.decode(out, type=SessionReport)
-        assert (report.completed, report.failed) == (400, ())
-        slowest = max(slowest, report.seconds)
-        undrain(lab, 2)
-    print(f"8 times 400 sessions: {sum(one.flows for one in taken)} taken over meanwhile, slowest {slowest:.2f} s")
+            undrain(lab, 2)
+        report = msgspec.json.decode(process.communicate()[0], type=ChurnReport)
+    print(f"{SHORT} sessions in {report.seconds:.1f} s, {len(taken)} take-overs meanwhile")
+    assert (report.completed, report.failed, sum(one.lost for one in taken)) == (SHORT, (), 0)
     set_weights(lab, {1: 1, 2: 1, 3: 1})
 
 
@@ -279,7 +348,8 @@ def test_a_hundred_thousand_flows(roomy: Lab, case: str) -> None:
         print(f"CPU {(agent_ns(lab) - used) / 1e6:.0f} ms", end="; ")
         show(taken)
         assert (taken.flows, taken.lost) == (placed.sum(), 0)
-        assert taken.whole_seconds <= 1.0
+        assert taken.seconds <= 1.0
+        assert taken.whole_seconds <= (1.5 if case == "missing" else 1.0)
         counts = {"prepared": taken.prepared, "unprepared": taken.updated, "missing": taken.created}
         assert counts[case] == taken.flows
         assert inside(path, lambda: ct_bulk.check(rows[placed])).done == placed.sum()

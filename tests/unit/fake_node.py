@@ -22,7 +22,7 @@ from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
 from aa_cluster.dataplane.accounts import Look
-from aa_cluster.dataplane.flows import FLOW_ROW, Owned
+from aa_cluster.dataplane.flows import FLOW_ROW, Choice, Owned
 from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Pulse, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
@@ -142,9 +142,12 @@ class FakePlane:
     def forget_heir(self) -> None:
         self.calls.append("forget_heir")
 
-    def reassign(self, source: int, target: int) -> int:
+    def reassign(self, source: int, target: int, keep_own: bool = False) -> int:
         self.calls.append(f"reassign {source} {target}")
         return 0
+
+    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
+        return Owned(np.zeros(0, int), np.zeros(0, FLOW_ROW), np.zeros(0, bool))
 
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")

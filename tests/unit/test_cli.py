@@ -331,7 +331,7 @@ def test_refusal_shows_every_finding(call, agent):
 def test_leave_reports_progress_once_a_change(call, agent):
     result = call("leave", "--timeout", "5", "--force")
     assert result.stdout.splitlines() == ["draining: 2 sessions left", "left the cluster; detached: int, ext"]
-    assert agent.asked[0][2] == {"timeout": 5.0, "force": True}
+    assert agent.asked[0][2] == {"timeout": 5.0, "force": True, "now": False}
 
 
 def test_leave_in_json_is_one_line_a_report(call, agent):
@@ -350,10 +350,24 @@ def test_weight(call, agent):
     assert call("weight", "gw2", "101").exit_code == 2
 
 
+def test_drain_now_says_what_came_of_it(call, agent):
+    row = api.TakenRow(flows=40, prepared=38, updated=1, created=1, lost=2, ended=3, seconds=0.012, whole_seconds=0.02)
+    agent.answers["/v1/drain"] = api.Drained(nodes=NODES, taken=row)
+    shown = call("drain", "gw2", "--now").stdout
+    assert agent.asked == [("POST", "/v1/drain", {"node": "gw2", "now": True})]
+    assert "40 sessions go on at the primary, 2 cannot (no conntrack entry), 3 of its own ended; 12 ms" in shown
+    assert json.loads(call("drain", "gw2", "--now", "-j").stdout)["taken"]["flows"] == 40
+
+
+def test_leave_now_is_asked_for(call, agent):
+    call("leave", "--now")
+    assert agent.asked[0][2]["now"] is True
+
+
 @pytest.mark.parametrize("verb", ["drain", "undrain"])
 def test_drain_and_undrain(call, agent, verb):
     assert "gw2" in call(verb, "gw2").stdout
-    assert agent.asked == [("POST", f"/v1/{verb}", {"node": "gw2"})]
+    assert agent.asked == [("POST", f"/v1/{verb}", {"node": "gw2", "now": False})]
 
 
 def test_schedule_shows_and_sets(call, agent):
