@@ -228,6 +228,8 @@ class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     timeout: float = 60.0
     force: bool = False
+    now: bool = False
+    """The primary takes the running sessions over, nobody waits for their end."""
 
 
 class Leaving(Answer, frozen=True, kw_only=True, tag="leaving"):
@@ -248,13 +250,29 @@ class WeightSet(Answer, frozen=True, kw_only=True, tag="weight"):
 
 
 class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/drain`` and ``/v1/undrain``. ``node``: name or id."""
+    """``POST /v1/drain`` and ``/v1/undrain``. ``node``: name or id. ``now``: the primary takes over what runs there."""
 
     node: str
+    now: bool = False
+
+
+class TakenRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``flows`` that go on at the primary. Their conntrack entries: ``prepared`` before, ``updated`` or ``created``
+    now, ``lost``: not to be had. ``ended``: the node's own sessions. ``seconds`` until packets went to the primary."""
+
+    flows: int
+    prepared: int
+    updated: int
+    created: int
+    lost: int
+    ended: int
+    seconds: float
+    whole_seconds: float
 
 
 class Drained(Answer, frozen=True, kw_only=True, tag="drained"):
     nodes: tuple[NodeRow, ...]
+    taken: TakenRow | None = None
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -396,6 +414,55 @@ class PolicyReloaded(Answer, frozen=True, kw_only=True, tag="policy-reload"):
     path: str
     changes: tuple[str, ...]
     not_taken: tuple[str, ...] = ()
+
+
+class SyncRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has of the primary's flow table. ``lag``: entries of the journal that have not come, for ``lag_ms``.
+
+    ``lost``: entries that were asked for again, ``resent``: that were sent again. ``refused``: records without room in
+    its table. ``differing``: blocks of 1,024 records at the last comparison, ``verified`` s ago. ``synced``: s since it
+    had the whole table after it joined or was told to begin anew, which took ``took`` s. None: not known.
+    """
+
+    id: int
+    name: str
+    state: Literal["source", "equal", "differing", "behind", "synchronising", "unknown"]
+    flows: int = 0
+    lag: int = 0
+    lag_ms: int = 0
+    lost: int = 0
+    resent: int = 0
+    refused: int = 0
+    differing: int | None = None
+    verified: float | None = None
+    synced: float | None = None
+    took: float | None = None
+
+
+class Sync(Answer, frozen=True, kw_only=True, tag="sync"):
+    """Of the primary: ``journal`` entries ever written, ``pending`` not sent yet; ``skipped``: written over unsent."""
+
+    mode: Literal["all", "takeover", "periodic", "off"]
+    journal: int
+    pending: int
+    frames: int
+    records: int
+    resent: int
+    skipped: int
+    nodes: tuple[SyncRow, ...]
+
+
+class ResyncRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/sync/resync``: that node (name or id), or all auxiliaries, begin anew."""
+
+    node: str = ""
+
+
+class Resynced(Answer, frozen=True, kw_only=True, tag="resynced"):
+    """Names of the nodes that begin anew, and of those that did not answer."""
+
+    nodes: tuple[str, ...]
+    silent: tuple[str, ...] = ()
 
 
 class PersistRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

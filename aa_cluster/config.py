@@ -20,6 +20,8 @@ from aa_cluster.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/aa-cluster/aa-cluster.toml")
 KEY_BYTES = 32
+DOUBT_MS = 30
+"""Between the wait that leaves a pulse unanswered and the verdict: time for more of them, sent more often."""
 MAX_PORTS = 16
 """Data interfaces per node; the slot of an interface is its index in ``data.interfaces``."""
 
@@ -51,9 +53,9 @@ class HaLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     interface: Ifname
     port: Annotated[int, Meta(ge=1, le=65535)] = 4201
-    heartbeat_ms: Annotated[int, Meta(ge=20, le=10_000)] = 200
-    silent_ms: Annotated[int, Meta(ge=60, le=60_000)] = 1000
-    pulse_ms: Annotated[int, Meta(ge=10, le=10_000)] = 40
+    heartbeat_ms: Annotated[int, Meta(ge=20, le=10_000)] = 500
+    silent_ms: Annotated[int, Meta(ge=60, le=60_000)] = 1500
+    pulse_ms: Annotated[int, Meta(ge=10, le=10_000)] = 60
     dead_ms: Annotated[int, Meta(ge=30, le=60_000)] = 150
     forget_s: Annotated[int, Meta(ge=1, le=30 * 24 * 3600)] = 3600
 
@@ -149,7 +151,7 @@ class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mode: Literal["all", "takeover", "periodic", "off"] = "all"
-    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 2
     verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
 
 
@@ -227,8 +229,9 @@ def _cross_check(config: Config, path: Path) -> None:
             f"{path}: ha.interface {config.ha.interface!r} is also a data interface",
             "the HA link is a dedicated link: take it out of data.interfaces",
         )
-    _three(path, "silent_ms", config.ha.silent_ms, "heartbeat_ms", config.ha.heartbeat_ms)
-    _three(path, "dead_ms", config.ha.dead_ms, "pulse_ms", config.ha.pulse_ms)
+    _at_least(path, "silent_ms", config.ha.silent_ms, 3 * config.ha.heartbeat_ms, "three times ha.heartbeat_ms")
+    least = 2 * config.ha.pulse_ms + DOUBT_MS
+    _at_least(path, "dead_ms", config.ha.dead_ms, least, f"twice ha.pulse_ms and {DOUBT_MS} ms more")
     for name, mac in config.data.virtual_macs.items():
         if name not in names:
             raise ConfigError(f"{path}: data.virtual_macs names {name!r}, which is not in data.interfaces")
@@ -241,11 +244,11 @@ def _cross_check(config: Config, path: Path) -> None:
     policy.parse(config.policy, names, f"{path}: policy")
 
 
-def _three(path: Path, name: str, value: int, of: str, least: int) -> None:
-    if value < 3 * least:
+def _at_least(path: Path, name: str, value: int, least: int, which: str) -> None:
+    if value < least:
         raise ConfigError(
-            f"{path}: ha.{name} is {value}, expected at least three times ha.{of} ({3 * least})",
-            f"raise ha.{name} or lower ha.{of}",
+            f"{path}: ha.{name} is {value}, expected at least {which} ({least})",
+            f"raise ha.{name}, or lower the other",
         )
 
 

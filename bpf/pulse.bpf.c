@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * pulse: asks one node, on each of its links, whether it is there (docs/liveness.md). Attached nowhere: the agent of the
- * primary runs it with BPF_PROG_TEST_RUN, the node's id in cb[0], a frame as long as a pulse as its packet.
- * Its return value has a bit for each link whose last pulse, of the run before, has not been answered.
- * Writes pulses; reads config, slots, nodes. The answers are noted by `echo` and `admit`.
+ * pulse: is a node there? (docs/liveness.md)
+ *
+ *   pulse   asks one node on each of its links. Attached nowhere: the agent of the primary runs it with BPF_PROG_TEST_RUN,
+ *           the node's id in cb[0], a frame as long as a pulse as its packet. Its return value has a bit for each link
+ *           whose last pulse, of the run before, has not been answered.
+ *   echo    TC ingress of the HA link, behind the others there: an auxiliary answers, the primary notes the answer. On
+ *           data interfaces `adopt` does the one and `admit` the other.
+ *
+ * Writes pulses; reads config, slots, nodes.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -16,26 +21,13 @@ static __always_inline __u64 send_pulse(struct __sk_buff *skb, const struct conf
 {
 	struct pulse *row = pulse_of(id, link);
 	__u64 now = bpf_ktime_get_ns();
-	struct pulse_frame frame = {
-		.head = {
-			.magic = HL_MAGIC,
-			.version = HL_VERSION_1,
-			.kind = HL_KIND_PULSE,
-			.cluster_id = be16(conf->cluster_id),
-			.generation = be32(conf->generation),
-			.epoch = be32(conf->epoch),
-			.sender = conf->self,
-			.target = id,
-			.length = be16(sizeof(frame)),
-		},
-		.link = link,
-		.sent_ns = be64(now),
-	};
+	struct pulse_frame frame = {.link = link, .sent_ns = be64(now)};
 	__u64 doubt;
 
 	if (!row)
 		return 0;
 	doubt = (row->answered - row->sent) >> 63; /* not a comparison: the verifier would follow both ends of each */
+	hl_fill(&frame.head, conf, HL_KIND_PULSE, id, sizeof(frame));
 	frame.sequence = be64(row->sent + 1);
 	seal_pulse(conf, &frame);
 	row->sent++; /* before it leaves: the answer may be there before this run ends */
@@ -77,4 +69,19 @@ int pulse(struct __sk_buff *skb)
 		doubts |= send_pulse(skb, conf, id, link, ifindex, to, from) << link;
 	}
 	return doubts;
+}
+
+int echo(struct __sk_buff *skb)
+{
+	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
+	const struct config *conf = configuration();
+	struct ethhdr *eth;
+	__u8 peer[6];
+
+	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_HL))
+		return verdict(TC_ACT_OK, PULSE_OTHER);
+	if (!same_mac(eth->h_dest, conf->ha_mac))
+		return verdict(TC_ACT_SHOT, PULSE_STRANGER);
+	copy_mac(peer, eth->h_source);
+	return take_pulse(skb, conf, AA_HA_LINK, peer, conf->ha_mac);
 }

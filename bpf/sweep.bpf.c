@@ -3,8 +3,8 @@
  * sweep: ages the flow table of the primary. Attached nowhere: the agent runs it with BPF_PROG_TEST_RUN, each run looks at
  * AA_SWEEP_BITE records and goes on where the last one stopped. So ageing needs no lock, no copy of the table and no
  * object per flow in user space, and its changes are as atomic as the other programs'.
- * It also keeps the primary's conntrack entries as long as their flows: renews those of sessions that others own and that
- * still have packets, lets go of those whose flow goes.
+ * It also keeps the primary's conntrack entries as long as their flows: renews those of sessions that others own, or owned
+ * once, and that still have packets, lets go of those whose flow goes.
  * Writes records, buckets, tallies, released, swept; reads config, nodes, watermark. Counts nothing: no packet passes here.
  */
 #include <linux/bpf.h>
@@ -42,11 +42,23 @@ static __always_inline void set_timeout(struct __sk_buff *skb, struct record *re
 		ct_hold(ct, timeout_s, false);
 }
 
+/*
+ * The stack keeps the entries of its own sessions itself. But those it took over in the middle it has for sessions whose
+ * data nobody acknowledges (300 s): it never saw their windows, and takes none for zero. They get what they should have
+ * whenever a packet has come.
+ */
+static __always_inline bool keeps_time(const struct record *record)
+{
+	return node_of(record->owner)->hop == HOP_LOCAL && !(record->ended & FLOW_TAKEN);
+}
+
 static __always_inline void renew(struct __sk_buff *skb, struct record *record, __u8 state, __u64 timeout, __u64 now)
 {
-	const struct node *owner = node_of(record->owner);
+	bool here = node_of(record->owner)->hop == HOP_LOCAL;
 
-	if (owner->hop == HOP_LOCAL || state < FLOW_ESTABLISHED || now < record->held_ns + timeout / RENEW_SHARE)
+	if (keeps_time(record) || state < FLOW_ESTABLISHED)
+		return;
+	if (!here && now < record->held_ns + timeout / RENEW_SHARE)
 		return;
 	record->held_ns = now;
 	set_timeout(skb, record, timeout / AA_NSEC_PER_SEC);
@@ -95,7 +107,7 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	remove_word(record->place[FLOW_ORIGINAL], index);
 	remove_word(record->place[FLOW_REPLY], index);
 	record->seen_ns = now;
-	if (node_of(was.owner)->hop != HOP_LOCAL)
+	if (!keeps_time(record))
 		set_timeout(skb, record, 0);
 	progress->expired++;
 }

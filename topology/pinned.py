@@ -68,10 +68,17 @@ def flow_differences(lab: Lab, nodes: Sequence[int | str]) -> list[str]:
 
 @contextmanager
 def primary_maps(lab: Lab) -> Iterator[dict[str, Map]]:
-    """By name. The agent of node1 has made them: its sizes are in force."""
+    """Those of node1."""
+    with maps_of(lab, "node1") as maps:
+        yield maps
+
+
+@contextmanager
+def maps_of(lab: Lab, node: str) -> Iterator[dict[str, Map]]:
+    """By name. The node's agent has made them: its sizes are in force."""
     compiled = objects.load(("steer", "handoff"), kfuncs.offsets(), CACHE)
     declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
-    maps = open_all(declarations, lab.site("node1").pins / "maps", 1)
+    maps = open_all(declarations, lab.site(node).pins / "maps", 1)
     try:
         yield maps
     finally:

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import load, neighbourhood, promotion
+from aa_cluster.agent import forgetting, load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.state import PrimaryState
+from aa_cluster.agent.sync_mirror import SyncMirror
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.told import say_all
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Settings
 
-ASK_BEATS = 25
+ASK_BEATS = 10
 """Heartbeats that the primary may take to answer (5 s by default)."""
 ABSENT_TABLES = 2
 """Tables of the primary without this node in a row, after which it joins again."""
@@ -37,6 +38,8 @@ REJOIN_PAUSE = 2.0
 ORDER_SECONDS = 70.0
 """`top` may measure for a minute."""
 EVENT_SECONDS = 1.0
+MOVE_SECONDS = 30.0
+"""A primary may take so long to take over a million flows for which nothing is prepared."""
 
 _log = log.get("auxiliary")
 
@@ -74,6 +77,7 @@ class Auxiliary:
         self._mute = False
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
         self.adoption = Adoption(context, plane)
+        self.sync = SyncMirror(context, plane, lambda: self.settings, self.ask, self._tell_primary, self._take_events)
         self._relay = EventRelay(settings.node_id, self._tell_primary)
 
     def start(self) -> None:
@@ -85,6 +89,7 @@ class Auxiliary:
         """What needs the dataplane begins."""
         if self.settings.share_helpers:
             self.adoption.start()
+        self.sync.start()
 
     async def stop(self) -> None:
         if self._timer is not None:
@@ -92,6 +97,7 @@ class Auxiliary:
         self.context.events.relay = lambda event: None
         self._relay.close()
         await self.adoption.stop()
+        await self.sync.stop()
         await self._tasks.cancel()
 
     async def report_ready(self) -> None:
@@ -129,8 +135,9 @@ class Auxiliary:
             return self.ruleset
         return answer.ruleset if isinstance(answer, control.RulesetAnswer) else self.ruleset
 
-    async def drain(self, timeout: float, force: bool) -> AsyncGenerator[int, None]:
-        """Sessions left here, now and again, until there are none or ``timeout`` s are over.
+    async def drain(self, timeout: float, force: bool, now: bool = False) -> AsyncGenerator[int, None]:
+        """Sessions left here, now and again, until there are none or ``timeout`` s are over. ``now``: the primary takes
+        them over; back when what was on its way here has been through.
 
         ``TimeoutReached`` when the primary does not answer; with ``force`` that ends the wait instead.
         """
@@ -139,7 +146,9 @@ class Auxiliary:
         deadline = self.context.clock() + timeout
         try:
             while True:
-                left = await self._sessions_left()
+                left = await self._sessions_left(now)
+                if now:
+                    await forgetting.forget(self.survey)
                 yield left
                 pause = min(DRAIN_STEP, deadline - self.context.clock())
                 if not left or pause <= 0:
@@ -175,6 +184,8 @@ class Auxiliary:
             self._show(message)
         elif isinstance(message, control.Request):
             self._tasks.start(self._answer(message, peer), type(message).__name__)
+        else:
+            self.sync.on_message(message)
 
     async def _answer(self, request: control.Request, peer: Peer) -> None:
         """A repetition is worked on again: what the primary asks may be asked twice."""
@@ -186,10 +197,14 @@ class Auxiliary:
                 case control.NeighbourTell():
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
+                case control.ForgetAsk():
+                    answer = control.ForgetAck(request.nonce, await forgetting.forget(self.survey))
                 case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
                     answer = await self.on_promotion(request)
                 case _:
-                    answer = control.Refused(request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", "")
+                    answer = await self.sync.answer(request) or control.Refused(
+                        request.nonce, 13, f"{type(request).__name__} is not for an auxiliary", ""
+                    )
         except AaError as error:
             answer = control.Refused(request.nonce, error.exit_code, error.message[:1024], error.hint[:1024])
         self.context.link.send(answer, peer.address)
@@ -201,17 +216,20 @@ class Auxiliary:
             if event is not None and entry.origin != self.settings.node_id:
                 self.context.events.pass_on(event)
 
-    def _tell_primary(self, note: control.EventNote) -> None:
-        self.context.link.send(note, self.primary.ha_address)
+    def _tell_primary(self, message: AnyMessage) -> None:
+        self.context.link.send(message, self.primary.ha_address)
 
     async def _read_events(self) -> None:
         """Refused blocks do not wake the agent, so that nobody can: they are looked for once a second."""
         while True:
             await asyncio.sleep(EVENT_SECONDS)
-            say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))
+            await self._take_events()
 
-    async def _sessions_left(self) -> int:
-        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id))
+    async def _take_events(self) -> None:
+        say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))
+
+    async def _sessions_left(self, now: bool) -> int:
+        answer = await self.ask(control.LeaveAsk(_nonce(), self.settings.node_id, now), MOVE_SECONDS if now else None)
         return answer.sessions if isinstance(answer, control.LeaveStatus) else 0
 
     def _stay(self) -> None:
@@ -233,6 +251,7 @@ class Auxiliary:
             self.context.events.say("heard", f"the primary {beat.name} is heard again", node=beat.name)
         self._send_beat()
         self.schedule, self.ruleset, self.epoch = beat.schedule, beat.ruleset, beat.epoch
+        self.sync.heard(beat)
         self._follow(peer.address, beat.ha_mac)
         if beat.nodes:
             self._take_table(beat.nodes)

@@ -33,6 +33,8 @@ AnyAnswer = (
     | api.PolicyChecked
     | api.PolicyReloaded
     | api.Persist
+    | api.Sync
+    | api.Resynced
     | api.Error
 )
 DEFAULT_TIMEOUT = 30.0

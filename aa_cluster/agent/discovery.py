@@ -14,8 +14,10 @@ from aa_cluster.errors import JoinRefused
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, Finding
 
-PATIENCE_BEATS = 6
-"""Heartbeats that a primary with our key may take to answer before a stranger's word counts."""
+PROBES = 6
+"""Probes that a primary with our key may leave unanswered before a stranger's word counts."""
+PROBE_SECONDS = 0.2
+"""Between two probes, at most; no longer than a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Discovery:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._patience = PATIENCE_BEATS * context.beat
+        self._pause = min(context.beat, PROBE_SECONDS)
+        self._patience = PROBES * self._pause
         self._seen: Sighting | None = None
         self._rival: str = ""
         self._news = asyncio.Event()
@@ -48,7 +51,7 @@ class Discovery:
         started = self._context.clock()
         while True:
             self._context.link.send(control.Probe(self._context.name, candidate=False))
-            await self._wait(self._context.beat)
+            await self._wait(self._pause)
             waited = self._context.clock() - started
             if self._seen is not None:
                 return self._seen
@@ -71,7 +74,7 @@ class Discovery:
         deadline = self._context.clock() + self._patience
         while self._context.clock() < deadline:
             self._context.link.send(control.Probe(self._context.name, candidate=True))
-            await self._wait(self._context.beat)
+            await self._wait(self._pause)
             if self._seen is not None:
                 raise self._second(f"{self._seen.beat.name} at {self._seen.peer.address} is primary already")
             if self._rival:

@@ -104,14 +104,17 @@ class Lookout:
         name = self._names[link]
         if link in self._pulse.state.carrierless:
             return f"this node's own {name} has no carrier"
-        return f"nobody answers on {name}, so it is this node's own that is broken"
+        return f"nobody answers on {self._called(link)}, so it is this node's own that is broken"
 
     def _words(self, lost: tuple[int, ...]) -> str:
         if len(lost) == len(self._names):
             return "it answers on no link"
         if lost == (HA_LINK,):
             return "it is cut off from the HA link"
-        return f"it does not answer on {' and '.join(self._names[link] for link in lost)}"
+        return f"it does not answer on {' and '.join(map(self._called, lost))}"
+
+    def _called(self, link: int) -> str:
+        return f"the {self._names[link]}" if link == HA_LINK else self._names[link]
 
     # Carriers.
 
@@ -143,7 +146,7 @@ class Lookout:
 
 def link_names(settings: Settings) -> dict[int, str]:
     """Of the links of a node, by number."""
-    return {port.slot: port.name for port in settings.ports} | {HA_LINK: "the HA link"}
+    return {port.slot: port.name for port in settings.ports} | {HA_LINK: "HA link"}
 
 
 def link_rows(

@@ -80,11 +80,16 @@ def inherited(
     drained = mine is not None and mine.drained
     nodes = {seat.node_id: Node(seat.node_id, own, weight, now, ready=True, drained=drained)}
     for entry in role.table:
-        if entry.id in gone or entry.id == seat.node_id or entry.state == "joining":
+        if entry.id == seat.node_id or entry.state == "joining":
             continue
         facts = Facts(entry.name, entry.ha_mac, entry.ha_address, entry.macs, entry.kernel)
         if former is not None and entry.name == former.name:
             facts = former
+        if entry.id in gone or entry.state == "dead":
+            nodes[entry.id] = Node(
+                entry.id, facts, entry.weight, now, ready=True, drained=entry.drained, dead=True, fit=False, died=now
+            )
+            continue
         nodes[entry.id] = Node(entry.id, facts, entry.weight, now, ready=True, silent=True, drained=entry.drained)
     names = frozenset(entry.name for entry in role.table if entry.drained)
     weights = dict(state.weights) | {entry.name: entry.weight for entry in role.table}

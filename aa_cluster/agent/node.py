@@ -323,7 +323,7 @@ class Node:
                     left = sum((await role.upkeep.count_sessions(0.0)).values())
                 else:
                     left = 0
-                    async with aclosing(role.drain(request.timeout, request.force)) as draining:
+                    async with aclosing(role.drain(request.timeout, request.force, request.now)) as draining:
                         async for left in draining:
                             yield api.Leaving(sessions=left, done=False)
                     await role.say_goodbye()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The operator's orders: given to any node, carried out by the primary. They touch new sessions only.
+"""The operator's orders: given to any node, carried out by the primary. Only ``drain --now`` touches what runs.
 
 An auxiliary passes path and body on over the HA link; the answer comes back the same way.
 """
@@ -60,9 +60,17 @@ async def _undrain(node: Node, role: Primary, body: bytes) -> api.Answer:
 
 async def _set_drained(node: Node, role: Primary, body: bytes, drained: bool) -> api.Answer:
     wanted = _read(body, api.DrainRequest)
-    role.feed(membership.SetDrained(wanted.node, drained))
-    await role.settled()
-    return api.Drained(nodes=await views.nodes(node))
+    if wanted.now and not drained:
+        raise UsageError("sessions are not given back to a node", "`undrain` is for new sessions")
+    if wanted.now and role.members.called(wanted.node).id == role.members.self_id:
+        raise StateError("the primary's own sessions stay where they are", "name an auxiliary")
+    async with role.moving:
+        role.feed(membership.SetDrained(wanted.node, drained))
+        await role.settled()
+        if not wanted.now:
+            return api.Drained(nodes=await views.nodes(node))
+        taken = await role.take_flows_of(role.members.called(wanted.node).id, forget=True)
+        return api.Drained(nodes=await views.nodes(node), taken=views.taken(taken))
 
 
 async def _promote(node: Node, role: Primary, body: bytes) -> api.Answer:
@@ -100,6 +108,14 @@ async def _top(node: Node, role: Primary, body: bytes) -> api.Answer:
     return await load.top(role, _read(body, api.TopRequest))
 
 
+async def _sync(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await role.sync.status()
+
+
+async def _resync(node: Node, role: Primary, body: bytes) -> api.Answer:
+    return await role.sync.resync(_read(body, api.ResyncRequest).node)
+
+
 ORDERS: dict[str, Order] = {
     "/v1/drain": _drain,
     "/v1/undrain": _undrain,
@@ -110,6 +126,8 @@ ORDERS: dict[str, Order] = {
     "/v1/policy/reload": _policy_reload,
     "/v1/persist": _persist,
     "/v1/top": _top,
+    "/v1/sync": _sync,
+    "/v1/sync/resync": _resync,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ from aa_cluster.agent.flow_watch import FlowWatch
 from aa_cluster.agent.lookout import Lookout
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
-from aa_cluster.agent.takeover import TakeOver
+from aa_cluster.agent.sync_source import SyncSource
+from aa_cluster.agent.takeover import Taken, TakeOver
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
 from aa_cluster.core import admission, membership, policy, schedule
 from aa_cluster.core.membership import Command, Event, Membership
 from aa_cluster.core.policy import Policy
-from aa_cluster.errors import AaError, DataplaneError, NetlinkError
+from aa_cluster.errors import AaError, DataplaneError, NetlinkError, StateError
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage, NodeEntry
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 TABLE_SECONDS = 1.0
 ANSWERS_KEPT = 64
+FORGET_SECONDS = 3.0
 
 _NEWS: dict[str, tuple[api.EventKind, str]] = {
     "ready": ("join", "{name} has joined"),
@@ -77,6 +80,8 @@ class Primary:
         self.ruleset = ""
         self.policy = policy.parse(context.config.policy, context.config.data.interfaces)
         self.upkeep = Upkeep(context, plane, settings.ports)
+        self.sync = SyncSource(context, plane, lambda: self.members)
+        self.upkeep.on_journal = self.sync.ring
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
@@ -90,9 +95,11 @@ class Primary:
         self._table_due = 0.0
         self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
         self._flow_watch = FlowWatch(context, plane, self.names)
+        self.moving = asyncio.Lock()
+        """Held while flows move to another node, and by what must not come in between."""
         self._relay = EventRelay(members.self_id, context.link.send)
         self.lookout = Lookout(context, plane, settings, self.feed)
-        self.takeover = TakeOver(context, plane)
+        self.takeover = TakeOver(plane, members.self_id, self._auxiliaries)
 
     def start(self) -> None:
         self.context.link.is_primary = True
@@ -104,7 +111,9 @@ class Primary:
         self._tasks.start(self._beat(), "heartbeat")
         self._tasks.start(self._read_ruleset(), "ruleset")
         self.upkeep.start()
+        self.sync.start()
         self.lookout.start()
+        self.takeover.start()
 
     async def stop(self) -> None:
         """End the tasks; the dataplane stays as it is."""
@@ -116,10 +125,17 @@ class Primary:
         await self._neighbourhood.stop()
         await self.lookout.stop()
         await self.upkeep.stop()
+        await self.takeover.stop()
+        await self.sync.stop()
         await self._tasks.cancel()
 
     def feed(self, event: Event) -> None:
-        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``."""
+        """One event into the membership; its commands are queued. ``StateError`` as ``membership.step``.
+
+        While this node hands its role over its pulses are of a generation that is past: no answer means nothing.
+        """
+        if self.heir and isinstance(event, membership.Unfit):
+            return
         self.members, commands = membership.step(self.members, event)
         for command in commands:
             self._commands.put_nowait(command)
@@ -179,6 +195,8 @@ class Primary:
             self._pass_events_on(message)
         elif isinstance(message, control.Request):
             self._answer_once(message, peer)
+        else:
+            self.sync.on_message(message, peer)
 
     async def set_weight(self, name: str, weight: int) -> None:
         self.feed(membership.SetWeight(name, weight))
@@ -202,6 +220,32 @@ class Primary:
     def names(self) -> dict[int, str]:
         """Node id → name, of all that were ever in the cluster."""
         return {number: name for name, number in self.members.ids.items()}
+
+    async def take_flows_of(self, node_id: int, forget: bool = False) -> Taken:
+        """All flows of that node go on here; with ``forget`` it is told to let go of their entries. It gets no new
+        sessions already, or this is a ``StateError``."""
+        node = self.members.nodes.get(node_id)
+        if node_id == self.members.self_id:
+            raise StateError("the primary cannot take over its own flows", "name an auxiliary")
+        if node is not None and node.state == "active":
+            raise StateError(f"{node.facts.name} still gets new sessions", "`drain` it first")
+        lives = node is not None and not node.silent and not node.dead
+        taken = await self.takeover.take_over(node_id, back=lives)
+        if forget and lives and node is not None:
+            await self._let_forget(node)
+        await self.upkeep.count_sessions(0.0)
+        return taken
+
+    async def _let_forget(self, node: membership.Node) -> None:
+        try:
+            await self.context.link.ask(
+                control.ForgetAsk(secrets.token_bytes(8)), node.facts.ha_address, FORGET_SECONDS
+            )
+        except AaError as error:
+            _log.warning("a node keeps entries of sessions that it has no more", node=node.id, why=error.message)
+
+    def _auxiliaries(self) -> list[int]:
+        return [number for number in self.members.nodes if number != self.members.self_id]
 
     def _auxiliary_addresses(self) -> list[str]:
         """On the HA link, of the nodes that have or may get work."""
@@ -270,6 +314,8 @@ class Primary:
             case control.LeaveAsk():
                 self.feed(membership.Drain(request.node_id))
                 await self.settled()
+                if request.now:
+                    await self.take_flows_of(request.node_id)
                 left = await self.upkeep.count_sessions(TABLE_SECONDS)
                 return control.LeaveStatus(request.nonce, left.get(request.node_id, 0))
             case control.LeaveDone():
@@ -287,6 +333,9 @@ class Primary:
             case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
                 return await self.on_promotion(request)
             case _:
+                answer = await self.sync.answer(request)
+                if answer is not None:
+                    return answer
                 return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
 
     async def _admit(self, ask: control.JoinAsk, peer: Peer) -> AnyMessage:
@@ -348,6 +397,7 @@ class Primary:
         while True:
             self.feed(membership.Tick(self.context.clock()))
             self._send_beat()
+            self.sync.beat()
             due = max(due + self.context.beat, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -365,6 +415,7 @@ class Primary:
             ruleset=self.ruleset,
             ha_mac=self.survey.ha.mac,
             nodes=self.table() if whole else (),
+            journal=self.sync.head(),
         )
         self.context.link.send(beat, address)
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from aa_cluster import log
 from aa_cluster.agent.threads import raise_priority
 from aa_cluster.core import liveness
-from aa_cluster.core.liveness import Count, Event, Liveness, Look, Verdict, Watch
+from aa_cluster.core.liveness import Count, Event, Liveness, Look, Verdict
 
 if TYPE_CHECKING:
     from aa_cluster.dataplane.pulses import Prober
 
-DOUBT_SHARE = 4
+DOUBT_SHARE = 15
 """In doubt a pulse is sent so many times as often."""
-QUICKEST = 0.01
+QUICKEST = 0.004
 """Seconds between two pulses, in doubt, at least."""
 
 _log = log.get("pulse")
@@ -63,7 +63,6 @@ class PulseThread:
         self._pace = pace
         self._on_verdicts = on_verdicts
         self._clock = clock
-        self._watched = Watch(frozenset())
         self._waiting: list[Event] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -108,25 +107,24 @@ class PulseThread:
             prober.close()
 
     def _ask(self, prober: Prober) -> None:
-        before = self._clock()
-        planned = self._pace.usual
+        before, planned = self._clock(), self._pace.usual
+        calm = False
         while not self._stop.is_set():
             if self._waiting:
                 self._take_up()
-            nodes = self.state.nodes
-            if not nodes:
+                calm = self.state.calm()
+            if not self.state.nodes:
                 self._work.wait()
                 self._work.clear()
                 before = self._clock()
                 continue
-            doubt = 0
-            for node in nodes:
-                doubt |= prober.send(node)
+            doubt = prober.send_all(self.state.nodes)
             now = self._clock()
-            if doubt or not self.state.calm():
+            if doubt or not calm:
                 self._step(Look(planned, now - before, self._counts(prober)))
+                calm = self.state.calm()
             before = now
-            planned = self._pace.usual if self.state.calm() else self._pace.doubt
+            planned = self._pace.doubt if not calm and self.state.doubtful() else self._pace.usual
             time.sleep(planned)
 
     def _take_up(self) -> None:

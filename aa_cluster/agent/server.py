@@ -59,7 +59,7 @@ class Server:
                 web.post("/v1/leave", self._leave),
                 web.post("/v1/weight", self._weight),
                 web.get("/v1/events", self._events),
-                *(web.get(path, self._order) for path in ("/v1/schedule", "/v1/policy")),
+                *(web.get(path, self._order) for path in ("/v1/schedule", "/v1/policy", "/v1/sync")),
                 *(web.post(path, self._order) for path in orders.ORDERS),
             ]
         )

@@ -132,7 +132,7 @@ class Succession:
         self._context.events.say("promote", f"{name} is the primary now", node=name)
         await self._run_for(primary)
         for node_id in gone:
-            await primary.plane.call(primary.plane.plane.reassign, node_id, primary.settings.node_id)
+            await primary.takeover.take_over(node_id)
 
     async def _stay_auxiliary(self, error: AaError) -> None:
         """Out of the election, so that another one takes the role."""
@@ -164,6 +164,7 @@ class Succession:
                 raise StateError("this node is not the primary any more")
             others = frozenset(role.members.nodes) - {role.members.self_id}
             role.heir = heir.id
+            role.lookout.watch(())
             try:
                 await role.plane.call(role.plane.plane.set_draining, others)
                 await self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS)
@@ -173,6 +174,7 @@ class Succession:
                 armed = await self._ask(go, address, GO_SECONDS)
             except AaError:
                 role.heir = 0
+                role.lookout.watch(role.members.reachable())
                 await role.plane.call(role.plane.plane.set_heir, 0)
                 role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
                 raise

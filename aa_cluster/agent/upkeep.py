@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
@@ -29,11 +29,12 @@ _log = log.get("upkeep")
 
 
 class Upkeep:
-    """``sessions``: live flows by owner as last counted (see ``count_sessions``)."""
+    """``sessions``: live flows by owner as last counted (see ``count_sessions``). ``on_journal``: it moves again."""
 
     def __init__(self, context: Context, plane: PlaneThread, ports: Sequence[Port]) -> None:
         self.sessions: dict[int, int] = {}
         self.trouble = ""
+        self.on_journal: Callable[[], None] = lambda: None
         self._context = context
         self._plane = plane
         self._ports = tuple(ports)
@@ -90,6 +91,7 @@ class Upkeep:
             asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def _on_events(self) -> None:
+        self.on_journal()  # that may be what woke us, and is not to wait for the dataplane's thread
         self._ignore()
         self._tasks.start(self._on_wake(), "events")
 
@@ -109,6 +111,8 @@ class Upkeep:
 
     async def _take_events(self) -> None:
         events = await self._plane.call(self._plane.plane.read_events)
+        if any(event.kind == "journal" for event in events):
+            self.on_journal()  # it came while others were being read
         if events:
             say_all(self._context, self._ports, events)
             await asyncio.to_thread(self._enter_neighbours, events)

@@ -18,6 +18,7 @@ from aa_cluster.errors import AaError, NetlinkError, StateError
 
 if TYPE_CHECKING:
     from aa_cluster.agent.node import Node
+    from aa_cluster.agent.takeover import Taken
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.wire.control import NodeEntry
 
@@ -27,6 +28,19 @@ RIVAL_SECONDS = 5.0
 
 XdpModes = dict[str, str]
 LinkRows = dict[int, tuple[api.LinkRow, ...]]
+
+
+def taken(of: Taken) -> api.TakenRow:
+    return api.TakenRow(
+        flows=of.flows,
+        prepared=of.prepared_before,
+        updated=of.updated,
+        created=of.missing_created,
+        lost=of.lost,
+        ended=of.ended,
+        seconds=of.seconds,
+        whole_seconds=of.whole_seconds,
+    )
 
 
 async def status(node: Node) -> api.Status:

@@ -27,10 +27,10 @@ name = "gw1"                                    # unique in the cluster; its id 
 [ha]
 interface = "eth2"                              # the dedicated link between the nodes, with an IPv4 address of its own
 # port = 4201                                   # UDP
-# heartbeat_ms = 200
-# silent_ms = 1000                              # agent silent for so long: no new sessions; at least three heartbeats
-# pulse_ms = 40                                 # every link of every node is asked so often
-# dead_ms = 150                                 # no answer for so long: its sessions are taken over; >= three pulses
+# heartbeat_ms = 500                            # between two words of each agent
+# silent_ms = 1500                              # agent silent for so long: no new sessions; at least three heartbeats
+# pulse_ms = 60                                 # every link of every node is asked so often
+# dead_ms = 150                                 # no answer for so long: its sessions are taken over
 # forget_s = 3600                               # a node that stays dead for so long is no member any more
 
 [data]
@@ -63,7 +63,7 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 
 [replication]                                   # the same on every node
 # mode = "all"                                  # all | takeover (established only) | periodic | off
-# interval_ms = 10                              # what no new session takes along is sent after so long
+# interval_ms = 2                               # what no new session takes along is sent after so long
 # verify_s = 10                                 # digests are compared so often
 
 [paths]

@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "schedule": "How new sessions are given out: show or set.",
     "policy": "Which sessions are shared: show, check, reload.",
     "persist": "Which client keeps which node: show, set, delete, flush.",
+    "sync": "What the other nodes have of the flow table: status, resync.",
     "monitor": "Events as they happen.",
     "top": "What each node does, live.",
     "agent": "Run the agent in the foreground.",

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds for sessions to end."
 )
 @click.option("--force", is_flag=True, help="Leave even when the primary does not answer.")
+@click.option("--now", is_flag=True, help="The primary takes over the running sessions: nobody waits for their end.")
 @json_option
 @click.pass_obj
-def leave(invocation: Invocation, timeout: float, force: bool) -> None:
+def leave(invocation: Invocation, timeout: float, force: bool, now: bool) -> None:
     """Leave the cluster: no new sessions at once, out when the running ones have ended.
 
     Afterwards MACs, filters, programs and pins are as they were before `aa-cluster join`. With -j, one line of JSON for
@@ -31,7 +32,7 @@ def leave(invocation: Invocation, timeout: float, force: bool) -> None:
     """
     from aa_cluster import api
 
-    answers = invocation.client().stream("/v1/leave", api.LeaveRequest(timeout=timeout, force=force))
+    answers = invocation.client().stream("/v1/leave", api.LeaveRequest(timeout=timeout, force=force, now=now))
     follow(invocation, (of_kind(answer, api.Leaving) for answer in answers))
 
 

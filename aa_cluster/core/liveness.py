@@ -69,6 +69,11 @@ class Liveness:
         """Nothing is wrong anywhere: as long as every pulse is answered there is nothing to judge."""
         return not self.unfit and not self.own and all(one.proven and not one.quiet for one in self.tracks.values())
 
+    def doubtful(self) -> bool:
+        """Something may be about to turn out dead: the sooner there are more answers, or none, the better."""
+        judged = (one for (node, link), one in self.tracks.items() if node not in self.unfit and link not in self.own)
+        return any(one.quiet or not one.proven for one in judged)
+
     def lost(self, node: int) -> tuple[Link, ...]:
         """Its links that do not answer."""
         return tuple(link for link in self.links if self.silent(self.tracks[node, link], self.dead))

@@ -6,7 +6,7 @@ How it is laid out and changed: docs/flow-table.md, bpf/include/flow_table.h. Wr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ STATE_NAMES = {
 }
 
 TOUCHED, EXACT, SETTLED, REPLY = 1, 2, 4, 8
+ONE_SIDED, TAKEN = 4, 16
+"""In a record's ``ended``: FLOW_ONE_SIDED and FLOW_TAKEN of bpf/include/types.h."""
+
 OWNER_SHIFT, RECORD_SHIFT, FINGERPRINT_SHIFT = 4, 10, 32
 RECORD_MASK = 0x3FFFFF
 
@@ -98,6 +101,33 @@ def in_use(records: Map, watermark: Map) -> np.ndarray:
     return records.view()[1 : count + 1]
 
 
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """``numbers``: of their records; ``rows``: ``FLOW_ROW``; ``one_sided``: began on the owner itself."""
+
+    numbers: np.ndarray
+    rows: np.ndarray
+    one_sided: np.ndarray
+
+
+Choice = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(records, indices among them) → which of these, as booleans. Record numbers are one more. It is given the kernel's
+memory: what it reads costs by column."""
+
+
+def owned(records: Map, watermark: Map, owners: Collection[int], wanted: Choice | None = None) -> Owned:
+    """The flows of these nodes, all or those that are ``wanted``."""
+    used = in_use(records, watermark)
+    state = used["state"]
+    theirs = np.zeros(256, bool)
+    theirs[list(owners)] = True
+    at = np.flatnonzero((state != 0) & (state != DEAD) & theirs[used["owner"]])
+    if wanted is not None:
+        at = at[wanted(used, at)]
+    live = used[at]
+    return Owned(at + 1, _as_rows(live), live["ended"] & ONE_SIDED != 0)
+
+
 def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarray:
     """Every flow once, as ``FLOW_ROW`` or, with ``accounts``, ``ACCOUNTED_ROW``.
 
@@ -106,7 +136,17 @@ def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarra
     used = in_use(records, watermark)
     chosen = (used["state"] != 0) & (used["state"] != DEAD)
     live = used[chosen]
-    out = np.zeros(len(live), FLOW_ROW if accounts is None else ACCOUNTED_ROW)
+    out = _as_rows(live, FLOW_ROW if accounts is None else ACCOUNTED_ROW)
+    if accounts is not None:
+        carried = accounts.view()[1 : len(used) + 1][chosen]
+        for name in ("packets", "octets"):
+            out[name], out[f"reply_{name}"] = carried[name].T
+    return out
+
+
+def _as_rows(live: np.ndarray, dtype: np.dtype[np.void] = FLOW_ROW) -> np.ndarray:
+    """Copies of records."""
+    out = np.zeros(len(live), dtype)
     for name in ("saddr", "daddr", "protocol", "family"):
         out[name] = live[f"original_{name}"]
     for name in ("saddr", "daddr"):
@@ -116,10 +156,6 @@ def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarra
         out[f"reply_{name}"] = live[f"reply_{name}"].view(">u2")
     for name in ("owner", "state", "slot", "mark", "created_ns", "seen_ns"):
         out[name] = live[name]
-    if accounts is not None:
-        carried = accounts.view()[1 : len(used) + 1][chosen]
-        for name in ("packets", "octets"):
-            out[name], out[f"reply_{name}"] = carried[name].T
     return out
 
 

@@ -17,14 +17,16 @@ from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles
+from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles, small
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
+from aa_cluster.dataplane.flows import Choice, Owned
 from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
+from aa_cluster.dataplane.reassigner import Reassigner
 from aa_cluster.dataplane.replication import FEATURES as REPLICATION
 from aa_cluster.dataplane.replication import Mirror, Sender, digests
 from aa_cluster.dataplane.sweeper import Sweeper
@@ -45,6 +47,9 @@ SHARE_HELPERS = 2
 
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
+
+EXPECTATION_NS = 300_000_000_000
+"""AA_EXPECTATION_NS of bpf/include/expectation.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
@@ -146,6 +151,7 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
+        self._reassigner: Reassigner | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
         self._pulse: int | None = None
@@ -181,6 +187,8 @@ class Dataplane:
     def change_role(self, settings: Settings, heir: bool = False) -> None:
         """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
 
+        `steer` comes before all others: as long as a switch does not know where the virtual MAC is, every node gets
+        what is for it, and a packet of another node's flow that this one's stack took would put that node's windows wrong.
         ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
         """
         before = self._points()
@@ -214,10 +222,6 @@ class Dataplane:
     def clear_flows(self) -> None:
         """A former primary: what it knew is void."""
         self.mirror.clear()
-
-    def reassign(self, source: int, target: int) -> int:
-        """PLACEHOLDER"""
-        return 0
 
     def sent_up_to(self) -> int:
         """Primary: sends what pends of the journal; gives how far it goes."""
@@ -284,7 +288,7 @@ class Dataplane:
             with self._attacher() as attacher:
                 for point in self._points() if careful else ():
                     attacher.refuse_others(point)
-                for point in self._points():
+                for point in self._points() if careful else sorted(self._points(), key=_comes_later):
                     attacher.attach(point, fds[point.program], self._settings.xdp)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
@@ -292,6 +296,8 @@ class Dataplane:
                 self._pulse = os.dup(fds["pulse"])
             if "flush" in fds and self._sender is None:
                 self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
+            if "reassign" in fds and self._reassigner is None:
+                self._reassigner = Reassigner(os.dup(fds["reassign"]), self._maps["moving"], self._maps["watermark"])
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -345,6 +351,9 @@ class Dataplane:
         if self._sweeper is not None:
             self._sweeper.close()
             self._sweeper = None
+        if self._reassigner is not None:
+            self._reassigner.close()
+            self._reassigner = None
         if self._punts is not None:
             self._punts.close()
             self._punts = None
@@ -435,6 +444,12 @@ class Dataplane:
             raise DataplaneError(f"node {node_id} is not in the node map", "see whether it has joined")
         nodes["hop"][node_id] = HOP_LOCAL if local else HOP_STEER
 
+    def reassign(self, source: int, target: int) -> int:
+        """Primary: the flows of one node become another's; gives how many. What the node began itself ends."""
+        if self._reassigner is None:
+            raise DataplaneError("flows are to change hands before the dataplane was started as primary")
+        return self._reassigner.move(source, target)
+
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``
         and kind, never empty. ``weights``: the nodes that may get new sessions; by persistence also those of weight 0.
@@ -520,6 +535,10 @@ class Dataplane:
         counted = self._maps["accounts"] if self._settings.accounting else None
         return flows.rows(self._maps["records"], self._maps["watermark"], counted)
 
+    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
+        """The flows of these nodes, by record, as they are at this moment; only those ``wanted``."""
+        return flows.owned(self._maps["records"], self._maps["watermark"], owners, wanted)
+
     def account_look(self) -> accounts.Look | None:
         """What all flows carried until now; None when accounting is off."""
         return accounts.look(*self._accounted()) if self._settings.accounting else None
@@ -587,6 +606,19 @@ class Dataplane:
         settled = self._settings.replication == "takeover"
         return digests(self._maps["records"], self._maps["watermark"], settled)
 
+    def small_since(self, since_ns: int) -> small.Small:
+        """Bindings and expectations set after that time, those that are good."""
+        wanted = self._settings.persistence
+        return small.since(self._maps, since_ns, 0 if wanted is None else int(wanted.idle_s * 1e9), EXPECTATION_NS)
+
+    def take_bindings(self, rows: Iterable[small.BindingRow], whole: bool) -> None:
+        """Auxiliary: what persistence keeps on the primary."""
+        small.take_bindings(self._maps["bindings"], rows, whole)
+
+    def take_expectations(self, rows: Iterable[small.ExpectationRow]) -> None:
+        """Auxiliary: what helpers expect."""
+        small.take_expectations(self._maps["expected"], rows)
+
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps some that nobody answered."""
         keys, values = self._maps["questions"].read()
@@ -622,6 +654,10 @@ class Dataplane:
     def xdp_modes(self) -> dict[str, XdpMode]:
         with self._attacher() as attacher:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
+
+
+def _comes_later(point: Point) -> bool:
+    return point.hook != "xdp"
 
 
 def check_ports(ports: Iterable[Port]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aa_cluster.dataplane import syscall
@@ -51,19 +51,25 @@ class Prober:
     def __init__(self, fd: int, pulses: Map) -> None:
         self._fd = fd
         self._memory = pulses.memory()
-        self._runs: Mapping[int, syscall.PreparedRun] = {}
+        self._runs: dict[int, syscall.PreparedRun] = {}
 
     def send(self, node_id: int) -> int:
         """A pulse on each link to that node. Gives the links whose pulse before this one was not answered, as bits."""
         run = self._runs.get(node_id)
         if run is None:
-            run = self._prepare(node_id)
-            self._runs = {**self._runs, node_id: run}
+            run = self._runs[node_id] = self._prepare(node_id)
         while True:
             try:
                 return run()
             except InterruptedError:  # by a signal
                 continue
+
+    def send_all(self, node_ids: Iterable[int]) -> int:
+        """To each of them; 0 when all answered on all links."""
+        doubt = 0
+        for node_id in node_ids:
+            doubt |= self.send(node_id)
+        return doubt
 
     def counts(self, node_id: int, link: int) -> tuple[int, int]:
         """(sequence of the newest pulse, sequence of the newest that was answered)."""

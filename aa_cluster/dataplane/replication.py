@@ -75,7 +75,9 @@ class Sender:
         return int(self._state["head"][0])
 
     def pending(self) -> int:
-        """Entries that have not been sent."""
+        """Entries that have not been sent; 0 while nobody listens."""
+        if not self.listeners():
+            return 0
         return max(0, int(self._state["head"][0]) - int(self._state["cursor"][0]))
 
     def state(self) -> SenderState:
@@ -93,7 +95,7 @@ class Sender:
 
     def arm(self) -> bool:
         """The next entry tells a ``journal`` event. False: something pends already (and may have told)."""
-        self._state["armed"][0] = 1
+        self._state["armed"][0] = min(1, self.listeners())
         if not self.pending():
             return True
         self._state["armed"][0] = 0
@@ -101,17 +103,15 @@ class Sender:
 
     def flush(self, frames: int = FRAMES_PER_CALL) -> int:
         """Sends what pends, in ``frames`` frames at most; gives how many entries pend then."""
-        if not self.listeners():
-            return 0
         wanted = min(frames, -(-self.pending() // RECORDS_PER_FRAME))
         if wanted:
             _run(self._flush_fd, wanted)
         return self.pending()
 
     def resend(self, node: int, first: int, end: int) -> int:
-        """Sends those entries once more, to that node alone; gives how many, which is less when they are too old."""
+        """Sends entries once more, to that node alone; gives how many: not those that are too old or still pend."""
         head = self.head()
-        first, end = max(first, head - JOURNAL_SAFE), min(end, head)
+        first, end = max(first, head - JOURNAL_SAFE), min(end, int(self._state["cursor"][0]))
         before = int(self._state["again"][0])
         for at in range(first, end, RECORDS_PER_FRAME):
             count = min(RECORDS_PER_FRAME, end - at)
@@ -142,7 +142,7 @@ class Sender:
 class MirrorState:
     """``low``: all entries before it have come (or were given up); ``head``: the primary's, as far as is known.
 
-    ``lost``: entries that came late or again; see ``Mirror.lost``. ``refused``: records without room in this table.
+    ``refused``: records without room in this table. ``generation``: whose journal that is, as ``forget`` was told.
     """
 
     low: int
@@ -153,6 +153,7 @@ class MirrorState:
     refused: int
     gaps: int
     heard_ns: int
+    generation: int
 
     @property
     def lag(self) -> int:
@@ -170,7 +171,7 @@ class Mirror:
 
     def state(self) -> MirrorState:
         row = self._state[0]
-        names = ("frames", "records", "stale", "refused", "gaps", "heard_ns")
+        names = ("frames", "records", "stale", "refused", "gaps", "heard_ns", "generation")
         head = max(int(row["head"]), int(row["next"]), int(row["low"]))
         return MirrorState(int(row["low"]), head, *(int(row[name]) for name in names))
 
@@ -210,13 +211,13 @@ class Mirror:
         """The next gap tells a ``gap`` event."""
         self._state["armed"][0] = 1
 
-    def forget(self, position: int = 0) -> None:
+    def forget(self, position: int = 0, generation: int = 0) -> None:
         """Another primary's journal begins, of which entries from that position on will come; the contents stay."""
         with self._closed():
             self._maps["records"].view()["position"][:] = 0
-            self._begin(position)
+            self._begin(position, generation)
 
-    def clear(self, position: int = 0) -> None:
+    def clear(self, position: int = 0, generation: int = 0) -> None:
         """The same with an empty table."""
         with self._closed():
             records = self._in_use()
@@ -226,7 +227,7 @@ class Mirror:
             self._maps["watermark"].put(0, np.array(0, "<u8"))
             self._drain()
             recount(self._maps)
-            self._begin(position)
+            self._begin(position, generation)
 
     def become_source(self) -> int:
         """What promotion needs of this table; gives how many flows it holds. `mirror` takes nothing from then on.
@@ -235,6 +236,7 @@ class Mirror:
         The journal begins anew, with nothing sent.
         """
         self._state["closed"][0] = 1
+        self._state["generation"][0] = 0  # should this node stay an auxiliary after all, it begins anew
         syscall.wait_for_programs()
         self._drain()
         used = self._in_use()
@@ -252,7 +254,8 @@ class Mirror:
             state[name][0] = 0
         return int(np.count_nonzero(~free))
 
-    def _begin(self, position: int) -> None:
+    def _begin(self, position: int, generation: int) -> None:
+        self._state["generation"][0] = generation
         for name in ("low", "next", "head"):
             self._state[name][0] = position
         self._arrived[:] = 0

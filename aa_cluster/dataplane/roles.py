@@ -17,8 +17,19 @@ from aa_cluster.errors import DataplaneError
 Role = Literal["primary", "auxiliary"]
 
 SOURCES: dict[Role, tuple[str, ...]] = {
-    "primary": ("handoff", "steer", "admit", "arp_relay", "sweep", "compose", "flush", "echo", "pulse", "relinquish"),
-    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "echo", "deliver"),
+    "primary": (
+        "handoff",
+        "steer",
+        "admit",
+        "arp_relay",
+        "sweep",
+        "compose",
+        "flush",
+        "pulse",
+        "relinquish",
+        "reassign",
+    ),
+    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "pulse", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 

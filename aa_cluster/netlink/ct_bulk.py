@@ -26,7 +26,7 @@ import numpy as np
 from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink.conntrack import Status
 from aa_cluster.netlink.ct_create import ANSWER_SECONDS, NETLINK_NETFILTER
-from aa_cluster.netlink.ct_messages import ACK, Family, Kind, build
+from aa_cluster.netlink.ct_messages import ACK, ERROR, QUESTION, Family, Kind, build, parse
 from aa_cluster.netlink.rtnl import refused
 
 CALL = 1024
@@ -38,7 +38,6 @@ BUFFER = 8 << 20
 _SOL_NETLINK, _CAP_ACK = 270, 10  # linux/netlink.h: the answer need not repeat the message
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _ANSWER = struct.Struct("=IHHIIi")
-_ERROR = 2
 
 _AGAIN = (Status.ASSURED, Status.EXPECTED, Status.ASSURED | Status.EXPECTED)
 """Bits that an entry may have and that a change must then name, or the kernel says EBUSY."""
@@ -111,6 +110,30 @@ def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Literal["up
     return Outcome(codes, int(np.count_nonzero(known == 0)))
 
 
+def check(rows: np.ndarray) -> Outcome:
+    """Is there an entry with the reply tuple of each?"""
+    return Outcome(_converse("by_reply", rows, np.zeros(8, "u4")))
+
+
+def read() -> np.ndarray:
+    """The IPv4 TCP and UDP entries of this namespace, as rows with both tuples and nothing else.
+
+    A snapshot made while packets flow: an entry that comes or goes meanwhile may be in it or not.
+    """
+    try:
+        with _conversation() as link:
+            link.send(QUESTION)
+            parts = []
+            while True:
+                data = link.recv(1 << 20)
+                rows, more = parse(data)
+                parts.append(rows)
+                if not more:
+                    return np.concatenate(parts)
+    except OSError as error:
+        raise refused("read the conntrack table", error.errno or 0) from error
+
+
 def delete(rows: np.ndarray) -> Outcome:
     """Removes entries that have both tuples of their row."""
     return _on_known("delete", rows, np.zeros(8, "u4"))
@@ -179,7 +202,7 @@ def _call(link: socket.socket, messages: np.ndarray) -> np.ndarray:
     while last != len(messages):
         answer = link.recv(256)
         _, kind, _, last, _, code = _ANSWER.unpack_from(answer)
-        if kind != _ERROR or not 0 < last <= len(messages):
+        if kind != ERROR or not 0 < last <= len(messages):
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         codes[last - 1] = -code
     return codes

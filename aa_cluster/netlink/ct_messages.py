@@ -12,22 +12,25 @@ The TCP part of a UDP entry's message is skipped by the kernel, so one layout se
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import numpy as np
 
-from aa_cluster.dataplane.flows import CLOSED, CLOSING, DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, CLOSING, DEAD, ESTABLISHED, FLOW_ROW, SYN_RECV, SYN_SENT
 from aa_cluster.netlink.conntrack import Status
 
 Family = Literal[4, 6]
 Kind = Literal["by_reply", "by_original", "change", "create", "delete"]
 """``by_*``: a change of nothing, to ask whether there is an entry with that tuple."""
 
-NEW, DELETE = 1 << 8 | 0, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
-REQUEST, ACK, EXCLUSIVE, CREATE = 0x01, 0x04, 0x200, 0x400
+NEW, GET, DELETE = 1 << 8 | 0, 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
+REQUEST, ACK, EXCLUSIVE, CREATE, DUMP = 0x01, 0x04, 0x200, 0x400, 0x300
+ERROR, DONE = 2, 3
 
 _NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST = 1, 2, 3, 4, 6, 7, 8, 13
@@ -210,3 +213,58 @@ def _copy(out: np.ndarray, name: str, addresses: np.ndarray, family: Family) -> 
     """Of a v4-mapped address the last four bytes."""
     whole = np.ascontiguousarray(addresses).view("V16").reshape(-1)
     out[name] = whole if family == 6 else np.ascontiguousarray(addresses[:, 12:]).view("V4").reshape(-1)
+
+
+QUESTION = struct.pack("=IHHIIBBH", 20, GET, REQUEST | DUMP, 1, 0, socket.AF_INET, 0, 0)
+"""All entries of IPv4."""
+
+_ENTRY = np.dtype(
+    [
+        (name, kind)
+        for prefix in ("", "reply_")
+        for name, kind in (
+            (f"_1{prefix}", "V12"),  # the heads of the tuple, of its addresses, of the first of them
+            (f"{prefix}saddr", "V4"),
+            (f"_2{prefix}", "V4"),
+            (f"{prefix}daddr", "V4"),
+            (f"_3{prefix}", "V8"),
+            (f"{prefix}protocol", "u1"),
+            (f"_4{prefix}", "V7"),
+            (f"{prefix}sport", ">u2"),
+            (f"_5{prefix}", "V6"),
+            (f"{prefix}dport", ">u2"),
+            (f"_6{prefix}", "V2"),
+        )
+    ]
+)
+"""How the kernel's answer begins behind both headers, for protocols with ports: both tuples, always first."""
+
+
+def parse(data: bytes) -> tuple[np.ndarray, bool]:
+    """What one read of an answer to ``QUESTION`` holds, as ``FLOW_ROW``; False: that was the last. ``OSError`` when the
+    kernel gives up."""
+    at, starts, more = 0, [], True
+    while at < len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if kind == NEW and length >= 20 + _ENTRY.itemsize:
+            starts.append(at + 20)
+        elif kind == ERROR:
+            code = -struct.unpack_from("=i", data, at + 16)[0]
+            raise OSError(code, os.strerror(code))
+        elif kind == DONE:
+            more = False
+        at += (length + 3) & ~3
+    if not starts:
+        return np.zeros(0, FLOW_ROW), more
+    raw = np.frombuffer(data, "u1")[np.array(starts)[:, None] + np.arange(_ENTRY.itemsize)]
+    found = raw.view(_ENTRY).reshape(-1)
+    found = found[(found["protocol"] == socket.IPPROTO_TCP) | (found["protocol"] == socket.IPPROTO_UDP)]
+    out = np.zeros(len(found), FLOW_ROW)
+    for prefix in ("", "reply_"):
+        for name in ("saddr", "daddr"):
+            out[f"{prefix}{name}"][:, 10:12] = 0xFF
+            out[f"{prefix}{name}"][:, 12:] = np.ascontiguousarray(found[f"{prefix}{name}"]).view("u1").reshape(-1, 4)
+        for name in ("sport", "dport"):
+            out[f"{prefix}{name}"] = found[f"{prefix}{name}"]
+    out["protocol"], out["family"] = found["protocol"], 4
+    return out, more

@@ -50,10 +50,16 @@ MAX_NEIGHBOURS = 128
 MAX_EVENTS = 48
 """In one message, so that it fits a datagram."""
 MAX_NODE = 63
+MAX_RANGES = 64
+MAX_BLOCKS = 4096
+MAX_BINDINGS = 1000
+"""In one message: 27 bytes each at most."""
 
 _HEADER = struct.Struct("!4sBBH4s8sQ")
 
 Mac = Annotated[bytes, Meta(min_length=6, max_length=6)]
+Address = Annotated[bytes, Meta(min_length=16, max_length=16)]
+ExpectationKey = Annotated[bytes, Meta(min_length=36, max_length=36)]
 Nonce = Annotated[bytes, Meta(min_length=8, max_length=8)]
 NodeId = Annotated[int, Meta(ge=1, le=MAX_NODE)]
 U8 = Annotated[int, Meta(ge=0, le=0xFF)]
@@ -175,6 +181,8 @@ class PrimaryBeat(Message, frozen=True, array_like=True, tag=True):
     ruleset: Digest
     ha_mac: Mac
     nodes: tuple[NodeEntry, ...]
+    journal: Count = 0
+    """Entries ever written to the journal of the flow table."""
 
 
 class AuxiliaryBeat(Message, frozen=True, array_like=True, tag=True):
@@ -238,9 +246,11 @@ class ReadyAck(Reply, frozen=True, array_like=True, tag=True):
 
 
 class LeaveAsk(Request, frozen=True, array_like=True, tag=True):
-    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left."""
+    """No new sessions for ``node_id`` from now on. Asked again, it says how many are left. ``now``: the primary takes
+    the running ones over before it answers."""
 
     node_id: NodeId
+    now: bool = False
 
 
 class LeaveStatus(Reply, frozen=True, array_like=True, tag=True):
@@ -312,6 +322,14 @@ class NeighbourAck(Reply, frozen=True, array_like=True, tag=True):
     changed: U32
 
 
+class ForgetAsk(Request, frozen=True, array_like=True, tag=True):
+    """The primary goes on with all that it has handed to you: let go of the entries of those sessions."""
+
+
+class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
+    entries: U32
+
+
 class PromoteAsk(Request, frozen=True, array_like=True, tag=True):
     """Be ready to become primary (primary → auxiliary)."""
 
@@ -339,6 +357,108 @@ class EventNote(Message, frozen=True, array_like=True, tag=True):
     """What happened, for everybody who watches (``monitor``). Not repeated: a lost one is lost."""
 
     events: Annotated[tuple[EventEntry, ...], Meta(max_length=MAX_EVENTS)]
+
+
+class SyncAsk(Request, frozen=True, array_like=True, tag=True):
+    """Where does your journal stand? I begin there (docs/replication.md)."""
+
+    node_id: NodeId
+
+
+class SyncAnswer(Reply, frozen=True, array_like=True, tag=True):
+    """Entries from ``position`` on are told; what is older shows in the digests."""
+
+    generation: U32
+    position: Count
+
+
+class ResendAsk(Message, frozen=True, array_like=True, tag=True):
+    """These entries of the journal have not come, [first, end) each. Not answered but by frames."""
+
+    node_id: NodeId
+    ranges: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=MAX_RANGES)]
+
+
+class DigestAsk(Request, frozen=True, array_like=True, tag=True):
+    """What are your flow table's digests?"""
+
+    node_id: NodeId
+
+
+class DigestAnswer(Reply, frozen=True, array_like=True, tag=True):
+    """As it was when the journal stood at ``position``: u64, little-endian, one for 1,024 record numbers."""
+
+    position: Count
+    digests: Annotated[bytes, Meta(max_length=MAX_BODY)]
+
+
+class RepairAsk(Request, frozen=True, array_like=True, tag=True):
+    """Tell all records of these blocks again."""
+
+    node_id: NodeId
+    blocks: Annotated[tuple[Count, ...], Meta(max_length=MAX_BLOCKS)]
+
+
+class RepairAck(Reply, frozen=True, array_like=True, tag=True):
+    waiting: Count
+    """Blocks that are still to be told, those of other nodes too."""
+
+
+class SyncStatusAsk(Request, frozen=True, array_like=True, tag=True):
+    """How far are you? (``sync status``; primary → auxiliary.)"""
+
+
+class SyncStatusAnswer(Reply, frozen=True, array_like=True, tag=True):
+    """``lag``: entries that have not come, ``lag_ms``: for how long there were some. ``lost``: entries asked for again.
+
+    ``differing``: blocks at the last comparison, ``verified_ms`` ago; ``synced_ms``: since a synchronisation was
+    complete, which took ``took_ms``. All three are None before there was one.
+    """
+
+    generation: U32
+    lag: Count
+    lag_ms: Count
+    lost: Count
+    refused: Count
+    flows: Count
+    differing: Count | None
+    verified_ms: Count | None
+    synced_ms: Count | None
+    took_ms: Count | None
+
+
+class ResyncTell(Request, frozen=True, array_like=True, tag=True):
+    """Begin anew (``sync resync``; primary → auxiliary)."""
+
+
+class ResyncAck(Reply, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class SmallState(Message, frozen=True, array_like=True, tag=True):
+    """What the operator has ordered, for whoever is promoted. ``policy``: the section in force, JSON."""
+
+    generation: U32
+    schedule: Text
+    policy: Annotated[bytes, Meta(max_length=MAX_BODY)]
+    weights: dict[Name, Weight]
+    drained: tuple[Name, ...]
+    ids: dict[Name, NodeId]
+
+
+class BindingNote(Message, frozen=True, array_like=True, tag=True):
+    """Clients that persistence keeps: address (16 bytes), node, idle for so many ms. ``whole``: forget all others."""
+
+    generation: U32
+    whole: bool
+    bindings: Annotated[tuple[tuple[Address, U8, Count], ...], Meta(max_length=MAX_BINDINGS)]
+
+
+class ExpectationNote(Message, frozen=True, array_like=True, tag=True):
+    """Sessions that helpers expect: key (36 bytes, bpf/include/types.h), node, used, good for so many ms."""
+
+    generation: U32
+    expectations: Annotated[tuple[tuple[ExpectationKey, U8, bool, Count], ...], Meta(max_length=MAX_BINDINGS)]
 
 
 class Refused(Reply, frozen=True, array_like=True, tag=True):
@@ -374,11 +494,27 @@ AnyMessage = (
     | LoadAnswer
     | NeighbourTell
     | NeighbourAck
+    | ForgetAsk
+    | ForgetAck
     | PromoteAsk
     | PromoteGo
     | PromoteTake
     | PromoteAck
     | EventNote
+    | SyncAsk
+    | SyncAnswer
+    | ResendAsk
+    | DigestAsk
+    | DigestAnswer
+    | RepairAsk
+    | RepairAck
+    | SyncStatusAsk
+    | SyncStatusAnswer
+    | ResyncTell
+    | ResyncAck
+    | SmallState
+    | BindingNote
+    | ExpectationNote
     | Refused
 )
 

@@ -37,7 +37,7 @@ static __always_inline void wake(__u64 *armed, __u8 kind)
 	if (!*(volatile __u64 *)armed || __sync_val_compare_and_swap(armed, 1, 0) != 1)
 		return;
 	event.time_ns = bpf_ktime_get_ns();
-	events.ringbuf_output(&event, sizeof(event), 0);
+	events.ringbuf_output(&event, sizeof(event), BPF_RB_FORCE_WAKEUP); /* also behind events that woke nobody */
 }
 
 /*

@@ -29,9 +29,15 @@ struct pulse_packet {
 	struct pulse_frame frame;
 } __attribute__((packed));
 
+/* Pulses are few: the loop is not unrolled, as several programs have it. */
+static __always_inline __u64 tag_of_pulse(const struct config *conf, const struct pulse_frame *frame)
+{
+	return siphash24_long(conf->replica_key, (const __u64 *)frame, PULSE_WORDS, PULSE_WORDS);
+}
+
 static __always_inline void seal_pulse(const struct config *conf, struct pulse_frame *frame)
 {
-	__u64 tag = siphash24(conf->replica_key, (const __u64 *)frame, PULSE_WORDS);
+	__u64 tag = tag_of_pulse(conf, frame);
 
 	__builtin_memcpy(frame->tag, &tag, 8);
 }
@@ -69,7 +75,7 @@ static __always_inline enum reason inspect_pulse(const struct config *conf, cons
 	if (head->target != conf->self || head->sender >= AA_MAX_NODES || head->sender == conf->self || frame->link != link)
 		return PULSE_STRANGER;
 	__builtin_memcpy(&tag, frame->tag, 8);
-	return tag == siphash24(conf->replica_key, (const __u64 *)frame, PULSE_WORDS) ? PULSE_HEARD : PULSE_TAG;
+	return tag == tag_of_pulse(conf, frame) ? PULSE_HEARD : PULSE_TAG;
 }
 
 /* A pulse that was sent again, by whomever, is neither noted nor answered. */

@@ -122,14 +122,14 @@
 	R(140, ADMIT_OTHER, admit, pass, "no announcement") \
 	R(170, PULSE_SENT, pulse, relay, "pulse sent to a node, on one of its links") \
 	R(171, PULSE_FAILED, pulse, drop, "pulse or answer that could not be made or sent") \
-	R(172, PULSE_ANSWERED, echo, relay, "pulse of the primary verified and answered") \
-	R(173, PULSE_HEARD, echo, relay, "answer to a pulse verified and noted") \
-	R(174, PULSE_STRANGER, echo, drop, "pulse or answer of or for another node, or of another link") \
-	R(175, PULSE_GENERATION, echo, drop, "pulse or answer of another generation") \
-	R(176, PULSE_TAG, echo, drop, "pulse or answer whose tag is wrong") \
-	R(177, PULSE_OLD, echo, drop, "pulse or answer that came before, or an answer to no pulse") \
-	R(178, PULSE_MALFORMED, echo, drop, "pulse or answer cut short, or of another version, kind or cluster") \
-	R(179, PULSE_OTHER, echo, pass, "no pulse") \
+	R(172, PULSE_ANSWERED, pulse, relay, "pulse of the primary verified and answered") \
+	R(173, PULSE_HEARD, pulse, relay, "answer to a pulse verified and noted") \
+	R(174, PULSE_STRANGER, pulse, drop, "pulse or answer of or for another node, or of another link") \
+	R(175, PULSE_GENERATION, pulse, drop, "pulse or answer of another generation") \
+	R(176, PULSE_TAG, pulse, drop, "pulse or answer whose tag is wrong") \
+	R(177, PULSE_OLD, pulse, drop, "pulse or answer that came before, or an answer to no pulse") \
+	R(178, PULSE_MALFORMED, pulse, drop, "pulse or answer cut short, or of another version, kind or cluster") \
+	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
 	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \

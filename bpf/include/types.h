@@ -61,6 +61,9 @@ enum flow_direction {
 /* In `ended`: an auxiliary's own session, of which only the answers pass the primary. */
 #define FLOW_ONE_SIDED 4
 
+/* In `ended`: taken over from another node. This node's conntrack was never in time with it, and keeps time wrongly. */
+#define FLOW_TAKEN 16
+
 /* One cache line of the hot table; what an entry's bits mean is in flow_table.h. */
 struct bucket {
 	__u64 word[8];
@@ -188,6 +191,17 @@ struct sweep {
 	__u64 released; /* record numbers given back, ever */
 };
 
+/* What `reassign` is to do, and how far it is; user space writes it before the first run. */
+struct move {
+	__u64 at;    /* the last record it has looked at */
+	__u64 moved; /* flows that have a new owner … */
+	__u64 ended; /* … and those that end with the old one */
+	__u8 from;
+	__u8 to;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
+
 /* The journal's ends, on the primary; the first line is written by whoever changes a flow, the second by who sends. */
 struct replication {
 	__u64 head;      /* entries ever written */
@@ -227,7 +241,8 @@ struct mirrored {
 	__u64 stale;   /* older than what was there */
 	__u64 refused; /* no such number here, or no free place */
 	__u64 gaps;
-	__u64 pad[4];
+	__u64 generation; /* user space's: of the journal that this counts */
+	__u64 pad[3];
 };
 _Static_assert(sizeof(struct mirrored) == 128, "two cache lines");
 

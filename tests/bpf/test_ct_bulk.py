@@ -206,6 +206,24 @@ def test_a_hundred_thousand() -> None:
         assert (outcome.done, outcome.errors) == (MANY, {})
         assert took < 1.0
     start = time.perf_counter()
+    found = ct_bulk.read()
+    told.append(f"read {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")
+    names = [
+        "saddr",
+        "sport",
+        "dport",
+        "reply_saddr",
+        "reply_daddr",
+        "reply_sport",
+        "reply_dport",
+        "protocol",
+        "family",
+    ]
+    assert np.array_equal(np.sort(found[names].copy()), np.sort(many[names].copy()))
+    start = time.perf_counter()
+    assert ct_bulk.check(many).done == MANY
+    told.append(f"check {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")
+    start = time.perf_counter()
     assert ct_bulk.delete(many).done == MANY
     told.append(f"delete {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")
     print(f"{MANY} entries, each: {', '.join(told)}")

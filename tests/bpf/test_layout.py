@@ -27,6 +27,7 @@ STRUCT_OF_MAP = {
     "records": "record",
     "accounts": "account",
     "swept": "sweep",
+    "moving": "move",
     "pulses": "pulse",
     "tallies": "tally",
     "sequences": "sequence",

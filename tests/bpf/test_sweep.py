@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from aa_cluster.dataplane.flows import CLOSING, ESTABLISHED, SYN_SENT, TOUCHED
+from aa_cluster.dataplane.flows import CLOSING, ESTABLISHED, SYN_SENT, TAKEN, TOUCHED
 from aa_cluster.netlink import conntrack
 from tests.bpf.harness import CLIENT, OTHER, PUBLIC, SELF, SERVER, Plane, entry, tuple_of
 
@@ -62,6 +62,24 @@ def test_a_session_that_goes_on_keeps_its_entry(plane: Plane) -> None:
     plane.sweep()
     (kept,) = conntrack.dump()
     assert HOUR - 5 <= kept.timeout <= HOUR
+
+
+def test_a_session_taken_over_keeps_its_entry(plane: Plane) -> None:
+    """Each time a packet has come: conntrack gives it 300 s, since it has seen no window."""
+    timeouts(plane, HOUR)
+    record = flow(plane, SELF, ESTABLISHED, idle_s=11)
+    record["ended"] |= TAKEN
+    touch(plane, record)
+    plane.sweep()
+    (kept,) = conntrack.dump()
+    assert HOUR - 5 <= kept.timeout <= HOUR
+
+
+def test_the_entry_of_a_session_taken_over_goes_with_it(plane: Plane) -> None:
+    timeouts(plane, 30)
+    flow(plane, SELF, ESTABLISHED, idle_s=31)["ended"] |= TAKEN
+    plane.sweep()
+    assert conntrack.dump() == []
 
 
 @pytest.mark.parametrize(

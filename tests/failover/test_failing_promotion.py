@@ -33,8 +33,8 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
 
 @contextmanager
 def another_program(lab: Lab, node: str) -> Iterator[None]:
-    """Of the programs that wait for the node's promotion, ``steer`` is missing: what is pinned there is of another
-    kind, which no kernel attaches to XDP."""
+    """Of the programs that wait for a node's promotion, ``steer`` is missing: what is pinned there is of another kind,
+    which no kernel attaches to XDP."""
     waiting = until("the programs to wait", lambda: sorted(lab.site(node).pins.glob("programs-primary-*/steer")), 10)[
         -1
     ]

@@ -43,6 +43,7 @@ from tests.bpf.harness import (
     tuple_of,
 )
 from tests.bpf.packets import TAGS, carried, error, pieces, steered, tagged, with_options
+from tests.bpf.pulse_frames import HA_LINK, PULSE, Frame
 
 pytestmark = [pytest.mark.bpf, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -52,7 +53,7 @@ TC_UNSPEC = 0xFFFFFFFF
 ORIGINAL = tuple_of(CLIENT, 40000, SERVER, 80)
 TRANSLATED = tuple_of(PUBLIC, 50000, SERVER, 80)
 DATAGRAM = FlowTuple(ORIGINAL.source, ORIGINAL.destination, 40000, 53, 17)
-PROGRAMS = ("adopt", "steer", "handoff", "announce", "admit", "arp_ask", "arp_serve", "arp_answer", "arp_take")
+PROGRAMS = ("adopt", "steer", "handoff", "announce", "admit", "arp_ask", "arp_serve", "arp_answer", "arp_take", "echo")
 
 BASES = (
     bytes(handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED))),
@@ -75,6 +76,10 @@ BASES = (
     bytes(arp(201, (node_mac(OTHER), "10.77.1.1"), ("00:00:00:00:02:00", CLIENT), (HA_MAC, node_ha_mac(OTHER)))),
     bytes(arp(202, (CLIENT_MAC, CLIENT), (PHYSICAL, "10.77.1.1"), (HA_MAC, HA_MAC))),
     bytes(arp(2, (CLIENT_MAC, CLIENT), (VIRTUAL, "10.77.1.1"), (VIRTUAL, CLIENT_MAC))),
+    bytes(Frame(PULSE).packet(PHYSICAL, VIRTUAL)),
+    bytes(Frame(PULSE, link=HA_LINK).packet(HA_MAC, node_ha_mac(OTHER))),
+    bytes(Frame().packet(VIRTUAL, node_mac(OTHER))),
+    bytes(Frame(link=HA_LINK).packet(HA_MAC, node_ha_mac(OTHER))),
 )
 
 ETHERTYPE = 12
@@ -227,10 +232,10 @@ def test_nothing_but_pass_or_a_counted_drop(plane: Plane, mutants: list[bytes], 
     relayed = {"ARP_ASKED", "ARP_FROM_CACHE", "ARP_ON_WIRE"}  # a request with another target is still a request
     if program in ("arp_ask", "arp_serve"):
         allowed |= {7}
-    if program in ("arp_ask", "arp_answer"):
+    if program.startswith("arp_"):
         allowed |= {TC_UNSPEC}  # the program behind it has the verdict
     assert set(verdicts) <= allowed
-    assert not {"ADOPT_NEW", "ADOPT_AGAIN", "HANDOFF_SENT", "STEER_TX", "ARP_TAKEN"} & set(why)
+    assert not {"ADOPT_NEW", "ADOPT_AGAIN", "HANDOFF_SENT", "STEER_TX", "ARP_TAKEN", "PULSE_HEARD"} & set(why)
     assert verdicts[7] == sum(why.get(name, 0) for name in relayed)
     assert sum(why.values()) == tried, "every exit carries one reason"
     assert tried > 0.9 * FRAMES

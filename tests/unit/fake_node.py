@@ -251,6 +251,12 @@ class FakeProber:
         self._sent[node_id] = before + 1
         return sum(1 << link for link in deaf)
 
+    def send_all(self, node_ids: Iterable[int]) -> int:
+        doubt = 0
+        for node_id in node_ids:
+            doubt |= self.send(node_id)
+        return doubt
+
     def counts(self, node_id: int, link: int) -> tuple[int, int]:
         return self._sent.get(node_id, 0), self._answered.get((node_id, link), 0)
 
@@ -376,6 +382,7 @@ class Machine:
             node = {{ name = "{self.name}", weight = {self.weight} }}
             ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, silent_ms = {SILENT_MS} }}
             data.interfaces = [{names}]
+            replication.mode = "off"
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
             """
 

@@ -498,9 +498,9 @@ def test_config_show_in_json(call):
     assert shown["ha"] == {
         "interface": "ha",
         "port": 4201,
-        "heartbeat_ms": 200,
-        "silent_ms": 1000,
-        "pulse_ms": 40,
+        "heartbeat_ms": 500,
+        "silent_ms": 1500,
+        "pulse_ms": 60,
         "dead_ms": 150,
         "forget_s": 3600,
     }

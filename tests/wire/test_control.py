@@ -49,6 +49,8 @@ ENTRY = st.builds(
 )
 NEIGHBOUR = st.builds(control.Neighbour, st.integers(0, 255), TEXT, MAC)
 U64 = st.integers(0, 0xFFFF_FFFF_FFFF_FFFF)
+MAYBE = st.none() | U64
+ADDRESS, KEY = st.binary(min_size=16, max_size=16), st.binary(min_size=36, max_size=36)
 EVENT = st.builds(
     control.EventEntry,
     ID,
@@ -87,7 +89,7 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
     ),
     control.Ready: st.builds(control.Ready, NONCE, ID, U32),
     control.ReadyAck: st.builds(control.ReadyAck, NONCE, U32),
-    control.LeaveAsk: st.builds(control.LeaveAsk, NONCE, ID),
+    control.LeaveAsk: st.builds(control.LeaveAsk, NONCE, ID, st.booleans()),
     control.LeaveStatus: st.builds(control.LeaveStatus, NONCE, U32),
     control.LeaveDone: st.builds(control.LeaveDone, NONCE, ID),
     control.LeaveAck: st.builds(control.LeaveAck, NONCE),
@@ -99,6 +101,8 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
     control.OrderAnswer: st.builds(control.OrderAnswer, NONCE, st.binary(max_size=80)),
     control.LoadAsk: st.builds(control.LoadAsk, NONCE),
     control.LoadAnswer: st.builds(control.LoadAnswer, NONCE, U64, U64, U64, st.dictionaries(TEXT, U64, max_size=3)),
+    control.ForgetAsk: st.builds(control.ForgetAsk, NONCE),
+    control.ForgetAck: st.builds(control.ForgetAck, NONCE, st.integers(0, 0xFFFF_FFFF)),
     control.NeighbourTell: st.builds(control.NeighbourTell, NONCE, _few(NEIGHBOUR)),
     control.PromoteAsk: st.builds(control.PromoteAsk, NONCE),
     control.PromoteGo: st.builds(control.PromoteGo, NONCE, _few(MAC), U64),
@@ -106,6 +110,34 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
     control.PromoteAck: st.builds(control.PromoteAck, NONCE, U32, U32),
     control.NeighbourAck: st.builds(control.NeighbourAck, NONCE, U32),
     control.EventNote: st.builds(control.EventNote, _few(EVENT)),
+    control.SyncAsk: st.builds(control.SyncAsk, NONCE, ID),
+    control.SyncAnswer: st.builds(control.SyncAnswer, NONCE, U32, U64),
+    control.ResendAsk: st.builds(control.ResendAsk, ID, _few(st.tuples(U64, U64))),
+    control.DigestAsk: st.builds(control.DigestAsk, NONCE, ID),
+    control.DigestAnswer: st.builds(control.DigestAnswer, NONCE, U64, st.binary(max_size=80)),
+    control.RepairAsk: st.builds(control.RepairAsk, NONCE, ID, _few(U64)),
+    control.RepairAck: st.builds(control.RepairAck, NONCE, U64),
+    control.SyncStatusAsk: st.builds(control.SyncStatusAsk, NONCE),
+    control.SyncStatusAnswer: st.builds(
+        control.SyncStatusAnswer, NONCE, U32, U64, U64, U64, U64, U64, MAYBE, MAYBE, MAYBE, MAYBE
+    ),
+    control.ResyncTell: st.builds(control.ResyncTell, NONCE),
+    control.ResyncAck: st.builds(control.ResyncAck, NONCE),
+    control.SmallState: st.builds(
+        control.SmallState,
+        U32,
+        TEXT,
+        st.binary(max_size=80),
+        st.dictionaries(NAME, WEIGHT, max_size=3),
+        _few(NAME),
+        st.dictionaries(NAME, ID, max_size=3),
+    ),
+    control.BindingNote: st.builds(
+        control.BindingNote, U32, st.booleans(), _few(st.tuples(ADDRESS, st.integers(0, 255), U64))
+    ),
+    control.ExpectationNote: st.builds(
+        control.ExpectationNote, U32, _few(st.tuples(KEY, st.integers(0, 255), st.booleans(), U64))
+    ),
     control.Refused: st.builds(control.Refused, NONCE, st.integers(1, 255), TEXT, TEXT),
 }
 ANY = st.one_of(*MESSAGES.values())

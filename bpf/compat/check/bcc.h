@@ -39,6 +39,7 @@
 
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) __attribute__((unused)) = (void *)23;
 static long (*bpf_clone_redirect)(struct __sk_buff *, __u32, __u64) __attribute__((unused)) = (void *)13;
+static long (*bpf_skb_change_type)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)32;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32, __u32, __u64) __attribute__((unused)) = (void *)50;
 static __s64 (*bpf_csum_diff)(__be32 *, __u32, __be32 *, __u32, __u32) __attribute__((unused)) = (void *)28;
 static long (*bpf_l3_csum_replace)(struct __sk_buff *, __u32, __u64, __u64, __u64) __attribute__((unused)) = (void *)10;
@@ -47,7 +48,9 @@ static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32, const void *, __u3
 	(void *)9;
 static long (*bpf_skb_load_bytes)(const void *, __u32, void *, __u32) __attribute__((unused)) = (void *)26;
 static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)39;
+static long (*bpf_skb_change_type)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)32;
 static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32, __u64) __attribute__((unused)) = (void *)38;
+static long (*bpf_skb_change_type)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)32;
 static long (*bpf_fib_lookup)(void *, struct bpf_fib_lookup *, int, __u32) __attribute__((unused)) = (void *)69;
 static long (*bpf_probe_read_kernel)(void *, __u32, const void *) __attribute__((unused)) = (void *)113;
 static __u32 (*bpf_get_prandom_u32)(void) __attribute__((unused)) = (void *)7;

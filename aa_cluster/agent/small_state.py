@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a promoted node needs beside the flow table: the operator's orders, persistence, expectations of helpers.
+
+Told to everybody by the primary's agent: orders when they change and every five seconds, bindings and expectations that
+are new each second, all of them when a node begins to synchronise. See docs/replication.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from aa_cluster import log
+from aa_cluster.agent.context import Context
+from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.wire import control
+from aa_cluster.wire.control import AnyMessage
+
+if TYPE_CHECKING:
+    from aa_cluster.config import Policy as PolicySection
+    from aa_cluster.core.membership import Membership
+    from aa_cluster.dataplane.small import Small
+
+T = TypeVar("T")
+NEWS_SECONDS = 1.0
+ORDERS_SECONDS = 5.0
+
+_log = log.get("small state")
+
+
+class SmallTeller:
+    """The primary's side: ``tell`` with each heartbeat, most of which do nothing."""
+
+    def __init__(self, context: Context, plane: PlaneThread, members: Callable[[], Membership]) -> None:
+        self._context = context
+        self._plane = plane
+        self._members = members
+        self._orders: control.SmallState | None = None
+        self._orders_due = 0.0
+        self._news_due = 0.0
+        self._since_ns = 0
+        self._bindings = -1
+
+    def begin_anew(self) -> None:
+        """A node has nothing yet."""
+        self._orders_due = self._news_due = 0.0
+        self._since_ns = 0
+
+    async def tell(self) -> None:
+        now = self._context.clock()
+        orders = self._now()
+        if orders != self._orders or now >= self._orders_due:
+            self._orders, self._orders_due = orders, now + ORDERS_SECONDS
+            self._context.link.send(orders)
+        if now >= self._news_due and (self._context.config.persistence.enabled or self._helpers()):
+            self._news_due = now + NEWS_SECONDS
+            await self._tell_news()
+
+    def _helpers(self) -> bool:
+        return self._context.config.policy.share_helpers
+
+    def _now(self) -> control.SmallState:
+        members = self._members()
+        return control.SmallState(
+            generation=members.generation,
+            schedule=members.kind,
+            policy=msgspec.json.encode(self._context.config.policy),
+            weights=dict(sorted(members.weights.items())),
+            drained=tuple(sorted(members.drained)),
+            ids=dict(sorted(members.ids.items())),
+        )
+
+    async def _tell_news(self) -> None:
+        since, generation = self._since_ns, self._members().generation
+        small: Small = await self._plane.call(self._plane.plane.small_since, since)
+        forgotten = small.all_bindings < self._bindings  # by order, or their time was over: said anew, whole
+        if forgotten and since:
+            small = await self._plane.call(self._plane.plane.small_since, 0)
+        whole = forgotten or not since
+        self._since_ns, self._bindings = small.taken_ns, small.all_bindings
+        for bindings in _bites(small.bindings, always=whole):
+            self._context.link.send(control.BindingNote(generation, whole, bindings))
+            whole = False
+        for expectations in _bites(small.expectations):
+            self._context.link.send(control.ExpectationNote(generation, expectations))
+
+
+class SmallKeeper:
+    """An auxiliary's side. ``orders``: what the primary said last. The rest goes into this node's maps."""
+
+    def __init__(self, plane: PlaneThread) -> None:
+        self.orders: control.SmallState | None = None
+        self._plane = plane
+
+    def policy(self) -> PolicySection | None:
+        """The policy section in force on the primary."""
+        from aa_cluster.config import Policy as PolicySection
+
+        if self.orders is None:
+            return None
+        try:
+            return msgspec.json.decode(self.orders.policy, type=PolicySection)
+        except msgspec.MsgspecError as error:
+            _log.error("the primary's policy cannot be read", why=str(error))
+            return None
+
+    def weights(self) -> Mapping[str, int]:
+        """What operators have set, by name: also of nodes that are not there."""
+        return {} if self.orders is None else self.orders.weights
+
+    def on_message(self, message: AnyMessage, generation: int) -> bool:
+        """True when it was small state; that of another generation is not kept."""
+        match message:
+            case control.SmallState():
+                if message.generation == generation:
+                    self.orders = message
+            case control.BindingNote():
+                if message.generation == generation:
+                    self._plane.plane.take_bindings(message.bindings, message.whole)
+            case control.ExpectationNote():
+                if message.generation == generation:
+                    self._plane.plane.take_expectations(message.expectations)
+            case _:
+                return False
+        return True
+
+
+def _bites(rows: tuple[T, ...], always: bool = False) -> Iterator[tuple[T, ...]]:
+    """So many at a time as fit a message; ``always``: at least one, though empty."""
+    for at in range(0, max(len(rows), int(always)), control.MAX_BINDINGS):
+        yield rows[at : at + control.MAX_BINDINGS]
