@@ -95,8 +95,8 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """From now on these nodes are judged; ``unfit`` ones are known to be so. ``proven``: all links of these have answered
-    somebody before, so that their silence counts from now on."""
+    """From now on these nodes are judged; ``unfit`` ones are known to be so. ``proven``: all links of these have
+    answered somebody before, so that their silence counts from now on."""
 
     nodes: frozenset[int]
     unfit: frozenset[int] = frozenset()

@@ -19,6 +19,9 @@ from tests.failover.scenario import go_on, under_load
 pytestmark = pytest.mark.lab
 
 DIES = Limits(worst_ms=800, median_ms=800)
+BOTH_DIE = Limits(worst_ms=2500, median_ms=2500)
+"""One after the other: the successor must be primary before it can find that another node is dead, and by then TCP
+waits for its third attempt (RFC 6298, 5.5). What is asked for is that nothing is lost."""
 TIMES_ROUND = 3
 """Once where every scenario is played once."""
 ALONE = 1.0
@@ -85,7 +88,7 @@ def test_two_at_once(lab: Lab, with_primary: bool, rounds: int, figures: Figures
         for node in victims:
             lab.revive(node)
         wait_whole(lab)
-    figures.judge(scenario, DIES)
+    figures.judge(scenario, BOTH_DIE if with_primary else DIES)
 
 
 def test_who_stays_dead_is_forgotten(lab: Lab) -> None:

@@ -146,9 +146,6 @@ class FakePlane:
         self.calls.append(f"reassign {source} {target}")
         return 0
 
-    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
-        return Owned(np.zeros(0, int), np.zeros(0, FLOW_ROW), np.zeros(0, bool))
-
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")
         self.members = {member.id: member for member in members}
@@ -156,7 +153,7 @@ class FakePlane:
     def set_hop(self, node_id: int, local: bool) -> None:
         self.calls.append(f"set_hop {node_id} {local}")
 
-    def flows_of(self, owners: Collection[int], wanted: object = None) -> Owned:
+    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
         none = np.zeros(0, int)
         return Owned(none, np.zeros(0, FLOW_ROW), none.astype(bool))
 
