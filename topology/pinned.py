@@ -46,9 +46,11 @@ def flow_table(lab: Lab, node: int | str) -> dict[bytes, bytes]:
         live = rows[(rows["state"] >= FIRST_STATE) & (rows["state"] <= LAST_STATE)]
     finally:
         records.close()
+    if not len(live):
+        return {}
     parts = [np.ascontiguousarray(live[field]).view("u1").reshape(len(live), -1) for field in RECORD]
     key = sum(part.shape[1] for part in parts[: len(TUPLE)])
-    return {row[:key]: row for row in map(bytes, np.concatenate(parts, axis=1))} if len(live) else {}
+    return {row[:key]: row for row in map(bytes, np.concatenate(parts, axis=1))}
 
 
 def flow_differences(lab: Lab, nodes: Sequence[int | str]) -> list[str]:
