@@ -51,6 +51,7 @@ class Lookout:
         self._pulse = PulseThread(
             plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts, context.host.lost_frames
         )
+        self.on_own_fault: Callable[[], None] = lambda: None
         self._carriers: Carriers | None = None
         self._tasks = TaskSet()
 
@@ -81,6 +82,10 @@ class Lookout:
         lost = state.lost(node_id) if node_id in state.nodes else ()
         return self._words(lost) if lost else ""
 
+    def unplugged(self) -> bool:
+        """A data interface of this node has no carrier."""
+        return any(link != HA_LINK for link in self._pulse.state.carrierless)
+
     def problems(self) -> list[str]:
         """One sentence each."""
         said = [self._pulse.trouble] if self._pulse.trouble else []
@@ -103,6 +108,8 @@ class Lookout:
         write = _log.error if verdict.broken else _log.info
         write("own link", link=name, broken=verdict.broken)
         self._context.events.say("link", text, node=self._context.name, link=name)
+        if verdict.broken:
+            self.on_own_fault()
 
     def _own_words(self, link: int) -> str:
         name = self._names[link]

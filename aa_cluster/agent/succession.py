@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from aa_cluster.agent.link import Peer
     from aa_cluster.agent.node import Node
 
+UNPLUGGED_SECONDS = 0.1
+"""A primary's data link may be without carrier for so long, before its role goes to another node."""
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
 SILENT_PULSES = 1.75
@@ -156,6 +158,24 @@ class Succession:
         if self._node.role is not None:
             await self._prepare(self._node.role)
 
+    # The primary has lost a data link.
+
+    def unplugged(self, role: Primary) -> None:
+        """A primary without a network serves nobody there; an auxiliary that has all of them is a better one."""
+        self._tasks.start(self._flee(role), "own link")
+
+    async def _flee(self, role: Primary) -> None:
+        await asyncio.sleep(UNPLUGGED_SECONDS)
+        for node in sorted(role.members.reachable(), key=lambda node: node.id):
+            if self._node.role is not role or not role.lookout.unplugged():
+                return
+            if node.id == role.members.self_id or node.state != "active":
+                continue
+            try:
+                await self.hand_over(role, node.facts.name)
+            except AaError as error:
+                _log.warning("not handed over", node=node.facts.name, why=error.message)
+
     # The primary hands over: its side.
 
     async def hand_over(self, role: Primary, name: str) -> api.Promoted:
@@ -242,9 +262,21 @@ class Succession:
             raise StateError(f"a join, leave or change of role is under way on {self._context.name}", "try again")
         if isinstance(request, control.PromoteGo):
             return await self._go(role, request)
+        await self._must_be_plugged(role)
         await role.plane.call(role.plane.plane.prepare_standby)
         await promotion.make_entries(self._context, role)
         return control.PromoteAck(request.nonce, role.settings.generation, role.epoch)
+
+    async def _must_be_plugged(self, role: Auxiliary) -> None:
+        ports = {port.ifindex: port.name for port in role.settings.ports}
+        watch = await asyncio.to_thread(self._context.host.watch_carriers, tuple(ports))
+        try:
+            carriers = await asyncio.to_thread(watch.now)
+        finally:
+            watch.close()
+        lost = [name for ifindex, name in ports.items() if not carriers.get(ifindex)]
+        if lost:
+            raise StateError(f"{self._context.name} has no carrier on {', '.join(lost)}", "look at its cables")
 
     async def _go(self, role: Auxiliary, request: control.PromoteGo) -> AnyMessage:
         former = next((one for one in role.table if one.id == role.primary.id), None)

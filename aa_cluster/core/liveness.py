@@ -210,11 +210,14 @@ def _judge(state: Liveness) -> Step:
 
 
 def _lost(state: Liveness, node: int) -> tuple[Link, ...]:
-    """A data link that is broken here says nothing about a node. The HA link does: who is cut off cannot be led."""
+    """A data link without carrier here says nothing about a node. The HA link does: who is cut off cannot be led. So does
+    a data link on which nobody answers: whether it is broken here or there, packets sent to them over it are lost, and
+    here they may not be.
+    """
     fit = state.nodes - state.unfit
     nobody = len(fit) > 1 and all(_mute(state, one) for one in fit)
     dead = state.dead * ALONE if nobody else state.dead
-    links = (link for link in state.links if link == state.ha or link not in state.own)
+    links = (link for link in state.links if link == state.ha or link not in state.carrierless)
     return tuple(link for link in links if state.silent(state.tracks[node, link], dead))
 
 

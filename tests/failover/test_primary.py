@@ -11,6 +11,7 @@ import pytest
 
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from tests.failover import faults
 from tests.failover.figures import Figures, Limits
@@ -20,6 +21,7 @@ from tests.failover.scenario import under_load
 pytestmark = pytest.mark.lab
 
 DIES = Limits(worst_ms=800, median_ms=400)
+UNPLUGGED = Limits(worst_ms=2500, median_ms=2500)
 GOES_ON = Limits(worst_ms=100, median_ms=100, again=0)
 SENT = 0.05
 """Seconds after its death until the last frame of a node has been taken from the switch."""
@@ -67,3 +69,22 @@ def test_goes_on_without_its_agent(
         wait_whole(lab)
         assert primary(lab) == before
     figures.judge(scenario, GOES_ON)
+
+
+@pytest.mark.parametrize("link", ["int", "ext"])
+def test_is_unplugged(lab: Lab, link: str, rounds: int, figures: Figures) -> None:
+    """A primary that loses a data link gives its role to a node that has all of them."""
+    scenario = f"primary: {link} cut"
+    for _ in range(rounds):
+        former = primary(lab)
+        with under_load(lab) as run:
+            cut = run.happen(lab.cut, former, link)
+            until("another primary", lambda former=former: primary(lab) != former, 5)
+            successor = primary(lab, timeout=5)
+            took = 1000 * (time.monotonic() - cut)
+            # The link's neighbours may have their last frame from either in the moment between.
+            reigns = [Reign(former, until=cut + took / 1000 + SENT), Reign(successor, since=cut)]
+            figures.add(scenario, run.end(reigns, extra={"ms until another node is primary": took}))
+        lab.heal(former)
+        wait_whole(lab)
+    figures.judge(scenario, UNPLUGGED)
