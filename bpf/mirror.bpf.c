@@ -216,6 +216,7 @@ static __always_inline void apply(const struct config *conf, struct mirrored *st
 		state->stale++;
 		return;
 	}
+	raise_watermark(index);
 	record->position = position + 1;
 	state->records++;
 	next.mark = host32(in->mark);
@@ -227,7 +228,6 @@ static __always_inline void apply(const struct config *conf, struct mirrored *st
 		remove_flow(record, index);
 	if (!is_in_use(next) || next.state > FLOW_DEAD)
 		return;
-	raise_watermark(index);
 	was.word = *status_word(record);
 	if (is_in_use(was)) {
 		set_bits(record->place[FLOW_ORIGINAL], index, entry_bits(next));

@@ -13,7 +13,7 @@ POLICY=/usr/sbin/policy-rc.d
 
 # python3-bpfcc: bcc, which does not come from PyPI.  linux-libc-dev: the uapi headers bcc reads.  clang: make check.
 RUNTIME="python3 python3-venv python3-bpfcc linux-libc-dev nftables iptables conntrack iproute2 ethtool keepalived"
-TRIALS="nginx-light vsftpd iperf3 curl iputils-ping procps tshark tcpdump mininet bridge-utils clang ca-certificates"
+TRIALS="nginx-light vsftpd conntrackd iperf3 curl iputils-ping procps tshark tcpdump mininet bridge-utils clang ca-certificates"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -48,6 +48,7 @@ disable_new() {
         case $package in
         nginx-light) systemctl disable --quiet nginx.service 2>/dev/null || say "nginx.service could not be disabled" ;;
         vsftpd) systemctl disable --quiet vsftpd.service 2>/dev/null || say "vsftpd.service could not be disabled" ;;
+        conntrackd) systemctl disable --quiet conntrackd.service 2>/dev/null || say "conntrackd.service could not be disabled" ;;
         keepalived) systemctl disable --quiet keepalived.service 2>/dev/null || say "keepalived.service could not be disabled" ;;
         esac
     done

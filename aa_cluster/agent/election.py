@@ -14,13 +14,16 @@ from aa_cluster.core import election
 from aa_cluster.core.election import PathState
 from aa_cluster.errors import StateError
 
+AGAIN_SECONDS = 0.05
+
 _log = log.get("election")
 
 
 class Candidate:
-    """``on_stand`` is called when every path says that the primary is gone. Without an election nothing is done."""
+    """``on_stand`` is called when every path says that the primary is gone; false when it shall be asked again. Without
+    an election nothing is done."""
 
-    def __init__(self, context: Context, on_stand: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, context: Context, on_stand: Callable[[], Awaitable[bool]]) -> None:
         self._context = context
         self._on_stand = on_stand
         self._section = context.config.election
@@ -109,4 +112,6 @@ class Candidate:
         return self._state.won and not self._state.out
 
     async def _stand(self) -> None:
-        await self._on_stand()
+        """Again and again, as long as every path says that there is no primary."""
+        while self.won and not await self._on_stand():
+            await asyncio.sleep(AGAIN_SECONDS)

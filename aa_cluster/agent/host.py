@@ -36,6 +36,7 @@ class Host:
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
     watch_neighbours: Callable[[Mapping[int, str]], Watch]
     watch_carriers: Callable[[Collection[int]], Carriers]
+    lost_frames: Callable[[], int]
     received: Callable[[Collection[str]], Received]
     make_entries: Callable[[np.ndarray], int]
     ruleset_digest: Callable[[], str]
@@ -61,7 +62,7 @@ def _make_entries(rows: np.ndarray) -> int:
 def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
-    from aa_cluster.netlink import announce, links, neighbours, ruleset, traffic
+    from aa_cluster.netlink import announce, links, neighbours, overrun, ruleset, traffic
     from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
@@ -75,6 +76,7 @@ def this_machine() -> Host:
         correct_neighbours=neighbours.correct,
         watch_neighbours=NeighbourWatch,
         watch_carriers=CarrierWatch,
+        lost_frames=overrun.lost_frames,
         received=traffic.received,
         make_entries=_make_entries,
         ruleset_digest=lambda: ruleset.read().digest,

@@ -48,7 +48,9 @@ class Lookout:
         self._names = link_names(settings)
         self._links = {port.ifindex: port.slot for port in settings.ports} | {settings.ha_ifindex: HA_LINK}
         state = Liveness(tuple(self._names), HA_LINK, ha.dead_ms / 1000)
-        self._pulse = PulseThread(plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts)
+        self._pulse = PulseThread(
+            plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts, context.host.lost_frames
+        )
         self._carriers: Carriers | None = None
         self._tasks = TaskSet()
 
@@ -65,11 +67,13 @@ class Lookout:
             self._carriers = None
         await self._pulse.stop()
 
-    def watch(self, nodes: Iterable[membership.Node]) -> None:
-        """From now on these others are asked; they are in the node map."""
+    def watch(self, nodes: Iterable[membership.Node], proven: bool = False) -> None:
+        """From now on these others are asked; they are in the node map. ``proven``: they have worked for another
+        primary until now."""
         others = [node for node in nodes if node.id != self._context.state.node_id]
         dead = frozenset(node.id for node in others if node.dead)
-        self._pulse.feed(Watch(frozenset(node.id for node in others), dead))
+        ids = frozenset(node.id for node in others)
+        self._pulse.feed(Watch(ids, dead, ids if proven else frozenset()))
 
     def why(self, node_id: int) -> str:
         """Why that node cannot carry sessions now, "" when it can as far as pulses tell."""

@@ -82,6 +82,7 @@ class Primary:
         self.upkeep = Upkeep(context, plane, settings.ports)
         self.sync = SyncSource(context, plane, lambda: self.members)
         self.upkeep.on_journal = self.sync.ring
+        self.sync.on_quiet = self._send_beat
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
@@ -148,6 +149,7 @@ class Primary:
 
     async def open_up(self) -> None:
         """What packets need, at once, in a new dataplane; ``begin`` follows when there is time for it."""
+        self.lookout.watch(self.members.reachable(), proven=True)
         await self._set_members(self.members.reachable())
         await self.set_policy(self.policy)
         await self.plane.call(self.plane.plane.set_draining, self.members.withdrawn())

@@ -46,7 +46,8 @@ class Pace:
 class PulseThread:
     """``on_verdicts`` is called on the event loop that ``start`` was called on. All methods but ``work`` belong there.
 
-    ``state`` is what is known now; read it from anywhere, it is replaced as a whole. ``trouble``: why no pulse leaves.
+    ``lost_frames`` counts what this machine received and could not keep. ``state`` is what is known now; read it from
+    anywhere, it is replaced as a whole. ``trouble``: why no pulse leaves.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PulseThread:
         state: Liveness,
         pace: Pace,
         on_verdicts: Callable[[tuple[Verdict, ...]], None],
+        lost_frames: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = state
@@ -62,6 +64,8 @@ class PulseThread:
         self._open = open_prober
         self._pace = pace
         self._on_verdicts = on_verdicts
+        self._lost_frames = lost_frames
+        self._lost: int | None = None
         self._clock = clock
         self._waiting: list[Event] = []
         self._lock = threading.Lock()
@@ -121,8 +125,10 @@ class PulseThread:
             doubt = prober.send_all(self.state.nodes)
             now = self._clock()
             if doubt or not calm:
-                self._step(Look(planned, now - before, self._counts(prober)))
+                self._step(Look(planned, now - before, self._counts(prober), self._overrun()))
                 calm = self.state.calm()
+            else:
+                self._lost = None
             before = now
             planned = self._pace.doubt if not calm and self.state.doubtful() else self._pace.usual
             time.sleep(planned)
@@ -140,6 +146,11 @@ class PulseThread:
             sent, answered = prober.counts(*key)
             counts[key] = Count(sent - 1, min(answered, sent - 1))
         return counts
+
+    def _overrun(self) -> bool:
+        """Looked at only in doubt: the first time there is nothing to compare with."""
+        before, self._lost = self._lost, self._lost_frames()
+        return before is not None and self._lost > before
 
     def _step(self, event: Event) -> None:
         self.state, verdicts = liveness.step(self.state, event)

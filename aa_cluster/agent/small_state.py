@@ -37,7 +37,7 @@ class SmallTeller:
         self._context = context
         self._plane = plane
         self._members = members
-        self._orders: control.SmallState | None = None
+        self._parts: tuple[object, ...] = (None,) * 5  # of the orders as they were said last
         self._orders_due = 0.0
         self._news_due = 0.0
         self._since_ns = 0
@@ -48,18 +48,18 @@ class SmallTeller:
         self._orders_due = self._news_due = 0.0
         self._since_ns = 0
 
-    async def tell(self) -> None:
+    def tell(self) -> bool:
+        """True when there may be news, too: ``tell_news``."""
         now = self._context.clock()
-        orders = self._now()
-        if orders != self._orders or now >= self._orders_due:
-            self._orders, self._orders_due = orders, now + ORDERS_SECONDS
-            self._context.link.send(orders)
-        if now >= self._news_due and (self._context.config.persistence.enabled or self._helpers()):
-            self._news_due = now + NEWS_SECONDS
-            await self._tell_news()
-
-    def _helpers(self) -> bool:
-        return self._context.config.policy.share_helpers
+        members = self._members()
+        parts = (members.kind, members.weights, members.drained, members.ids, self._context.config.policy)
+        if now >= self._orders_due or any(one is not other for one, other in zip(parts, self._parts, strict=True)):
+            self._parts, self._orders_due = parts, now + ORDERS_SECONDS
+            self._context.link.send(self._now())
+        if now < self._news_due or not (self._context.config.persistence.enabled or parts[-1].share_helpers):
+            return False
+        self._news_due = now + NEWS_SECONDS
+        return True
 
     def _now(self) -> control.SmallState:
         members = self._members()
@@ -72,7 +72,7 @@ class SmallTeller:
             ids=dict(sorted(members.ids.items())),
         )
 
-    async def _tell_news(self) -> None:
+    async def tell_news(self) -> None:
         since, generation = self._since_ns, self._members().generation
         small: Small = await self._plane.call(self._plane.plane.small_since, since)
         forgotten = small.all_bindings < self._bindings  # by order, or their time was over: said anew, whole

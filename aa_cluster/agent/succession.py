@@ -80,11 +80,17 @@ class Succession:
 
     # The primary is gone.
 
-    async def _stand(self) -> None:
+    async def _stand(self) -> bool:
+        """False: not this time."""
         role = self._node.role
-        if not isinstance(role, Auxiliary) or not role.ready:
-            return
+        if not isinstance(role, Auxiliary):
+            return True
+        if not role.ready:
+            _log.warning("the primary is gone, but this node is not ready to follow it")
+            return False
         async with self._node.changing:
+            if self._node.role is not role:
+                return True
             gone = frozenset({role.primary.id})
             watch = promotion.Stopwatch(self._context.clock)
             try:
@@ -92,16 +98,17 @@ class Succession:
                 watch.lap("entries")
                 if not await self._is_silent(role):
                     _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
-                    return
+                    return False
                 watch.lap("silence")
                 primary = await self._arm(role, gone, None, watch)
                 await promotion.take(self._context, primary)
                 watch.lap("macs")
             except AaError as error:
                 await self._stay_auxiliary(error)
-                return
+                return True
             _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
+        return True
 
     async def _is_silent(self, role: Auxiliary) -> bool:
         """No pulse of the primary has come for longer than there may be between two, on any link; and all paths still

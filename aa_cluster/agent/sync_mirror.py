@@ -30,6 +30,9 @@ CATCH_UP_SECONDS = 1.0
 VERIFY_FIRST = 0.2
 """After a comparison that found a difference; twice as long each time, up to ``verify_s``."""
 
+BEGIN_PAUSE = 1.0
+"""Not longer than this until the table was equal once."""
+
 _log = log.get("sync")
 
 Ask = Callable[[control.Request, float | None], Awaitable[AnyMessage]]
@@ -226,7 +229,8 @@ class SyncMirror:
             except AaError as error:
                 _log.debug("digests not compared", why=error.message)
                 equal = True
-            pause = self._section.verify_s if equal else min(pause, self._section.verify_s)
+            most = self._section.verify_s if self._synced is not None else min(BEGIN_PAUSE, self._section.verify_s)
+            pause = most if equal else min(pause, most)
 
     async def _verify(self) -> bool:
         """Compares with the primary's table; what differs twice in a row, or at the begin, is told again by it."""

@@ -36,9 +36,14 @@ BEHIND_MS = 2000
 
 
 class SyncSource:
-    """The primary's side. ``members`` gives the nodes as they are now."""
+    """The primary's side. ``members`` gives the nodes as they are now.
+
+    ``on_quiet`` is called when the journal has come to rest: a heartbeat then tells how long it is, so that the last
+    frames are missed at once when they were lost.
+    """
 
     def __init__(self, context: Context, plane: PlaneThread, members: Callable[[], Membership]) -> None:
+        self.on_quiet: Callable[[], None] = lambda: None
         self._context = context
         self._plane = plane
         self._members = members
@@ -80,7 +85,8 @@ class SyncSource:
             return
         if sender.pending():
             self.ring()
-        self._tasks.start(self._small.tell(), "small state")
+        if self._small.tell():
+            self._tasks.start(self._small.tell_news(), "small state")
 
     def on_message(self, message: AnyMessage, peer: Peer) -> bool:
         """True when it was for replication."""
@@ -124,6 +130,7 @@ class SyncSource:
                     sender.flush(FRAMES_A_TURN)
                     quiet = loop.time()
                 await asyncio.sleep(interval)
+            self.on_quiet()
             await self._rung.wait()
             self._rung.clear()
 

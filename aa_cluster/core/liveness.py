@@ -22,6 +22,11 @@ FIRST_PATIENCE = 3.0
 ALONE = 2
 """Times ``dead`` when nobody at all answers, and there is more than one to answer: that may well be this node."""
 
+STRAINED = 8
+"""Times ``dead`` while this machine loses frames that it received: the answers may be among them."""
+STRAIN = 0.5
+"""Seconds since the last such loss for which that holds."""
+
 Link = int
 Key = tuple[int, Link]
 
@@ -54,6 +59,7 @@ class Liveness:
     """``dead``: s of silence on a link that end its node's work. ``unfit``: nodes that were told so.
 
     ``own``: links that are broken here, as nobody else's can be judged by them. ``carrierless``: links without carrier.
+    ``strain``: s for which the loss of frames here still excuses silence.
     """
 
     links: tuple[Link, ...]
@@ -64,6 +70,7 @@ class Liveness:
     unfit: frozenset[int] = frozenset()
     own: frozenset[Link] = frozenset()
     carrierless: frozenset[Link] = frozenset()
+    strain: float = 0.0
 
     def calm(self) -> bool:
         """Nothing is wrong anywhere: as long as every pulse is answered there is nothing to judge."""
@@ -80,25 +87,33 @@ class Liveness:
 
     def silent(self, track: Track, dead: float) -> bool:
         """For so many seconds, or for as long as a link may take that has never answered."""
-        patience = dead if track.proven else max(dead, FIRST_PATIENCE)
+        patience = dead * STRAINED if self.strain else dead
+        if not track.proven:
+            patience = max(patience, FIRST_PATIENCE)
         return track.quiet >= patience and track.unanswered >= LEAST_UNANSWERED
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """From now on these nodes are judged; ``unfit`` ones are known to be so."""
+    """From now on these nodes are judged; ``unfit`` ones are known to be so. ``proven``: all links of these have
+    answered somebody before, so that their silence counts from now on."""
 
     nodes: frozenset[int]
     unfit: frozenset[int] = frozenset()
+    proven: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """After a wait of ``planned`` s, which took ``passed``. ``counts``: every link of every node; empty: all answer."""
+    """After a wait of ``planned`` s, which took ``passed``. ``counts``: every link of every node; empty: all answer.
+
+    ``overrun``: this machine has lost frames that it received, since the look before.
+    """
 
     planned: float
     passed: float
     counts: Mapping[Key, Count]
+    overrun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +163,14 @@ def step(state: Liveness, event: Event) -> Step:
             counted = min(event.passed, event.planned + OVERSLEPT)
             wait = counted, event.planned
             tracks = {key: _follow(track, event.counts.get(key), *wait) for key, track in state.tracks.items()}
-            return _judge(replace(state, tracks=tracks))
+            strain = STRAIN if event.overrun else max(0.0, state.strain - counted)
+            return _judge(replace(state, tracks=tracks, strain=strain))
 
 
 def _watch(state: Liveness, event: Watch) -> Liveness:
     """A node that is watched anew begins anew."""
     keys = [(node, link) for node in sorted(event.nodes) for link in state.links]
-    tracks = {key: state.tracks[key] if key[0] in state.nodes else Track() for key in keys}
+    tracks = {key: state.tracks[key] if key[0] in state.nodes else Track(proven=key[0] in event.proven) for key in keys}
     return replace(state, tracks=tracks, nodes=event.nodes, unfit=event.unfit & event.nodes)
 
 

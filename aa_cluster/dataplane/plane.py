@@ -188,7 +188,8 @@ class Dataplane:
         """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
 
         `steer` comes before all others: as long as a switch does not know where the virtual MAC is, every node gets
-        what is for it, and a packet of another node's flow that this one's stack took would put that node's windows wrong.
+        what is for it, and a packet of another node's flow that this one's stack took would put that node's windows
+        wrong.
         ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
         """
         before = self._points()

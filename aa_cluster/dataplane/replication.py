@@ -214,15 +214,14 @@ class Mirror:
     def forget(self, position: int = 0, generation: int = 0) -> None:
         """Another primary's journal begins, of which entries from that position on will come; the contents stay."""
         with self._closed():
-            self._maps["records"].view()["position"][:] = 0
+            self._in_use()["position"] = 0
             self._begin(position, generation)
 
     def clear(self, position: int = 0, generation: int = 0) -> None:
         """The same with an empty table."""
         with self._closed():
             records = self._in_use()
-            records["state"] = 0
-            self._maps["records"].view()["position"][:] = 0
+            records["state"] = records["position"] = 0
             self._maps["buckets"].view()["word"][:] = 0
             self._maps["watermark"].put(0, np.array(0, "<u8"))
             self._drain()

@@ -70,7 +70,9 @@ static __always_inline enum reason inspect_pulse(const struct config *conf, cons
 	if (head->magic != HL_MAGIC || head->version != HL_VERSION_1 || head->length != be16(sizeof(*frame)) ||
 	    (head->kind != HL_KIND_PULSE && head->kind != HL_KIND_ANSWER) || head->cluster_id != be16(conf->cluster_id))
 		return PULSE_MALFORMED;
-	if (head->generation != be32(conf->generation))
+	/* A new primary asks nodes that do not follow it yet: they can say that they live. */
+	if (host32(head->generation) < conf->generation ||
+	    (head->kind != HL_KIND_PULSE && head->generation != be32(conf->generation)))
 		return PULSE_GENERATION;
 	if (head->target != conf->self || head->sender >= AA_MAX_NODES || head->sender == conf->self || frame->link != link)
 		return PULSE_STRANGER;
@@ -79,9 +81,9 @@ static __always_inline enum reason inspect_pulse(const struct config *conf, cons
 }
 
 /* A pulse that was sent again, by whomever, is neither noted nor answered. */
-static __always_inline bool is_new(const struct config *conf, struct pulse *row, __u64 sequence)
+static __always_inline bool is_new(const struct pulse *row, __u32 generation, __u64 sequence)
 {
-	return row->generation != conf->generation || sequence > row->heard;
+	return generation > row->generation || (generation == row->generation && sequence > row->heard);
 }
 
 /* Out of the interface it came in on, which is where `link` begins. */
@@ -90,13 +92,13 @@ static __always_inline int answer_pulse(struct __sk_buff *skb, const struct conf
 {
 	struct pulse *row = pulse_of(frame->head.sender, frame->link);
 
-	if (frame->head.sender != conf->primary)
+	if (frame->head.sender != conf->primary && frame->head.generation == be32(conf->generation))
 		return verdict(TC_ACT_SHOT, PULSE_STRANGER);
-	if (!row || !is_new(conf, row, host64(frame->sequence)))
+	if (!row || !is_new(row, host32(frame->head.generation), host64(frame->sequence)))
 		return verdict(TC_ACT_SHOT, PULSE_OLD);
 	row->heard = host64(frame->sequence);
 	row->heard_ns = bpf_ktime_get_ns();
-	row->generation = conf->generation;
+	row->generation = host32(frame->head.generation);
 
 	frame->head.kind = HL_KIND_ANSWER;
 	frame->head.target = frame->head.sender;

@@ -207,7 +207,6 @@ def test_a_pulse_is_answered_out_of_the_link_it_came_in_on(auxiliary: Plane, way
         ({"length": 55}, "PULSE_MALFORMED"),
         ({"cluster_id": 8}, "PULSE_MALFORMED"),
         ({"generation": 2}, "PULSE_GENERATION"),
-        ({"generation": 4}, "PULSE_GENERATION"),
         ({"target": THIRD}, "PULSE_STRANGER"),
         ({"target": 0}, "PULSE_STRANGER"),
         ({"sender": THIRD}, "PULSE_STRANGER"),
@@ -222,6 +221,16 @@ def test_no_other_is_answered(auxiliary: Plane, way: str, changes: dict[str, int
     ran = auxiliary.run(program, carried(asked(**values)))
     assert (ran.verdict, ran.why) == (TC_SHOT, {why: 1})
     assert not auxiliary.maps["pulses"].view()["heard"].any()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_primary_of_a_later_generation_is_answered(auxiliary: Plane, way: str) -> None:
+    """Before this node follows it: it is to know who lives. Its pulses say nothing about this node's own primary."""
+    program, carried, link, _, _ = WAYS[way]
+    ran = auxiliary.run(program, carried(asked(link=link, generation=4, sender=THIRD)))
+    assert ran.why == {"PULSE_ANSWERED": 1}
+    assert row(auxiliary, THIRD, link).heard
+    assert not row(auxiliary, OTHER, link).heard
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.lab import Lab
 from tests.failover import faults
@@ -20,11 +17,6 @@ pytestmark = pytest.mark.lab
 DIES = Limits(worst_ms=500, median_ms=300)
 GOES_ON = Limits(worst_ms=100, median_ms=100, again=0)
 """What a busy machine does to a stream that nothing happens to."""
-
-
-@pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture

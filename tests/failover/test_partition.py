@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign, strays
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
@@ -27,11 +26,6 @@ LASTS = 2.0
 AGREED = 2.0
 """Seconds a partition lasts, and in which there is one primary again when it is healed."""
 EVERY = 0.1
-
-
-@pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture

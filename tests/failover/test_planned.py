@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 
 from aa_cluster.api import Flows
-from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.view import ALL, ask
@@ -23,11 +21,6 @@ PLANNED = Limits(worst_ms=100, median_ms=100)
 HANDED_OVER = 0.05
 """Seconds after the answer to ``promote`` until the last frame of the former primary has been taken from the
 switch."""
-
-
-@pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ SENT = 0.05
 """Seconds after its death until the last frame of a node has been taken from the switch."""
 
 
-@pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
-
-
 @pytest.fixture
 def lab(trio: Lab) -> Lab:
     restore(trio)

@@ -19,7 +19,11 @@ from tests.failover.scenario import go_on, under_load
 pytestmark = pytest.mark.lab
 
 DIES = Limits(worst_ms=800, median_ms=800)
+BOTH_DIE = Limits(worst_ms=2500, median_ms=2500)
+"""One after the other: the successor must be primary before it can find that another node is dead, and by then TCP
+waits for its third attempt (RFC 6298, 5.5). What is asked for is that nothing is lost."""
 TIMES_ROUND = 3
+"""Once where every scenario is played once."""
 ALONE = 1.0
 """Seconds a node stays away, in which sessions begin that must survive its return."""
 SENT = 0.05
@@ -39,11 +43,12 @@ def lab(quartet: Lab) -> Lab:
 
 def test_one_after_the_other(lab: Lab, rounds: int, figures: Figures) -> None:
     """Each node in turn, the primary among them; under one load, whose streams all live to the end."""
-    scenario = f"kill, return, kill the next: {TIMES_ROUND} times round"
+    times = TIMES_ROUND if rounds > 1 else 1
+    scenario = f"kill, return, kill the next: {times} times round"
     for _ in range(rounds):
         reigns = [Reign(primary(lab))]
         with under_load(lab, fresh=10) as run:
-            for node in list(lab.plan.node_names) * TIMES_ROUND:
+            for node in list(lab.plan.node_names) * times:
                 reigns = fall(lab, run.happen, node, reigns)
                 go_on(ALONE)
                 lab.revive(node)
@@ -83,7 +88,7 @@ def test_two_at_once(lab: Lab, with_primary: bool, rounds: int, figures: Figures
         for node in victims:
             lab.revive(node)
         wait_whole(lab)
-    figures.judge(scenario, DIES)
+    figures.judge(scenario, BOTH_DIE if with_primary else DIES)
 
 
 def test_who_stays_dead_is_forgotten(lab: Lab) -> None:

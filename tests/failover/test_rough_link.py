@@ -5,12 +5,10 @@ all the same, and a death costs what it costs on a link that is whole."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 
 from aa_cluster.errors import TimeoutReached
-from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
@@ -29,11 +27,6 @@ WORKS = 2.0
 EQUAL = 1.0
 """Seconds of load over the rough link, and in which the tables are equal when the load pauses."""
 SENT = 0.05
-
-
-@pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(3, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture

@@ -184,20 +184,6 @@ def test_the_primarys_own_data_link_kills_nobody(cluster: Lab) -> None:
     assert lab.status(1).problems == ()
 
 
-def test_nobody_on_a_data_link_is_taken_for_our_own(cluster: Lab) -> None:
-    lab, watcher = cluster, Watcher(cluster, 1, kind=KINDS)
-    for node in ("node2", "node3"):
-        lab.cut(node, "int")
-    event = watcher.next(5)
-    told = [event.event]
-    while not nothing_more(watcher, 0.5):
-        told.append("more")
-    print(told, states(lab))
-    for node in ("node2", "node3"):
-        lab.heal(node, "int")
-    until("all to be active", lambda: healthy(lab), 10)
-
-
 def test_without_the_ha_link_the_primary_goes_on_alone(cluster: Lab) -> None:
     lab, watcher = cluster, Watcher(cluster, 1, kind=KINDS)
     lab.cut("node1", "ha")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from aa_cluster.topology.deadline import until
 from aa_cluster.topology.equality import differences, table
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import run_sessions
+from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.pinned import maps_of
 from aa_cluster.topology.view import ask, counters
 
@@ -118,6 +120,35 @@ def test_resync(lab: Lab) -> None:
     assert (set(answer.nodes), answer.silent) == ({"node2", "node3"}, ())
     until("all to be equal again", lambda: settled(lab) and all(row.took for row in sync(lab).nodes[1:]), 10)
     equal(lab)
+
+
+def test_a_syn_whose_checksum_is_not_finished(lab: Lab) -> None:
+    """A sender with checksum offload, an HA link without: the sum is not written into the frame its clone becomes."""
+    offloads = (("client", "eth0", True), ("switch", "node1-int", True), ("node1", "ha", False))
+    for host, link, on in offloads:
+        checksum_offload(lab, host, link, on)
+    try:
+        for _ in range(5):
+            before = counters(lab, 2)["REPLICA_TAKEN"]
+            inside(lab.plan.path("client"), knock).close()
+            until("node2 to be told", lambda: counters(lab, 2)["REPLICA_TAKEN"] > before, 5)  # noqa: B023
+    finally:
+        for host, link, on in offloads:
+            checksum_offload(lab, host, link, not on)
+    assert counters(lab, 2)["REPLICA_TAG"] == counters(lab, 2)["REPLICA_MALFORMED"] == 0
+    equal(lab, 5)
+
+
+def checksum_offload(lab: Lab, host: str, link: str, on: bool) -> None:
+    lab.exec(host, ["ethtool", "-K", link, "tx", "on" if on else "off"])
+
+
+def knock() -> socket.socket:
+    """A SYN, and no wait for its answer."""
+    made = socket.socket()
+    made.setblocking(False)
+    made.connect_ex(("10.77.2.100", 80))
+    return made
 
 
 def test_bindings_are_on_all_nodes(root: None) -> None:

@@ -146,9 +146,6 @@ class FakePlane:
         self.calls.append(f"reassign {source} {target}")
         return 0
 
-    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
-        return Owned(np.zeros(0, int), np.zeros(0, FLOW_ROW), np.zeros(0, bool))
-
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")
         self.members = {member.id: member for member in members}
@@ -156,7 +153,13 @@ class FakePlane:
     def set_hop(self, node_id: int, local: bool) -> None:
         self.calls.append(f"set_hop {node_id} {local}")
 
+    def flows_of(self, owners: Collection[int], wanted: Choice | None = None) -> Owned:
+        none = np.zeros(0, int)
+        return Owned(none, np.zeros(0, FLOW_ROW), none.astype(bool))
+
     def prober(self) -> FakeProber:
+        if self.machine.voiceless:
+            raise DataplaneError("the program is gone")
         return FakeProber(self.machine)
 
     def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
@@ -346,6 +349,7 @@ class Machine:
         os.set_blocking(self.pipe[0], False)
         self.watch = FakeWatch()
         self.deaf: set[tuple[int, int]] = set()
+        self.voiceless = False
         self.carriers: FakeCarriers | None = None
         self.table: dict[int, dict[str, bytes]] = {}
         self.planes: list[FakePlane] = []
@@ -400,6 +404,7 @@ class Machine:
             read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
             correct_neighbours=self._correct,
             watch_neighbours=lambda names: self.watch,
+            lost_frames=lambda: 0,
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
             make_entries=len,

@@ -240,6 +240,26 @@ def test_second_link_of_another_node_is_not_our_own() -> None:
     assert play.run(1) == [Unfit(3, (EXT,))]
 
 
+def test_a_machine_that_loses_frames_is_patient() -> None:
+    """A flood: answers are lost here. A node that answers none at all for long is dead all the same."""
+    play = Play(2, 3)
+    play.lose(2)
+    end = liveness.STRAINED * DEAD
+    while play.time < 0.2 + 0.9 * end:
+        counts = {
+            key: Count(play.sent, answered if key[0] == 2 else play.sent) for key, answered in play.answered.items()
+        }
+        play.sent += 1
+        play.time += QUICK
+        assert play.feed(Look(QUICK, QUICK, counts, overrun=True)) == []
+    assert play.until_said()[1] == [Unfit(2, LINKS)]
+    calm = Play(2, 3)
+    calm.feed(Look(BEAT, BEAT, {}, overrun=True))
+    calm.run(liveness.STRAIN + BEAT)
+    calm.lose(2)
+    assert calm.until_said()[0] <= 0.16, "what was lost some time ago excuses nothing"
+
+
 def test_fit_again_when_all_links_answer_for_a_while() -> None:
     play = Play(2, 3)
     play.lose(2, [INT])

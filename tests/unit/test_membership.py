@@ -16,6 +16,7 @@ from aa_cluster.core.membership import (
     Drain,
     Event,
     Facts,
+    Fit,
     Heard,
     Join,
     Leave,
@@ -30,7 +31,9 @@ from aa_cluster.core.membership import (
     SetMembers,
     SetSchedule,
     SetWeight,
+    TakeOver,
     Tick,
+    Unfit,
     step,
 )
 from aa_cluster.errors import StateError
@@ -136,6 +139,83 @@ def test_time_in_which_the_primary_slept_is_not_silence() -> None:
     assert state.nodes[2].state == "silent"
 
 
+def test_a_dead_nodes_sessions_are_taken_over_before_all_else() -> None:
+    """Nothing new for it first, so that what is taken over is all there is; it stays in the members, as a local one."""
+    state, said = play(joined(2, 3), Unfit(2, "no link answers", 1.0))
+    assert [type(command) for command in said] == [
+        SetDraining,
+        TakeOver,
+        Note,
+        Persist,
+        SetEpoch,
+        SetMembers,
+        SetDraining,
+        SetSchedule,
+        Announce,
+    ]
+    assert said[:3] == [SetDraining(frozenset({2})), TakeOver(2), Note("dead", 2, "no link answers")]
+    assert state.nodes[2].state == "dead"
+    assert [(node.id, node.dead) for node in state.reachable()] == [(1, False), (2, True), (3, False)]
+    assert set(sequences(said)[-1]) == {1, 3}
+
+
+def test_a_node_dies_once_whatever_it_was_doing() -> None:
+    for before in (Drain(2), Tick(0.2), Ready(2, 0.1)):
+        state, said = play(joined(2, 3), before, Unfit(2, "why", 1.0))
+        assert said.count(TakeOver(2)) == 1
+        assert play(state, Unfit(2, "why", 2.0))[1] == []
+    silent = replace(joined(2).nodes[2], silent=True)
+    state = replace(joined(2), nodes={**joined(2).nodes, 2: silent})
+    assert TakeOver(2) in play(state, Unfit(2, "why", 1.0))[1]
+
+
+def test_who_is_not_there_cannot_die() -> None:
+    state, _ = play(joined(2), Join(facts(3), 1, 0.0))
+    for number in (1, 3, 9):
+        assert play(state, Unfit(number, "why", 1.0))[1] == []
+        assert play(state, Fit(number))[1] == []
+
+
+def test_a_dead_node_works_only_after_it_has_joined_again() -> None:
+    state, _ = play(joined(2), Unfit(2, "why", 1.0))
+    state, said = play(state, Heard(2, 1, True, 1.1), Ready(2, 1.2), Heard(2, 1, True, 1.3), Tick(1.4))
+    assert state.nodes[2].state == "dead"
+    assert sequences(said) == []
+    state, said = play(state, Fit(2))
+    assert said == [Note("returns", 2), Announce()]
+    assert (state.nodes[2].state, state.nodes[2].fit) == ("dead", True)
+    state, _ = play(state, Join(facts(2), 1, 2.0))
+    assert state.nodes[2].state == "joining"
+    state, said = play(state, Ready(2, 2.1))
+    assert state.nodes[2].state == "active"
+    assert set(sequences(said)[-1]) == {1, 2}
+
+
+def test_fit_for_a_moment_only() -> None:
+    state, _ = play(joined(2), Unfit(2, "why", 1.0), Fit(2))
+    state, said = play(state, Unfit(2, "why", 1.5))
+    assert said == [Announce()]
+    assert not state.nodes[2].fit
+
+
+def test_who_stays_dead_is_forgotten_and_keeps_its_id() -> None:
+    state = replace(joined(2, 3), forget=60.0)
+    state, said = play(state, Unfit(2, "why", 1.0), Tick(2.0), Heard(3, 1, True, 60.5), Tick(60.9))
+    assert 2 in state.nodes
+    state, said = play(state, Heard(3, 1, True, 61.5), Tick(61.5))
+    assert Note("forgotten", 2) in said
+    assert 2 not in state.nodes
+    assert state.ids["node2"] == 2
+    assert [node.id for node in state.reachable()] == [1, 3]
+
+
+def test_a_dead_node_is_not_silent_too() -> None:
+    state, _ = play(joined(2), Unfit(2, "why", 0.1))
+    state, said = play(state, *(Tick(at / 10) for at in range(2, 60, 2)))
+    assert state.nodes[2].state == "dead"
+    assert not any(isinstance(command, Note | ProbeNode) for command in said)
+
+
 def test_a_node_that_vanishes_while_joining_is_forgotten_but_keeps_its_id() -> None:
     state, _ = play(alone(), Join(facts(2), 1, 0.0), *(Tick(at / 10) for at in range(2, 54, 2)))
     assert 2 not in state.nodes
@@ -201,6 +281,8 @@ EVENTS = st.one_of(
     st.builds(Heard, st.integers(1, 5), st.integers(0, 2), st.booleans(), st.floats(0, 3)),
     st.builds(Tick, st.floats(0, 9)),
     st.builds(Drain, st.integers(2, 5)),
+    st.builds(Unfit, st.integers(1, 6), st.just("why"), st.floats(0, 9)),
+    st.builds(Fit, st.integers(1, 6)),
     st.builds(Leave, st.integers(2, 5)),
     st.builds(SetWeight, st.sampled_from([f"node{number}" for number in range(1, 6)]), st.integers(0, 3)),
 )

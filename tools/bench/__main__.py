@@ -30,6 +30,7 @@ from tools.bench import (
     results,
     scale,
     sessions,
+    takeover,
 )
 from tools.bench.session import Run, monotonic
 
@@ -45,6 +46,7 @@ GROUPS: list[tuple[str, Callable[[Run], None]]] = [
     (sessions.GROUP, sessions.measure),
     (latency.GROUP, latency.measure),
     (agents.GROUP, agents.measure),
+    (takeover.GROUP, takeover.measure),
     (scale.GROUP, scale.measure),
 ]
 """In this order: the last computes from what the others found."""
@@ -131,6 +133,7 @@ WEIGHTS = {
     sessions.GROUP: 1,
     latency.GROUP: 1,
     agents.GROUP: 2,
+    takeover.GROUP: 2,
     scale.GROUP: 0.1,
 }
 

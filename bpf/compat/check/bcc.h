@@ -48,9 +48,7 @@ static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32, const void *, __u3
 	(void *)9;
 static long (*bpf_skb_load_bytes)(const void *, __u32, void *, __u32) __attribute__((unused)) = (void *)26;
 static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)39;
-static long (*bpf_skb_change_type)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)32;
 static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32, __u64) __attribute__((unused)) = (void *)38;
-static long (*bpf_skb_change_type)(struct __sk_buff *, __u32) __attribute__((unused)) = (void *)32;
 static long (*bpf_fib_lookup)(void *, struct bpf_fib_lookup *, int, __u32) __attribute__((unused)) = (void *)69;
 static long (*bpf_probe_read_kernel)(void *, __u32, const void *) __attribute__((unused)) = (void *)113;
 static __u32 (*bpf_get_prandom_u32)(void) __attribute__((unused)) = (void *)7;
