@@ -158,7 +158,8 @@ def step(state: Liveness, event: Event) -> Step:
             return _watch(state, event), ()
         case Carrier():
             lost = state.carrierless - {event.link} if event.up else state.carrierless | {event.link}
-            return _judge(replace(state, carrierless=lost))
+            changed = replace(state, carrierless=lost)
+            return _judge(_anew(changed, event.link) if event.up else changed)
         case Look():
             counted = min(event.passed, event.planned + OVERSLEPT)
             wait = counted, event.planned
@@ -255,5 +256,10 @@ def _set_own(state: Liveness, link: Link, broken: bool) -> Liveness:
     """When it works again all nodes begin anew on it: they need not come back in one instant."""
     if broken:
         return replace(state, own=state.own | {link})
-    anew = {key: replace(track, quiet=0.0) if key[1] == link else track for key, track in state.tracks.items()}
-    return replace(state, own=state.own - {link}, tracks=anew)
+    return _anew(replace(state, own=state.own - {link}), link)
+
+
+def _anew(state: Liveness, link: Link) -> Liveness:
+    """On that link nobody has been silent until now."""
+    tracks = {key: replace(track, quiet=0.0) if key[1] == link else track for key, track in state.tracks.items()}
+    return replace(state, tracks=tracks)
