@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``make demo`` shows: three gateways as one, hundreds of real sessions, and who did what. Needs root.
+"""What ``make demo`` shows: three gateways as one, hundreds of real sessions, who did what, and two deaths. Needs root.
 
 Everything it claims it has checked; it ends with exit code 1 when something does not hold, and leaves nothing behind.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,15 +23,21 @@ from rich.panel import Panel
 from rich.table import Table
 
 from aa_cluster.errors import AaError
+from aa_cluster.topology import rulesets
 from aa_cluster.topology.agreement import Agreement, compare, tables
 from aa_cluster.topology.capture import ArpFrame, Capture, by_kind
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import SessionReport, held_sessions
 from aa_cluster.topology.plan import Plan
+from aa_cluster.topology.streams import Newcomers, Verdict, judge, load, newcomers
 from aa_cluster.topology.view import flows_of, owners, reasons, set_weights
 
 NODES = 3
 EACH_WAY = 150
+STREAMS, ARRIVALS = 300, 100.0
+GOES_ON = 1.5
+"""Seconds the load runs on after a death."""
 CLIENT, SERVER = "10.77.1.100", "10.77.2.100"
 PUBLISHED = "10.77.2.1"
 
@@ -163,7 +170,7 @@ def show_steering(console: Console, lab: Lab) -> int:
 
 
 def demo(account: Account, name: str) -> None:
-    console, lab = account.console, Lab(name, NODES)
+    console, lab = account.console, Lab(name, NODES, election=True)
     lab.down()  # what a demo that was killed left behind
     with ExitStack() as stack:
         with account.step(f"{NODES} gateways up and joined, with a client, a server and a switch"):
@@ -182,6 +189,54 @@ def demo(account: Account, name: str) -> None:
         judge_arp(account, capture.arp())
         steered = show_steering(console, lab)
         account.claim(f"{steered} packets steered by XDP, past the primary's stack", steered > 0)
+        set_weights(lab, {1: 1, 2: 1, 3: 1})
+        lab.load_ruleset(rulesets.text("failover"))
+        for what, victim in (("an auxiliary", "node3"), ("the primary", "node1")):
+            with account.step(
+                f"{STREAMS} streams and {ARRIVALS:.0f} new sessions a second; {what} ({victim}) is killed"
+            ):
+                after = death(lab, victim)
+            judge_death(account, what, after)
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """Of a node's death: what became of the streams, and of the sessions that began afterwards."""
+
+    streams: Verdict
+    fresh: Newcomers
+    completed: int
+    primary: str
+
+
+def judge_death(account: Account, what: str, after: Aftermath) -> None:
+    streams = after.streams
+    account.claim(
+        f"{what} killed: none of {streams.counted} streams lost, largest gap {streams.gap_ms:.0f} ms; "
+        f"{after.completed} sessions begun meanwhile, all complete; primary is {after.primary}",
+        streams.counted > 0 and not (streams.lost or streams.wrong or after.fresh.failed) and after.completed > 0,
+        f"{streams.lost} streams lost, {after.fresh.failed} new sessions failed {after.fresh.why}",
+    )
+
+
+def death(lab: Lab, victim: str) -> Aftermath:
+    """What a node's end does to the streams of all nodes."""
+    survivor = "node2"
+    with load(lab, STREAMS, ARRIVALS, probes=50) as running:
+        threading.Event().wait(GOES_ON / 2)
+        died = time.monotonic()
+        lab.kill(victim)
+        primary = until("one primary", lambda: primary_of(lab, survivor), 5)
+        threading.Event().wait(GOES_ON)  # a duration of the show
+        running.order("speak")
+        threading.Event().wait(0.3)
+        mixed, arrived = running.stop()
+    return Aftermath(judge(mixed, died), newcomers(arrived, died), arrived.completed, primary)
+
+
+def primary_of(lab: Lab, survivor: str) -> str | None:
+    rows = [row for row in lab.status(survivor).nodes if row.role == "primary" and row.state == "active"]
+    return rows[0].name if len(rows) == 1 else None
 
 
 def main() -> int:

@@ -211,9 +211,9 @@ def _judge(state: Liveness) -> Step:
 
 
 def _lost(state: Liveness, node: int) -> tuple[Link, ...]:
-    """A data link without carrier here says nothing about a node. The HA link does: who is cut off cannot be led. So does
-    a data link on which nobody answers: whether it is broken here or there, packets sent to them over it are lost, and
-    here they may not be.
+    """A data link without carrier here says nothing about a node. The HA link does: who is cut off cannot be led. So
+    does a data link on which nobody answers: whether it is broken here or there, packets sent to them over it are lost,
+    and here they may not be.
     """
     fit = state.nodes - state.unfit
     nobody = len(fit) > 1 and all(_mute(state, one) for one in fit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A hundred thousand established flows: they are on every node, the primary dies, another node is primary with all their
+"""A hundred thousand established flows: every node knows them, the primary dies, another node is primary with all their
 conntrack entries, and the dead one gets them back when it returns."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LARGEST_MS = 2500
 
 @pytest.fixture
 def filled(make_lab: Callable[..., Lab]) -> Lab:
-    """A third of the flows with each node, which has their entries, the primary those of all; all known to everybody."""
+    """A third of the flows with each node, which has their entries; the primary has all. Everybody knows all flows."""
     lab = make_lab(3, ruleset=rulesets.text("failover"), election=True)
     until("the election to be on", lambda: all(_votes(lab, node) for node in lab.plan.node_names), 15)
     source = int.from_bytes(bytes((10, 77, 2, 1)), "big")

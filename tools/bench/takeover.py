@@ -18,7 +18,7 @@ import numpy as np
 
 from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
-from aa_cluster.dataplane.flows import ESTABLISHED
+from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT
 from aa_cluster.dataplane.maps import Map, open_all
 from aa_cluster.errors import LabError
 from aa_cluster.topology import rulesets
@@ -109,7 +109,7 @@ def _spent(side: Side, meanwhile: Callable[[], None]) -> float:
 
 
 def _lag(run: Run, side: Side) -> None:
-    """From a client's connect(2) to the other node's knowing, session by session."""
+    """From the moment a session is open to the other node's being able to go on with it, session by session."""
     plan = side.lab.plan
     ways, known = Ways(plan.path("client"), plan.path("server"), PORT, PUBLISHED), side.asking()
     took, late = [], 0
@@ -151,7 +151,7 @@ def _ours(name: str) -> Iterator[Side]:
 
 
 def _mirror(lab: Lab) -> Callable[[int], bool]:
-    """Looks into the auxiliary's records."""
+    """Looks into the auxiliary's records: one in any live state is enough to go on with the session."""
     compiled = objects.load(("steer",), kfuncs.offsets(), Path(lab.plan.run / "cache"))
     wanted = {name: compiled["steer"].maps[name] for name in ("records",)}
     maps: Mapping[str, Map] = open_all(wanted, lab.site("node2").pins / "maps", 1)
@@ -159,7 +159,8 @@ def _mirror(lab: Lab) -> Callable[[int], bool]:
     ports, states = rows["original_sport"].view(">u2"), rows["state"]
 
     def known(port: int) -> bool:
-        return bool(np.any(states[np.flatnonzero(ports == port)] == ESTABLISHED))
+        found = states[np.flatnonzero(ports == port)]
+        return bool(np.any((found >= SYN_SENT) & (found <= ESTABLISHED)))
 
     return known
 
