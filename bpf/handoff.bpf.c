@@ -259,3 +259,12 @@ int handoff(struct __sk_buff *skb)
 	count(assigned.why);
 	return bpf_redirect(port->ifindex, 0);
 }
+
+/*
+ * In front of `handoff` on a primary that was cut off from all its networks: another node may have become primary
+ * meanwhile, so nothing leaves before it has asked (docs/promotion.md).
+ */
+int mute(struct __sk_buff *skb)
+{
+	return verdict(skb ? TC_ACT_SHOT : TC_ACT_OK, MUTED);
+}

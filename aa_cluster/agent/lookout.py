@@ -52,7 +52,9 @@ class Lookout:
             plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts, context.host.lost_frames
         )
         self.on_own_fault: Callable[[], None] = lambda: None
+        self.on_carrier: Callable[[], None] = lambda: None
         self._carriers: Carriers | None = None
+        self._down: set[int] = set()
         self._tasks = TaskSet()
 
     def start(self) -> None:
@@ -81,6 +83,10 @@ class Lookout:
         state = self._pulse.state
         lost = state.lost(node_id) if node_id in state.nodes else ()
         return self._words(lost) if lost else ""
+
+    def isolated(self) -> bool:
+        """No data interface of this node has a carrier."""
+        return self._down >= self._names.keys() - {HA_LINK}
 
     def unplugged(self) -> bool:
         """A data interface of this node has no carrier."""
@@ -152,7 +158,10 @@ class Lookout:
                 self._set_carrier(ifindex, up)
 
     def _set_carrier(self, ifindex: int, up: bool) -> None:
-        self._pulse.feed(Carrier(self._links[ifindex], up))
+        link = self._links[ifindex]
+        (self._down.discard if up else self._down.add)(link)
+        self._pulse.feed(Carrier(link, up))
+        self.on_carrier()
 
 
 def link_names(settings: Settings) -> dict[int, str]:

@@ -86,6 +86,8 @@ class Primary:
         self.on_order: Callable[[control.OrderAsk], Awaitable[AnyMessage]] | None = None
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
+        self.silent = False
+        """It was cut off from all its networks, and has not asked yet whether it is still the primary."""
         self.heir = 0
         """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None

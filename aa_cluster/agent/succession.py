@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 UNPLUGGED_SECONDS = 0.1
 """A primary's data link may be without carrier for so long, before its role goes to another node."""
+QUESTIONS, QUESTION_SECONDS = 8, 0.05
+"""How long a primary that was cut off asks for a later one."""
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
 SILENT_PULSES = 1.75
@@ -58,6 +60,7 @@ class Succession:
         self._tasks = TaskSet()
         self._asked: dict[bytes, asyncio.Task[AnyMessage]] = {}
         self._taken: asyncio.Event | None = None
+        self._silence = asyncio.Lock()
         self.candidate = Candidate(node.context, self._stand)
 
     async def close(self) -> None:
@@ -175,6 +178,35 @@ class Succession:
                 await self.hand_over(role, node.facts.name)
             except AaError as error:
                 _log.warning("not handed over", node=node.facts.name, why=error.message)
+
+    # The primary was cut off.
+
+    def carrier_changed(self, role: Primary) -> None:
+        """A primary without any network may have been replaced when it is back: it asks before it says anything."""
+        if not self.candidate.enabled or role.lookout.isolated() == role.silent:
+            return
+        role.silent = not role.silent
+        self._tasks.start(self._be_silent(role) if role.silent else self._speak_again(role), "cut off")
+
+    async def _be_silent(self, role: Primary) -> None:
+        _log.warning("cut off from all networks: silent until somebody has been asked")
+        async with self._silence:
+            if role.silent and self._node.role is role:
+                await role.plane.call(role.plane.plane.be_silent)
+
+    async def _speak_again(self, role: Primary) -> None:
+        """Whoever became primary meanwhile answers on the HA link; on the data path its advertisements are heard."""
+        asked = 0
+        while asked < QUESTIONS or self.candidate.paths["data"] == "backup":
+            self._context.link.send(control.Probe(self._context.name, False))
+            await asyncio.sleep(QUESTION_SECONDS)
+            asked += 1
+            if role.silent or self._node.role is not role:
+                return
+        async with self._silence:
+            if not role.silent and self._node.role is role:
+                await role.plane.call(role.plane.plane.speak_again)
+                _log.warning("still the primary")
 
     # The primary hands over: its side.
 

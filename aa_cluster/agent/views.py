@@ -320,7 +320,8 @@ def _dead(node: Node, row: api.NodeRow) -> str:
 
 
 def _primary_problems(node: Node, role: Primary, flows: int) -> list[str]:
-    problems = [*role.troubles.values(), *filter(None, (role.upkeep.trouble,)), *role.lookout.problems()]
+    problems = ["this node was cut off from all networks: it is silent until it has asked"] if role.silent else []
+    problems += [*role.troubles.values(), *filter(None, (role.upkeep.trouble,)), *role.lookout.problems()]
     if role.rival is not None and node.context.clock() - role.rival[1] < RIVAL_SECONDS:
         problems.append(f"another primary is on the HA link: {role.rival[0]}")
     capacity = node.context.config.data.flow_table_size

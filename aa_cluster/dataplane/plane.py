@@ -207,6 +207,37 @@ class Dataplane:
                     attacher.detach(point)
         self._sets.remove_older(settings.role, compiled, self._maps)
 
+    def be_silent(self) -> None:
+        """Primary: from now on nothing leaves the data interfaces, until ``speak_again`` or another role."""
+        fd = self._sets.open("primary", "mute")
+        try:
+            with self._attacher() as attacher:
+                for point in self._muted():
+                    attacher.attach(point, fd, self._settings.xdp)
+                for port in self._settings.ports:
+                    attacher.detach(Point("xdp", port.ifindex, "steer"))
+        finally:
+            os.close(fd)
+
+    def speak_again(self) -> None:
+        """Primary: as before ``be_silent``; nothing when it was not."""
+        fd = self._sets.open("primary", "steer")
+        try:
+            with self._attacher() as attacher:
+                for port in self._settings.ports:
+                    attacher.attach(Point("xdp", port.ifindex, "steer"), fd, self._settings.xdp)
+                self._unmute(attacher)
+        finally:
+            os.close(fd)
+
+    def _muted(self) -> list[Point]:
+        """In front of all others."""
+        return [Point("egress", port.ifindex, "mute", order=-1) for port in self._settings.ports]
+
+    def _unmute(self, attacher: Attacher) -> None:
+        for point in self._muted():
+            attacher.detach(point)
+
     def _relinquish(self) -> None:
         fd = self._sets.open("primary", "relinquish")
         try:
@@ -291,6 +322,7 @@ class Dataplane:
                     attacher.refuse_others(point)
                 for point in self._points() if careful else sorted(self._points(), key=_comes_later):
                     attacher.attach(point, fds[point.program], self._settings.xdp)
+                self._unmute(attacher)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
             if "pulse" in fds and self._pulse is None:
@@ -337,6 +369,7 @@ class Dataplane:
         """Detach programs, remove filters and the qdiscs we made, unpin. Idempotent."""
         with self._attacher() as attacher:
             points = self._points()
+            self._unmute(attacher)
             for point in reversed(points):
                 attacher.detach(point)
             for ifindex in dict.fromkeys(point.ifindex for point in points):

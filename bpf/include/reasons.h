@@ -130,6 +130,7 @@
 	R(177, PULSE_OLD, pulse, drop, "pulse or answer that came before, or an answer to no pulse") \
 	R(178, PULSE_MALFORMED, pulse, drop, "pulse or answer cut short, or of another version, kind or cluster") \
 	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
+	R(190, MUTED, mute, drop, "this node was cut off, and has not asked yet whether it is still the primary") \
 	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \

@@ -26,6 +26,8 @@ LASTS = 2.0
 AGREED = 2.0
 """Seconds a partition lasts, and in which there is one primary again when it is healed."""
 EVERY = 0.1
+SENT = 0.05
+"""Seconds after its links were cut until the last frame of a node has been taken from the switch."""
 
 
 @pytest.fixture
@@ -74,6 +76,26 @@ def test_one_path_is_gone(lab: Lab, link: str, silent: bool, rounds: int, figure
             figures.add(scenario, run.end([Reign(first)]))
             wait_whole(lab)
         assert seen == {first}
+    figures.judge(scenario, ALONE)
+
+
+def test_the_primary_is_cut_off(lab: Lab, rounds: int, figures: Figures) -> None:
+    """All its links lose their carrier, another node is primary; when they are back it says nothing as the cluster."""
+    scenario = "partition: the primary alone"
+    for _ in range(rounds):
+        former = primary(lab)
+        fault = faults.cut(former, *(net.name for net in lab.plan.all_networks))
+        with under_load(lab, count=240, rate=50) as run:
+            cut = run.happen(fault.make, lab)
+            successor = until(
+                "a successor", lambda former=former: next((one for one in primaries(lab) if one != former), None), 5
+            )
+            go_on(1.0)
+            run.happen(fault.mend, lab)
+            assert primary(lab, timeout=AGREED) == successor
+            reigns = [Reign(former, until=cut + SENT), Reign(successor, since=cut)]
+            figures.add(scenario, run.end(reigns))
+        wait_whole(lab)
     figures.judge(scenario, ALONE)
 
 

@@ -139,6 +139,12 @@ class FakePlane:
     def set_heir(self, node_id: int) -> None:
         self.calls.append(f"set_heir {node_id}")
 
+    def be_silent(self) -> None:
+        self.calls.append("be_silent")
+
+    def speak_again(self) -> None:
+        self.calls.append("speak_again")
+
     def forget_heir(self) -> None:
         self.calls.append("forget_heir")
 
