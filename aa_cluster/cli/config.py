@@ -61,6 +61,13 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 # half_open_share = 0.25                        # of the table, for flows whose handshake is not complete
 # accounting = false                            # count packets and bytes of each flow
 
+[election]                                      # the same on every node
+# kind = "static"                               # static: a dead primary is not replaced | keepalived
+# interface = ""                                # data interface of the second VRRP path; "": the first
+# advert_ms = 20                                # silent for three of these and a little: gone on that path
+# settle_ms = 20                                # so long all paths must agree
+# router_id = 0                                 # VRRP's; 0: follows from cluster.id
+
 [replication]                                   # the same on every node
 # mode = "all"                                  # all | takeover (established only) | periodic | off
 # interval_ms = 2                               # what no new session takes along is sent after so long

@@ -8,7 +8,7 @@ import pytest
 
 from aa_cluster import config as configuration
 from aa_cluster.api import Check
-from aa_cluster.doctor import drivers, guarded, interfaces, kernel, rules
+from aa_cluster.doctor import drivers, election, guarded, interfaces, kernel, rules
 from aa_cluster.errors import KernelTooOld, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
 
@@ -259,3 +259,14 @@ def test_an_error_of_ours_becomes_a_failed_check():
     first, second = guarded("rules", group)
     assert first.name == "first"
     assert (second.name, second.result, second.fix) == ("rules", "fail", "apt install nftables")
+
+
+def test_keepalived_must_be_there() -> None:
+    assert election.installed("/usr/sbin/keepalived").result == "pass"
+    missing = election.installed(None)
+    assert (missing.result, missing.fix) == ("fail", "apt-get install keepalived")
+
+
+@pytest.mark.parametrize(("rp_filter", "result"), [(0, "pass"), (1, "fail"), (2, "pass")])
+def test_advertisements_must_come_in(rp_filter: int, result: str) -> None:
+    assert election.path_filter("int", rp_filter).result == result
