@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
-from aa_cluster.agent import forgetting, load, neighbourhood, promotion
+from aa_cluster.agent import load, neighbourhood, promotion
 from aa_cluster.agent.adoption import Adoption
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
@@ -74,6 +74,7 @@ class Auxiliary:
         self._absent = 0
         self._leaving = False
         self._rejoining = False
+        self.outdated = False
         self._mute = False
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
         self.adoption = Adoption(context, plane)
@@ -148,7 +149,7 @@ class Auxiliary:
             while True:
                 left = await self._sessions_left(now)
                 if now:
-                    await forgetting.forget(self.survey)
+                    await self.context.host.forget_sessions(self.survey)
                 yield left
                 pause = min(DRAIN_STEP, deadline - self.context.clock())
                 if not left or pause <= 0:
@@ -198,7 +199,7 @@ class Auxiliary:
                     changed = await neighbourhood.correct(self.context, self.settings.ports, request)
                     answer = control.NeighbourAck(request.nonce, changed)
                 case control.ForgetAsk():
-                    answer = control.ForgetAck(request.nonce, await forgetting.forget(self.survey))
+                    answer = control.ForgetAck(request.nonce, await self.context.host.forget_sessions(self.survey))
                 case control.PromoteAsk() | control.PromoteGo() if self.on_promotion is not None:
                     answer = await self.on_promotion(request)
                 case _:
@@ -284,7 +285,7 @@ class Auxiliary:
             self.primary = _moved(self.primary, address)
             self._tasks.start(self.context.remember(primary=self.primary), "remember")
         if mac_text(ha_mac) != self.primary.ha_mac:
-            self.come_back("the primary's HA MAC has changed")
+            self.come_back("the primary's HA MAC has changed", outdated=False)
 
     def _take_table(self, nodes: tuple[NodeEntry, ...]) -> None:
         self.table = nodes
@@ -298,11 +299,12 @@ class Auxiliary:
         if self._absent >= ABSENT_TABLES and self.ready:
             self.come_back("the primary does not know this node")
 
-    def come_back(self, why: str) -> None:
-        """Join again, in the background, until it works."""
+    def come_back(self, why: str, outdated: bool = True) -> None:
+        """Join again, in the background, until it works. ``outdated``: the sessions this node had go on elsewhere."""
         if self._rejoining or self._leaving:
             return
         self._rejoining = True
+        self.outdated = outdated
         _log.warning("joining again", why=why)
         self._tasks.start(self._call_rejoin(), "rejoin")
 

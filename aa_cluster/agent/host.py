@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
+    from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Dataplane, Settings
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
@@ -25,7 +26,7 @@ CACHE = Path("/var/lib/aa-cluster/objects")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Every function blocks; call it off the event loop. Failures are ``NetlinkError`` and ``DataplaneError``."""
+    """Every function but ``forget_sessions`` blocks; call it off the event loop. Failures are ``NetlinkError`` and ``DataplaneError``."""
 
     read_link: Callable[[str], LinkFacts]
     link_names: Callable[[], Sequence[str]]
@@ -39,6 +40,8 @@ class Host:
     lost_frames: Callable[[], int]
     received: Callable[[Collection[str]], Received]
     make_entries: Callable[[np.ndarray], int]
+    drop_entries: Callable[[np.ndarray], int]
+    forget_sessions: Callable[[Survey], Awaitable[int]]
     ruleset_digest: Callable[[], str]
     ruleset_text: Callable[[], str]
     dataplane: Callable[[Settings], Dataplane]
@@ -53,15 +56,23 @@ def _make_entries(rows: np.ndarray) -> int:
     from aa_cluster.dataplane.flows import Timeouts
     from aa_cluster.netlink import ct_bulk
 
-    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace().by_state, existing="leave")
+    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace().by_state)
     if (outcome.codes == errno.ENOMEM).any():
         outcome.require("make the conntrack entries of all flows")
     return outcome.done - outcome.existing
 
 
+def _drop_entries(rows: np.ndarray) -> int:
+    """How many were there."""
+    from aa_cluster.netlink import ct_bulk
+
+    return ct_bulk.delete(rows).done
+
+
 def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.dataplane.plane import Dataplane
+    from aa_cluster.agent import forgetting
     from aa_cluster.netlink import announce, links, neighbours, overrun, ruleset, traffic
     from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
@@ -79,6 +90,8 @@ def this_machine() -> Host:
         lost_frames=overrun.lost_frames,
         received=traffic.received,
         make_entries=_make_entries,
+        drop_entries=_drop_entries,
+        forget_sessions=forgetting.forget,
         ruleset_digest=lambda: ruleset.read().digest,
         ruleset_text=lambda: ruleset.read().text,
         dataplane=Dataplane,

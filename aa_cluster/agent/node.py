@@ -221,12 +221,21 @@ class Node:
         async with self.changing:
             if isinstance(self.role, Auxiliary):
                 self.role.ready = False
+                if self.role.outdated:
+                    await self._forget(self.role)
                 try:
                     await self._enter(10.0)
                 except AaError as error:
                     self.trouble = f"cannot join again: {error.message}"
                     raise
                 self.trouble = ""
+
+    async def _forget(self, role: Auxiliary) -> None:
+        """Whatever sessions this node had, they go on elsewhere or nowhere."""
+        try:
+            await self.context.host.forget_sessions(role.survey)
+        except AaError as error:
+            _log.warning("entries of sessions that are not this node's any more stay", why=error.message)
 
     # Resuming.
 

@@ -21,6 +21,8 @@ from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aa_cluster.agent.auxiliary import Auxiliary
     from aa_cluster.agent.primary import Primary
     from aa_cluster.agent.survey import Survey
@@ -52,9 +54,19 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
     """The conntrack entries of all flows that this node does not own: it is to go on with them, or must not use their
     tuples. Gives how many were made; done again, those of flows that have begun since.
     """
-    rows = await role.plane.call(role.plane.plane.flows)
-    others = rows[rows["owner"] != role.settings.node_id]
-    return await asyncio.to_thread(context.host.make_entries, others)
+    return await asyncio.to_thread(context.host.make_entries, await _of_others(role))
+
+
+async def drop_entries(context: Context, role: Auxiliary) -> int:
+    """The same entries go again: this node is not the primary, or no more. They would outlive their sessions by days,
+    and a session that gets one of their tuples could not be adopted here."""
+    return await asyncio.to_thread(context.host.drop_entries, await _of_others(role))
+
+
+async def _of_others(role: Auxiliary) -> np.ndarray:
+    rows: np.ndarray = await role.plane.call(role.plane.plane.flows)
+    others: np.ndarray = rows[rows["owner"] != role.settings.node_id]
+    return others
 
 
 async def arm(

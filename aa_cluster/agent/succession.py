@@ -41,6 +41,8 @@ PREPARE_SECONDS = 15.0
 GO_SECONDS = 2.0
 TAKE_SECONDS = 2.0
 """A successor that is not told that the virtual MACs are free takes them after this long."""
+UNUSED_SECONDS = 5.0
+"""A node that was asked to be ready, and then was not asked to go, lets go of what it has prepared after this long."""
 CATCH_UP_SECONDS, CATCH_UP_STEP = 0.5, 0.002
 HEIR_SECONDS = 2.0
 """So long a former primary sends on what still comes to the virtual MACs."""
@@ -103,13 +105,14 @@ class Succession:
                 watch.lap("entries")
                 if not await self._is_silent(role):
                     _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
+                    await promotion.drop_entries(self._context, role)
                     return False
                 watch.lap("silence")
                 primary = await self._arm(role, gone, None, watch)
                 await promotion.take(self._context, primary)
                 watch.lap("macs")
             except AaError as error:
-                await self._stay_auxiliary(error)
+                await self._stay_auxiliary(role, error)
                 return True
             _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
@@ -146,14 +149,19 @@ class Succession:
         for node_id in gone:
             await primary.takeover.take_over(node_id)
 
-    async def _stay_auxiliary(self, error: AaError) -> None:
+    async def _stay_auxiliary(self, role: Auxiliary, error: AaError) -> None:
         """Out of the election, so that another one takes the role."""
         why = f"it could not become primary: {error.message}"
         name = self._context.name
         _log.error("not promoted", why=str(error))
         self._context.events.say("promote", f"{name} stays an auxiliary: {why}", node=name)
         await self.candidate.leave(why)
+        self._tasks.start(self._drop_entries(role), "entries")
         self._tasks.start(self._stand_again(), "penance")
+
+    async def _drop_entries(self, role: Auxiliary) -> None:
+        dropped = await promotion.drop_entries(self._context, role)
+        _log.info("the entries of others' sessions are let go of", entries=dropped)
 
     async def _stand_again(self) -> None:
         await asyncio.sleep(PENANCE_SECONDS)
@@ -241,6 +249,7 @@ class Succession:
             await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
             auxiliary.ready = True
             await self._ask(control.PromoteTake(_nonce()), address, TAKE_SECONDS)
+        self._tasks.start(self._drop_entries(auxiliary), "entries")
         self._tasks.start(self._forget_heir(auxiliary), "heir")
         return api.Promoted(primary=heir.facts.name, generation=armed.generation)
 
@@ -297,7 +306,13 @@ class Succession:
         await self._must_be_plugged(role)
         await role.plane.call(role.plane.plane.prepare_standby)
         await promotion.make_entries(self._context, role)
+        self._tasks.start(self._drop_unless_promoted(role), "entries")
         return control.PromoteAck(request.nonce, role.settings.generation, role.epoch)
+
+    async def _drop_unless_promoted(self, role: Auxiliary) -> None:
+        await asyncio.sleep(UNUSED_SECONDS)
+        if self._node.role is role:
+            await self._drop_entries(role)
 
     async def _must_be_plugged(self, role: Auxiliary) -> None:
         ports = {port.ifindex: port.name for port in role.settings.ports}

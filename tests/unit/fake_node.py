@@ -414,12 +414,18 @@ class Machine:
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
             make_entries=len,
+            drop_entries=len,
+            forget_sessions=self._forget_sessions,
             ruleset_digest=lambda: self.ruleset,
             ruleset_text=lambda: self.rules,
             dataplane=self._dataplane,  # type: ignore[arg-type]
             pinned=lambda pins: self.pinned,
             kernel="6.18-test",
         )
+
+    async def _forget_sessions(self, survey: object) -> int:
+        self.log.append("forgot")
+        return 0
 
     def _read_link(self, name: str) -> LinkFacts:
         if name not in self.links:
