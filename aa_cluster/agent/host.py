@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
 
+KEEPALIVED = "keepalived"
 CACHE = Path("/var/lib/aa-cluster/objects")
 """Compiled programs; shared by all instances of a machine, so only the first one compiles."""
 
@@ -45,6 +46,7 @@ class Host:
     pinned: Callable[[Path], bool]
     kernel: str
     cache: Path = CACHE
+    keepalived: str = KEEPALIVED
 
 
 def _make_entries(rows: np.ndarray) -> int:
