@@ -93,8 +93,13 @@ async def clear(plane: PlaneThread) -> None:
 
 async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:
     """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before."""
-    changes = [(link, mac) for link, mac in zip(survey.data, virtual, strict=True) if link.mac != mac]
-    await asyncio.gather(*(_change(context, link, mac, True) for link, mac in changes))
+    await asyncio.gather(*(_put_on(context, link, mac) for link, mac in zip(survey.data, virtual, strict=True)))
+
+
+async def _put_on(context: Context, link: LinkFacts, mac: bytes) -> None:
+    """What the survey saw may have changed since."""
+    if (await asyncio.to_thread(context.host.read_link, link.name)).mac != mac:
+        await _change(context, link, mac, True)
 
 
 async def restore(context: Context, survey: Survey, announced: bool = True) -> None:

@@ -28,7 +28,7 @@ class Candidate:
         self._on_stand = on_stand
         self._section = context.config.election
         self._state = election.begin(self._section.settle_ms / 1000)
-        self._keepalived = Keepalived(context.config.paths.run, self._told)
+        self._keepalived = Keepalived(context.config.paths.run, self._told, context.host.keepalived)
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
 
@@ -89,6 +89,8 @@ class Candidate:
 
     def close(self) -> None:
         """The agent ends; keepalived goes on."""
+        if self._task is not None:
+            self._task.cancel()
         self._keepalived.forget()
 
     def _told(self, path: str, state: PathState) -> None:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
 
+KEEPALIVED = "keepalived"
 CACHE = Path("/var/lib/aa-cluster/objects")
 """Compiled programs; shared by all instances of a machine, so only the first one compiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Every function but ``forget_sessions`` blocks; call it off the event loop. Failures are ``NetlinkError`` and ``DataplaneError``."""
+    """Every function but ``forget_sessions`` blocks; call it off the event loop. Failures are ``NetlinkError`` and
+    ``DataplaneError``."""
 
     read_link: Callable[[str], LinkFacts]
     link_names: Callable[[], Sequence[str]]
@@ -48,6 +50,7 @@ class Host:
     pinned: Callable[[Path], bool]
     kernel: str
     cache: Path = CACHE
+    keepalived: str = KEEPALIVED
 
 
 def _make_entries(rows: np.ndarray) -> int:
@@ -71,8 +74,8 @@ def _drop_entries(rows: np.ndarray) -> int:
 
 def this_machine() -> Host:
     """The network namespace the process is in."""
-    from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.agent import forgetting
+    from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.netlink import announce, links, neighbours, overrun, ruleset, traffic
     from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch

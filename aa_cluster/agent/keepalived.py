@@ -117,12 +117,20 @@ class Keepalived:
     """One process below ``run``. ``on_word(path, state)`` is called on the event loop.
 
     ``run_for`` starts it unless it runs; ``play`` says what is added to its priority; ``stop`` ends it: it says goodbye
-    on every path.
+    on every path. Every ``interval`` s it is looked after.
     """
 
-    def __init__(self, run: Path, on_word: Callable[[str, PathState], None]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        on_word: Callable[[str, PathState], None],
+        program: str = PROGRAM,
+        interval: float = WATCH_SECONDS,
+    ) -> None:
         self._run = run
         self._on_word = on_word
+        self._program = program
+        self._interval = interval
         self._fifo = run / "keepalived.fifo"
         self._conf = run / "keepalived.conf"
         self._part = run / "keepalived.part"
@@ -135,7 +143,7 @@ class Keepalived:
 
     async def run_for(self, ballot: Ballot) -> None:
         """``StateError`` when it is not installed."""
-        if shutil.which(PROGRAM) is None:
+        if shutil.which(self._program) is None:
             raise StateError(
                 "keepalived is not installed", 'apt-get install keepalived, or set [election] kind = "static"'
             )
@@ -168,7 +176,7 @@ class Keepalived:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + END_SECONDS
-        while self._running() and asyncio.get_running_loop().time() < deadline:
+        while self._pid() is not None and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         left = self._pid()
         if left is not None:
@@ -216,7 +224,9 @@ class Keepalived:
                 self._on_word(*word)
 
     def _pid(self) -> int | None:
-        """Of the running one that has our configuration."""
+        """Of the running one that has our configuration; our own child has not written its file yet at first."""
+        if self._child is not None and self._child.poll() is None:
+            return self._child.pid
         try:
             pid = int((self._run / "keepalived.pid").read_text("ascii"))
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -224,14 +234,9 @@ class Keepalived:
             return None
         return pid if str(self._conf).encode() in words and not _is_zombie(pid) else None
 
-    def _running(self) -> bool:
-        if self._child is not None:
-            self._child.poll()
-        return self._pid() is not None
-
     def _spawn(self) -> None:
         """In a session of its own, so that what ends the agent does not end it."""
-        command = [PROGRAM, "--dont-fork", "--log-console", "--vrrp", "--use-file", str(self._conf)]
+        command = [self._program, "--dont-fork", "--log-console", "--vrrp", "--use-file", str(self._conf)]
         command += ["--pid", str(self._run / "keepalived.pid"), "--vrrp_pid", str(self._run / "vrrp.pid")]
         with (self._run / "keepalived.log").open("ab") as output:
             try:
@@ -246,8 +251,8 @@ class Keepalived:
     async def _supervise(self) -> None:
         """Starts it again when it has ended; reaps it."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            if self._running() or self._ballot is None:
+            await asyncio.sleep(self._interval)
+            if self._pid() is not None or self._ballot is None:
                 self.trouble = ""
                 continue
             self.trouble = "keepalived has ended: it is started again"

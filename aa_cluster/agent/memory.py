@@ -92,6 +92,7 @@ def inherited(
             continue
         nodes[entry.id] = Node(entry.id, facts, entry.weight, now, ready=True, silent=True, drained=entry.drained)
     names = frozenset(entry.name for entry in role.table if entry.drained)
+    elsewhere = frozenset(state.drained) - {entry.name for entry in role.table}
     weights = dict(state.weights) | {entry.name: entry.weight for entry in role.table}
     before = msgspec.structs.replace(
         state,
@@ -99,7 +100,7 @@ def inherited(
         weights=weights,
         generation=seat.generation,
         epoch=seat.epoch,
-        drained=tuple(sorted(names | set(state.drained))),
+        drained=tuple(sorted(names | elsewhere)),
         schedule=role.schedule or state.schedule,
     )
     return _membership(config, before, nodes, now)

@@ -16,7 +16,7 @@ from aa_cluster import log
 from aa_cluster.agent import attachment, memory
 from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.context import Context, mac_text
-from aa_cluster.agent.state import PrimaryState
+from aa_cluster.agent.state import NodeState, PrimaryState
 from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
@@ -114,13 +114,22 @@ async def arm(
     return primary
 
 
-async def _step_back(context: Context, role: Auxiliary, before: object, old: Settings) -> None:
+async def _step_back(context: Context, role: Auxiliary, before: NodeState, old: Settings) -> None:
     _log.error("not promoted: this node is an auxiliary again")
     try:
         await role.plane.call(role.plane.plane.change_role, old)
     except AaError as error:
         _log.error("the auxiliary's programs cannot be put back", why=str(error))
-    await context.remember(role="auxiliary", primary=role.primary, physical_macs={}, members=())
+    await context.remember(
+        role="auxiliary",
+        generation=before.generation,
+        epoch=before.epoch,
+        ids=before.ids,
+        physical_macs=before.physical_macs,
+        members=before.members,
+        applied=before.applied,
+        primary=role.primary,
+    )
 
 
 async def take(context: Context, primary: Primary) -> None:

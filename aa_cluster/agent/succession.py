@@ -56,8 +56,9 @@ _log = log.get("succession")
 class Succession:
     """Of one node; all changes of role happen under ``node.changing``."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, penance: float = PENANCE_SECONDS) -> None:
         self._node = node
+        self._penance = penance
         self._context = node.context
         self._tasks = TaskSet()
         self._asked: dict[bytes, asyncio.Task[AnyMessage]] = {}
@@ -76,8 +77,14 @@ class Succession:
             self._tasks.start(self._prepare(role), "standby")
 
     async def _prepare(self, role: Primary | Auxiliary) -> None:
-        await role.plane.call(role.plane.plane.prepare_standby)
-        await asyncio.to_thread(self._context.host.make_entries, np.zeros(0, FLOW_ROW))  # what it imports is there then
+        try:
+            await role.plane.call(role.plane.plane.prepare_standby)
+            await asyncio.to_thread(self._context.host.make_entries, np.zeros(0, FLOW_ROW))  # loads what it imports
+        except AaError as error:
+            if isinstance(role, Auxiliary) and self._node.role is role:
+                await self._sit_out(f"it cannot prepare for the primary's role: {error.message}")
+                return
+            _log.error("not prepared for the other role", why=str(error))
         if self._node.role is role:
             await self._run_for(role)
 
@@ -109,11 +116,11 @@ class Succession:
                     return False
                 watch.lap("silence")
                 primary = await self._arm(role, gone, None, watch)
-                await promotion.take(self._context, primary)
-                watch.lap("macs")
             except AaError as error:
                 await self._stay_auxiliary(role, error)
                 return True
+            await self._wear(primary)
+            watch.lap("macs")
             _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
         return True
@@ -139,15 +146,24 @@ class Succession:
         self._node.role = primary
         return primary
 
+    async def _wear(self, primary: Primary) -> None:
+        """The others follow already: an interface that does not take its MAC is a trouble, and no way back."""
+        try:
+            await promotion.take(self._context, primary)
+        except AaError as error:
+            primary.troubles["virtual MACs"] = f"not every data interface has its virtual MAC: {error.message}"
+            _log.error("virtual MACs not taken", why=str(error))
+
     async def _now_primary(self, primary: Primary, gone: frozenset[int]) -> None:
         primary.begin()
         self._node.on_change()
         _log.warning("promoted", id=primary.settings.node_id, generation=primary.settings.generation)
         name = self._context.name
         self._context.events.say("promote", f"{name} is the primary now", node=name)
+        self.candidate.readmit()
         await self._run_for(primary)
         for node_id in gone:
-            await primary.takeover.take_over(node_id)
+            primary.carry_out_again(membership.TakeOver(node_id))
 
     async def _stay_auxiliary(self, role: Auxiliary, error: AaError) -> None:
         """Out of the election, so that another one takes the role."""
@@ -155,8 +171,11 @@ class Succession:
         name = self._context.name
         _log.error("not promoted", why=str(error))
         self._context.events.say("promote", f"{name} stays an auxiliary: {why}", node=name)
-        await self.candidate.leave(why)
+        await self._sit_out(why)
         self._tasks.start(self._drop_entries(role), "entries")
+
+    async def _sit_out(self, why: str) -> None:
+        await self.candidate.leave(why)
         self._tasks.start(self._stand_again(), "penance")
 
     async def _drop_entries(self, role: Auxiliary) -> None:
@@ -164,7 +183,7 @@ class Succession:
         _log.info("the entries of others' sessions are let go of", entries=dropped)
 
     async def _stand_again(self) -> None:
-        await asyncio.sleep(PENANCE_SECONDS)
+        await asyncio.sleep(self._penance)
         self.candidate.readmit()
         if self._node.role is not None:
             await self._prepare(self._node.role)
@@ -245,13 +264,24 @@ class Succession:
                 await role.plane.call(role.plane.plane.set_heir, 0)
                 role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
                 raise
-            auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True)
+            try:
+                auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True)
+            except AaError:
+                role.heir = 0  # so that the successor's next word makes this node stand down
+                raise
+            self._tasks.start(self._forget_heir(auxiliary), "heir")
             await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
             auxiliary.ready = True
-            await self._ask(control.PromoteTake(_nonce()), address, TAKE_SECONDS)
+            await self._set_free(address)
         self._tasks.start(self._drop_entries(auxiliary), "entries")
-        self._tasks.start(self._forget_heir(auxiliary), "heir")
         return api.Promoted(primary=heir.facts.name, generation=armed.generation)
+
+    async def _set_free(self, address: str) -> None:
+        """Unanswered it is no failure: the successor does not wait for ever."""
+        try:
+            await self._ask(control.PromoteTake(_nonce()), address, TAKE_SECONDS)
+        except AaError as error:
+            _log.warning("the successor does not confirm that it has the virtual MACs", why=error.message)
 
     async def _ask(self, request: control.Request, address: str, timeout: float) -> control.PromoteAck:
         answer = await self._context.link.ask(request, address, timeout)
@@ -339,7 +369,10 @@ class Succession:
         self.candidate.favour()
         self._taken = asyncio.Event()
         self._tasks.start(self._take(primary, self._taken), "take")
-        return control.PromoteAck(request.nonce, primary.settings.generation, primary.settings.epoch)
+        answer = control.PromoteAck(request.nonce, primary.settings.generation, primary.settings.epoch)
+        # The task that would answer has ended with the old role; the primary should not have to ask again.
+        self._context.link.send(answer, role.primary.ha_address)
+        return answer
 
     async def _catch_up(self, role: Auxiliary, head: int) -> None:
         deadline = self._context.clock() + CATCH_UP_SECONDS
@@ -358,7 +391,7 @@ class Succession:
         except TimeoutError:
             _log.error("the former primary has not let go: the virtual MACs are taken all the same")
         async with self._node.changing:
-            await promotion.take(self._context, primary)
+            await self._wear(primary)
             await self._now_primary(primary, frozenset())
 
     # Somebody else is primary.
@@ -373,9 +406,10 @@ class Succession:
             text = f"{self._context.name} stands down: {beat.name} has generation {beat.generation}"
             _log.warning("standing down", primary=beat.name, generation=beat.generation)
             auxiliary = await self._let_go(role, beat, address, heir=False)
-            await auxiliary.plane.call(auxiliary.plane.plane.clear_flows)
             self._context.events.say("stand-down", text, node=self._context.name)
+            # It joins when ``changing`` is free again, also if its table could not be emptied.
             auxiliary.come_back(f"generation {beat.generation} has begun under {beat.name}")
+            await auxiliary.plane.call(auxiliary.plane.plane.clear_flows)
 
 
 def _beat_of(heir: membership.Node, armed: control.PromoteAck) -> control.PrimaryBeat:

@@ -117,6 +117,8 @@ class FakePlane:
 
     def prepare_standby(self) -> None:
         self.calls.append("prepare_standby")
+        if self.machine.unprepared:
+            raise DataplaneError("the verifier says no", "use a newer kernel")
 
     def sent_up_to(self) -> int:
         return 17
@@ -125,7 +127,8 @@ class FakePlane:
         return True
 
     def primary_heard(self) -> float:
-        return float("inf")
+        self.calls.append("primary_heard")
+        return self.machine.primary_heard
 
     def forget_journal(self) -> None:
         self.calls.append("forget_journal")
@@ -278,10 +281,10 @@ class FakeProber:
 
 
 class FakeCarriers:
-    """Every link has a carrier; ``tell`` changes one."""
+    """Every link but the ``lost`` has a carrier; ``tell`` changes one."""
 
-    def __init__(self, interfaces: Collection[int]) -> None:
-        self._all = dict.fromkeys(interfaces, True)
+    def __init__(self, interfaces: Collection[int], lost: Collection[int] = ()) -> None:
+        self._all = {ifindex: ifindex not in lost for ifindex in interfaces}
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[0], False)
         self._told: list[tuple[int, bool]] = []
@@ -347,6 +350,11 @@ class Machine:
         self.rules = ""
         self.broken = False
         self.stuck = False
+        self.unprepared = False
+        self.primary_heard = float("inf")
+        self.carrierless: set[str] = set()
+        self.unchangeable: set[str] = set()
+        self.keepalived: Path | None = changes.get("keepalived")
         self.pinned = False
         self.log: list[str] = []
         self.events: list[Any] = []
@@ -391,12 +399,14 @@ class Machine:
 
     def config_text(self) -> str:
         names = ", ".join(f'"{name}"' for name in self.interfaces)
+        kind = "static" if self.keepalived is None else "keepalived"
         return f"""
             cluster.id = 1
             node = {{ name = "{self.name}", weight = {self.weight} }}
             ha = {{ interface = "ha", heartbeat_ms = {BEAT_MS}, silent_ms = {SILENT_MS} }}
             data.interfaces = [{names}]
             replication.mode = "off"
+            election = {{ kind = "{kind}", settle_ms = 10 }}
             paths = {{ run = "{self.directory}/run", state = "{self.directory}/state", pins = "{self.directory}/pins" }}
             """
 
@@ -413,7 +423,7 @@ class Machine:
             lost_frames=lambda: 0,
             watch_carriers=self._watch_carriers,
             received=lambda names: Received(100, 6400),
-            make_entries=len,
+            make_entries=self._make_entries,
             drop_entries=len,
             forget_sessions=self._forget_sessions,
             ruleset_digest=lambda: self.ruleset,
@@ -421,11 +431,16 @@ class Machine:
             dataplane=self._dataplane,  # type: ignore[arg-type]
             pinned=lambda pins: self.pinned,
             kernel="6.18-test",
+            keepalived=str(self.keepalived or "keepalived"),
         )
 
     async def _forget_sessions(self, survey: object) -> int:
         self.log.append("forgot")
         return 0
+
+    def _make_entries(self, rows: np.ndarray) -> int:
+        self.log.append("entries")
+        return len(rows)
 
     def _read_link(self, name: str) -> LinkFacts:
         if name not in self.links:
@@ -435,6 +450,8 @@ class Machine:
     def _set_mac(self, name: str, mac: bytes) -> None:
         import dataclasses
 
+        if name in self.unchangeable:
+            raise NetlinkError(f"{name} keeps its MAC")
         self.log.append(f"mac {name}")
         self.links[name] = dataclasses.replace(self.links[name], mac=mac)
 
@@ -445,7 +462,7 @@ class Machine:
         return tuple(wrong)
 
     def _watch_carriers(self, interfaces: Collection[int]) -> FakeCarriers:
-        self.carriers = FakeCarriers(interfaces)
+        self.carriers = FakeCarriers(interfaces, {self.links[name].ifindex for name in self.carrierless})
         return self.carriers
 
     def _dataplane(self, settings: Settings) -> FakePlane:
