@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aa_cluster.topology import rulesets
+from aa_cluster.topology import rulesets, wiring
 from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
@@ -68,6 +68,9 @@ def fall(lab: Lab, happen: Callable[..., float], node: str, reigns: list[Reign])
 
 
 def kill_all(lab: Lab, nodes: list[str]) -> None:
+    """Dark in the same moment, so that none becomes primary before it dies."""
+    for node in nodes:
+        wiring.unplug(lab.plan, node)
     for node in nodes:
         lab.kill(node)
 
