@@ -30,7 +30,7 @@ WATCH_SECONDS = 1.0
 RANKS = 12
 """Priorities that differ; nodes whose ids differ by so many share one, and VRRP decides by address."""
 
-CHOSEN, ORDINARY, RESIGNED = 50, 0, -254
+CHOSEN, ORDINARY, RESIGNED = 150, 0, -254
 """What is added to the priority: of the primary and of the one it hands over to; of an auxiliary; of who lets go."""
 
 _STATES: dict[str, PathState] = {"BACKUP": "backup", "MASTER": "master", "FAULT": "fault", "STOP": "unknown"}
@@ -55,7 +55,6 @@ track_file part {{
 _INSTANCE = """\
 vrrp_instance {path} {{
     state BACKUP
-    nopreempt
     interface {interface}
     mcast_src_ip {source}
     virtual_router_id {router}
@@ -88,8 +87,9 @@ class Ballot:
 
 
 def configuration(ballot: Ballot, fifo: Path, part: Path) -> str:
-    """keepalived.conf: nobody takes the role from who lives."""
-    priority = 200 - 16 * ((ballot.node_id - 1) % RANKS)
+    """keepalived.conf. Whoever has the higher priority wins, on every path the same one, and the primary's is above all
+    others': nobody takes the role from who lives."""
+    priority = 100 - 8 * ((ballot.node_id - 1) % RANKS)
     instances = "".join(
         _INSTANCE.format(
             path=path,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aa_cluster.api import Flows, NodeRow, Nodes
-from aa_cluster.errors import AaError
+from aa_cluster.errors import AaError, TimeoutReached
 from aa_cluster.topology import agreement
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
@@ -37,7 +37,12 @@ def _is_primary(lab: Lab, node: str) -> bool:
 
 def primary(lab: Lab, timeout: float = PATIENCE) -> str:
     """The one there is."""
-    return until("exactly one primary", lambda: found[0] if len(found := primaries(lab)) == 1 else None, timeout)
+    try:
+        return until("exactly one primary", lambda: found[0] if len(found := primaries(lab)) == 1 else None, timeout)
+    except TimeoutReached:
+        for node in agents(lab):
+            print(f"{node} said:\n{lab.site(node).tail(25)}")
+        raise
 
 
 def rows(lab: Lab) -> tuple[NodeRow, ...]:

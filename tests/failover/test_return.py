@@ -70,7 +70,8 @@ def fall(lab: Lab, happen: Callable[..., float], node: str, reigns: list[Reign])
 def kill_all(lab: Lab, nodes: list[str]) -> None:
     """Dark in the same moment, so that none becomes primary before it dies."""
     for node in nodes:
-        wiring.unplug(lab.plan, node)
+        for net in lab.plan.all_networks:
+            wiring.set_port(lab.plan, node, net, False)
     for node in nodes:
         lab.kill(node)
 
