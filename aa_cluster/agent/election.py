@@ -73,6 +73,11 @@ class Candidate:
         if self.enabled:
             self._keepalived.play(CHOSEN)
 
+    def step_aside(self) -> None:
+        """This node may not be the primary any more: whoever is shall win."""
+        if self.enabled:
+            self._keepalived.play(ORDINARY)
+
     def resign(self) -> None:
         """Say on every path that this node is primary no more; ``run_as`` stands in line again."""
         if self.enabled:

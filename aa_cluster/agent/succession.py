@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 UNPLUGGED_SECONDS = 0.1
 """A primary's data link may be without carrier for so long, before its role goes to another node."""
-QUESTIONS, QUESTION_SECONDS = 8, 0.05
+QUESTIONS, QUESTION_SECONDS = 12, 0.05
 """How long a primary that was cut off asks for a later one."""
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
@@ -191,7 +191,10 @@ class Succession:
     # The primary has lost a data link.
 
     def unplugged(self, role: Primary) -> None:
-        """A primary without a network serves nobody there; an auxiliary that has all of them is a better one."""
+        """A primary without a network serves nobody there; an auxiliary that has all of them is a better one. Where
+        roles are static nobody changes them but the operator."""
+        if not self.candidate.enabled:
+            return
         self._tasks.start(self._flee(role), "own link")
 
     async def _flee(self, role: Primary) -> None:
@@ -219,6 +222,7 @@ class Succession:
         _log.warning("cut off from all networks: silent until somebody has been asked")
         async with self._silence:
             if role.silent and self._node.role is role:
+                self.candidate.step_aside()
                 await role.plane.call(role.plane.plane.be_silent)
 
     async def _speak_again(self, role: Primary) -> None:
@@ -233,6 +237,7 @@ class Succession:
         async with self._silence:
             if not role.silent and self._node.role is role:
                 await role.plane.call(role.plane.plane.speak_again)
+                self.candidate.favour()
                 _log.warning("still the primary")
 
     # The primary hands over: its side.

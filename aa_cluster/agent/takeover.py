@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Dataplane
 
 LOOK_SECONDS = 0.25
+LOOK_CALM = 2.0
+"""Looks are as seldom as this when the last ones have found nothing."""
 BITE = 2048
 """Entries prepared at a time: some ms, which is what a take-over may have to wait for."""
 
-REST = 9
-"""Times as long as it took that preparation rests after each piece of work: a tenth of a core, and no more."""
+REST = 29
+"""Times as long as it took that preparation rests after each piece of work: a thirtieth of a core, and no more."""
 
-LOOK_REST = 50
+LOOK_REST = 100
 """The same after a look through the table, which there is at least once in ``LOOK_MOST`` s."""
 LOOK_MOST = 5.0
 
@@ -73,6 +75,7 @@ class TakeOver:
         self._lifetimes = lifetimes
         self._preparation = Preparation()
         self._working = asyncio.Lock()
+        self._calm = 0.0
         self._tasks = TaskSet()
 
     @property
@@ -143,7 +146,8 @@ class TakeOver:
         choice = self._preparation.due(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
         async with self._working:
             due = await self._plane.call(self._calls.flows_of, owners, choice)
-        pause = max(LOOK_SECONDS, min(LOOK_MOST, LOOK_REST * (time.monotonic() - start)))
+        self._calm = 0.0 if len(due.numbers) else min(LOOK_CALM, 2 * max(self._calm, LOOK_SECONDS))
+        pause = max(LOOK_SECONDS, self._calm, min(LOOK_MOST, LOOK_REST * (time.monotonic() - start)))
         for bite in _bites(due):
             start = time.monotonic()
             async with self._working:
