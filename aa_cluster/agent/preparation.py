@@ -16,6 +16,9 @@ from aa_cluster.netlink.ct_messages import TCP_STATES
 SETTLED_NS = 1_000_000_000
 """Age at which a flow is prepared: most sessions end before that, and cost nothing."""
 
+AT_ONCE = 16_384
+"""Flows taken up in one look: their rows are copied."""
+
 STATE = np.uint64(7)
 """The bits of a stamp that hold a conntrack state, 0 for none; eight ns do not matter to a coarse clock."""
 
@@ -108,7 +111,7 @@ class Preparation:
 
 
 class DueChoice:
-    """As ``flows.Choice``."""
+    """As ``flows.Choice``; ``AT_ONCE`` flows at most."""
 
     def __init__(self, preparation: Preparation, now_ns: int) -> None:
         self._preparation, self._now = preparation, now_ns
@@ -118,6 +121,7 @@ class DueChoice:
         settled = (state >= ESTABLISHED) & (created + np.uint64(SETTLED_NS) < np.uint64(self._now))
         settled &= records["ended"][at] & ONE_SIDED == 0
         out: np.ndarray = settled & self._preparation.wanting(at + 1, created, state)
+        out[np.flatnonzero(out)[AT_ONCE:]] = False
         return out
 
 

@@ -27,8 +27,8 @@ LOOK_CALM = 2.0
 BITE = 2048
 """Entries prepared at a time: some ms, which is what a take-over may have to wait for."""
 
-REST = 29
-"""Times as long as it took that preparation rests after each piece of work: a thirtieth of a core, and no more."""
+REST = 19
+"""Times as long as it took that preparation rests after each piece of work: a twentieth of a core, and no more."""
 
 LOOK_REST = 100
 """The same after a look through the table, which there is at least once in ``LOOK_MOST`` s."""
