@@ -11,7 +11,7 @@ PYTEST := $(PYTHON) -m pytest
 help:
 	@echo "make setup   install packages and make .venv (as root the first time; then instant)"
 	@echo "make demo    three gateways in network namespaces, hundreds of sessions, what happened (root)"
-	@echo "make test    every test (root; under ten minutes)"
+	@echo "make test    every test (root; about eighteen minutes)"
 	@echo "make failover  every failover scenario ROUNDS=5 times under a thousand streams, its figures in a table (root)"
 	@echo "make check   lint, types, BPF warnings, fast tests (under a minute)"
 	@echo "make bench   measure ours and the alternatives into docs/bench (root; fifteen minutes on an idle machine)"
@@ -43,7 +43,7 @@ lint: setup
 	@if [ -x tools/check-bpf.sh ]; then tools/check-bpf.sh; else echo "tools/check-bpf.sh: not there, BPF warnings unchecked"; fi
 
 check: lint
-	$(PYTEST) --quiet --timeout=20 tests/unit tests/wire
+	$(PYTEST) --quiet --timeout=20 -m "not slow" tests/unit tests/wire
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aa_cluster import api
 from aa_cluster.agent import views
 from aa_cluster.agent.events import Filter, Subscription
 from aa_cluster.agent.node import Node
 from tests.unit.fake_node import Machine, kill, until
 from tests.unit.test_agents import Segment, role_of, segment, states
+
+pytestmark = pytest.mark.slow  # a whole cluster plays in real time
 
 __all__ = ["segment"]
 

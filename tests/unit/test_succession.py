@@ -28,6 +28,8 @@ from aa_cluster.wire.keys import KeyRing
 from tests.unit.fake_node import KEY, Hub, Machine, kill, until
 from tests.unit.test_agents import VIRTUAL, Segment, role_of, segment, states
 
+pytestmark = pytest.mark.slow  # a whole cluster plays in real time
+
 __all__ = ["segment"]
 
 PENANCE = 0.3
