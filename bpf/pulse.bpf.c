@@ -3,8 +3,9 @@
  * pulse: is a node there? (docs/liveness.md)
  *
  *   pulse   asks one node on each of its links. Attached nowhere: the agent of the primary runs it with BPF_PROG_TEST_RUN,
- *           the node's id in cb[0], a frame as long as a pulse as its packet. Its return value has a bit for each link
- *           whose last pulse, of the run before, has not been answered.
+ *           once for each node of the mask in cb[0] and cb[1] (bit n: node n), a frame as long as a pulse as its packet.
+ *           What the last of the runs returns has a bit for each link on which some node has not answered the last
+ *           pulse of the call before.
  *   echo    TC ingress of the HA link, behind the others there: an auxiliary answers, the primary notes the answer. On
  *           data interfaces `adopt` does the one and `admit` the other.
  *
@@ -39,18 +40,40 @@ static __always_inline __u64 send_pulse(struct __sk_buff *skb, const struct conf
 	return doubt;
 }
 
-int pulse(struct __sk_buff *skb)
+/* A context keeps its cb from run to run: what is left to do, and what came out. Test-runs have no other memory of a call. */
+enum { CB_NODES_LOW, CB_NODES_HIGH, CB_DOUBTS };
+
+/* The number of the lowest bit that is set, 64 when none is. */
+static __always_inline __u32 lowest_bit(__u64 bits)
 {
-	const struct config *conf = configuration();
-	__u8 id = skb->cb[0] & (AA_MAX_NODES - 1);
+	__u64 below = (bits & -bits) - 1; /* as many ones as there are bits below: they are counted */
+
+	below -= (below >> 1) & 0x5555555555555555ULL;
+	below = (below & 0x3333333333333333ULL) + ((below >> 2) & 0x3333333333333333ULL);
+	below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return (below * 0x0101010101010101ULL) >> 56;
+}
+
+/* Takes the next node off the mask; 0 when none is left. */
+static __always_inline __u8 next_node(struct __sk_buff *skb)
+{
+	__u64 left = (__u64)skb->cb[CB_NODES_HIGH] << 32 | skb->cb[CB_NODES_LOW];
+	__u8 id = lowest_bit(left) & (AA_MAX_NODES - 1);
+
+	left &= left - 1;
+	skb->cb[CB_NODES_LOW] = left;
+	skb->cb[CB_NODES_HIGH] = left >> 32;
+	return id;
+}
+
+static __always_inline __u32 ask_node(struct __sk_buff *skb, const struct config *conf, __u8 id)
+{
 	const struct node *node = node_of(id);
 	__u8 to[6], from[6];
 	__u32 ifindex;
 	__u64 doubts = 0;
 	int link;
 
-	if (id == 0 || id == conf->self)
-		return 0;
 	for (link = 0; link < AA_LINKS; link++) {
 		if (link == AA_HA_LINK) {
 			ifindex = conf->ha_ifindex;
@@ -68,6 +91,18 @@ int pulse(struct __sk_buff *skb)
 		}
 		doubts |= send_pulse(skb, conf, id, link, ifindex, to, from) << link;
 	}
+	return doubts;
+}
+
+int pulse(struct __sk_buff *skb)
+{
+	const struct config *conf = configuration();
+	__u8 id = next_node(skb);
+	__u32 doubts = skb->cb[CB_DOUBTS];
+
+	if (id != 0 && id != conf->self)
+		doubts |= ask_node(skb, conf, id);
+	skb->cb[CB_DOUBTS] = doubts;
 	return doubts;
 }
 

@@ -2,7 +2,7 @@
 """The primary's pulses: a thread that asks all nodes, waits, looks, and wakes the event loop when a verdict changes.
 
 It is a thread of its own, so that a busy event loop delays no detection, and it does next to nothing as long as all
-answer: one system call a node. In doubt it asks more often (docs/liveness.md).
+answer: one system call for all nodes. In doubt it asks more often (docs/liveness.md).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class PulseThread:
                 self._work.clear()
                 before = self._clock()
                 continue
-            doubt = prober.send_all(self.state.nodes)
+            doubt = prober.send(self.state.nodes)
             now = self._clock()
             if doubt or not calm:
                 self._step(Look(planned, now - before, self._counts(prober), self._overrun()))

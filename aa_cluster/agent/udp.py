@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """UDP on the HA link, bound to its device: the transport of the control protocol.
 
-Heartbeats of several nodes come close together, because each answers the primary's. They are taken from the socket in
-one go, a few milliseconds after the first: an idle agent is woken as seldom as possible.
+Heartbeats of several nodes come close together, because each answers the primary's. Where the last came in company, the
+next are taken from the socket in one go, a few milliseconds after the first: an idle agent is woken seldom.
 """
 
 from __future__ import annotations
@@ -26,6 +26,21 @@ REOPEN_PAUSE = 1.0
 _log = log.get("link")
 
 
+class _Company:
+    """Datagrams that come within twice ``GATHER_SECONDS`` are one burst; ``count``: taken of the one that goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._begun = float("-inf")
+        self._before = 0
+
+    def expected(self, now: float) -> bool:
+        """Whether more than one came in the burst before the one that goes on, or begins, now."""
+        if now - self._begun > 2 * GATHER_SECONDS:
+            self._begun, self._before, self.count = now, self.count, 0
+        return self._before > 1
+
+
 class UdpTransport:
     """Datagrams that arrive are given to ``receive(datagram, sender's address)`` on the event loop."""
 
@@ -35,6 +50,7 @@ class UdpTransport:
         self._receive = receive
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._company = _Company()
         self._complained = False
 
     def open(self) -> None:
@@ -62,17 +78,26 @@ class UdpTransport:
 
     def _listen(self) -> None:
         if self._socket is not None:
-            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._gather)
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_readable)
 
-    def _gather(self) -> None:
-        """The first of a batch is there: take it together with those that follow at once."""
+    def _on_readable(self) -> None:
+        """The first of a batch is there: take it, or with those that follow at once."""
         loop = asyncio.get_running_loop()
-        if self._socket is not None:
+        if self._socket is None:
+            return
+        if self._company.expected(loop.time()):
             loop.remove_reader(self._socket.fileno())
-            self._timer = loop.call_later(GATHER_SECONDS, self._take)
+            self._timer = loop.call_later(GATHER_SECONDS, self._take_gathered)
+        else:
+            self._take()
+
+    def _take_gathered(self) -> None:
+        self._timer = None
+        self._take()
+        if self._timer is None:
+            self._listen()
 
     def _take(self) -> None:
-        self._timer = None
         for _ in range(BATCH):
             if self._socket is None:
                 return
@@ -84,9 +109,8 @@ class UdpTransport:
                 self._complain(error)
                 break
             self._complained = False
+            self._company.count += 1
             self._receive(datagram, sender[0])
-        if self._timer is None:
-            self._listen()
 
     def _complain(self, error: OSError) -> None:
         """Said once until something arrives again. A device that was made anew needs a new binding."""

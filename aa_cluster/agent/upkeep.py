@@ -68,9 +68,8 @@ class Upkeep:
         while True:
             await asyncio.sleep(pause)
             try:
-                crowded = await self._plane.call(self._plane.plane.crowded)  # the sweep may end that, not the flood
                 start = self._context.clock()
-                await self._plane.call(self._plane.plane.sweep)
+                crowded = await self._plane.call(self._plane.plane.sweep)
                 rest = SWEEP_REST * (self._context.clock() - start)
                 pause = SWEEP_SECONDS if crowded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
                 await self.count_sessions(COUNT_SECONDS)

@@ -20,12 +20,11 @@ from aa_cluster.core import persistence
 from aa_cluster.core.policy import ANY_PORT, MAX_LINES, MAX_RULES, Network, Policy, Rule
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.events import address_text
-from aa_cluster.dataplane.maps import RULE_COUNTERS, RULE_LINES, Map
+from aa_cluster.dataplane.maps import MAX_NODES, RULE_COUNTERS, RULE_LINES, Map
 from aa_cluster.errors import DataplaneError
 
 Maps = Mapping[str, Map]
 
-MAX_NODES = 64
 SEQUENCE_CAPACITY = 8192
 MOST_WEIGHT = 255
 KINDS = {"round-robin": 0, "weighted": 0, "least-connections": 1, "source-hash": 2, "random": 3}

@@ -23,7 +23,7 @@ from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.flows import Choice, Owned
-from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, MAX_NODES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.reassigner import Reassigner
@@ -34,8 +34,9 @@ from aa_cluster.errors import DataplaneError
 
 __all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Pulse", "Punt", "Question", "Settings"]
 
-MAX_NODES = 64
 MAX_PORTS = 16
+TIMEOUTS_SECONDS = 10.0
+"""The node's conntrack timeouts are read so often; the shortest is a minute."""
 PORT_TABLE = 256
 """AA_PORT_TABLE of bpf/include/types.h."""
 
@@ -151,6 +152,7 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
+        self._timeouts_due = 0.0
         self._reassigner: Reassigner | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
@@ -523,10 +525,6 @@ class Dataplane:
         """Flows whose handshake is not complete, out of the programs' counters."""
         return decisions.read_half_open(self._maps)
 
-    def crowded(self) -> bool:
-        """Half-open flows have used more than half of their share: a flood, which ageing must keep up with."""
-        return self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2
-
     def persist_counts(self) -> tuple[int, int]:
         """(hits, misses) since the maps were made."""
         return decisions.read_persistence_counts(self._maps)
@@ -598,15 +596,22 @@ class Dataplane:
         since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(seconds * 1e9)
         return flows.begun_since(self._maps["records"], self._maps["watermark"], since)
 
-    def sweep(self) -> int:
-        """Primary: one look at every record; flows idle past the timeout of their state go. Gives how many went."""
+    def sweep(self) -> bool:
+        """Primary: one look at every record; flows idle past the timeout of their state go.
+
+        True when half-open flows had used more than half of their share: a flood, which ageing must keep up with.
+        """
         if self._sweeper is None:
             raise DataplaneError("the sweep was asked for before the dataplane was started as primary")
-        self._write_timeouts()
-        return self._sweeper.round()
+        if time.monotonic() >= self._timeouts_due:
+            self._write_timeouts()
+        crowded = self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2
+        self._sweeper.round()
+        return crowded
 
     def _write_timeouts(self) -> None:
         """The node's own conntrack settings, as they are now."""
+        self._timeouts_due = time.monotonic() + TIMEOUTS_SECONDS
         in_force = self._maps["config"].view()["timeout_s"][0]
         for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
             in_force[state] = min(seconds, LONGEST_TIMEOUT_S)

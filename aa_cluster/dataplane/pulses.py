@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from aa_cluster.dataplane import syscall
-from aa_cluster.dataplane.maps import LINKS, Map
+from aa_cluster.dataplane.maps import LINKS, MAX_NODES, Map
 
 HA_LINK = 16
 """AA_HA_LINK of bpf/include/types.h: behind the slots of the data interfaces."""
@@ -51,25 +51,21 @@ class Prober:
     def __init__(self, fd: int, pulses: Map) -> None:
         self._fd = fd
         self._memory = pulses.memory()
-        self._runs: dict[int, syscall.PreparedRun] = {}
+        self._nodes: frozenset[int] = frozenset()
+        self._run: Callable[[], int] = lambda: 0
 
-    def send(self, node_id: int) -> int:
-        """A pulse on each link to that node. Gives the links whose pulse before this one was not answered, as bits."""
-        run = self._runs.get(node_id)
-        if run is None:
-            run = self._runs[node_id] = self._prepare(node_id)
+    def send(self, nodes: frozenset[int]) -> int:
+        """A pulse to each of them on each link, in one system call, in the order of their ids.
+
+        Gives, as bits, the links on which one of them did not answer the pulse before this one.
+        """
+        if nodes is not self._nodes:
+            self._nodes, self._run = nodes, self._prepare(nodes)
         while True:
             try:
-                return run()
-            except InterruptedError:  # by a signal
+                return self._run()
+            except InterruptedError:  # by a signal: some are asked twice
                 continue
-
-    def send_all(self, node_ids: Iterable[int]) -> int:
-        """To each of them; 0 when all answered on all links."""
-        doubt = 0
-        for node_id in node_ids:
-            doubt |= self.send(node_id)
-        return doubt
 
     def counts(self, node_id: int, link: int) -> tuple[int, int]:
         """(sequence of the newest pulse, sequence of the newest that was answered)."""
@@ -79,7 +75,15 @@ class Prober:
     def close(self) -> None:
         os.close(self._fd)
 
-    def _prepare(self, node_id: int) -> syscall.PreparedRun:
-        context = bytearray(_CONTEXT_BYTES)
-        struct.pack_into("=I", context, _CB_AT, node_id)
-        return syscall.PreparedRun(self._fd, _FRAME, bytes(context))
+    def _prepare(self, nodes: frozenset[int]) -> Callable[[], int]:
+        mask = {node for node in nodes if 0 < node < MAX_NODES}
+        if not mask:
+            return lambda: 0
+        return syscall.PreparedRun(self._fd, _FRAME, context_for(mask), repeat=len(mask))
+
+
+def context_for(nodes: Collection[int]) -> bytes:
+    """The context the program is run in to ask these nodes, once for each (struct __sk_buff)."""
+    context = bytearray(_CONTEXT_BYTES)
+    struct.pack_into("=Q", context, _CB_AT, sum(1 << node for node in nodes))
+    return bytes(context)

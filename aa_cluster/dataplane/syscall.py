@@ -13,6 +13,7 @@ import os
 import platform
 import struct
 from dataclasses import dataclass
+from functools import partial
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
@@ -316,24 +317,31 @@ def run_program(fd: int, packet: bytes, repeat: int = 1, context: bytes = b"", r
     return TestRun(verdict, data_out.raw[:size], duration, context_out.raw if context_out is not None else b"")
 
 
-class PreparedRun:
-    """BPF_PROG_TEST_RUN of one classifier, again and again with the same packet and context, at the least cost."""
+_RETVAL = 1  # of the words of union bpf_attr
 
-    def __init__(self, fd: int, packet: bytes, context: bytes) -> None:
+
+class PreparedRun:
+    """BPF_PROG_TEST_RUN of one classifier, again and again with the same packet and context, at the least cost.
+
+    The program runs ``repeat`` times in a call, with what the run before left in the context.
+    """
+
+    def __init__(self, fd: int, packet: bytes, context: bytes, repeat: int = 1) -> None:
         number = _NUMBER.get(platform.machine())
         if number is None:
             raise OSError(errno.ENOSYS, f"bpf(2) on {platform.machine()} is not known here")
         self._buffers = tuple(ctypes.create_string_buffer(raw, len(raw)) for raw in (packet, context))
         data, skb = map(_address, self._buffers)
-        self._attr = _attr("=IIIIQQIIIIQQ", fd, 0, len(packet), 0, data, 0, 1, 0, len(context), 0, skb, 0)
-        self._arguments = (number, PROG_TEST_RUN, ctypes.byref(self._attr), ctypes.sizeof(self._attr))
+        attr = _attr("=IIIIQQIIIIQQ", fd, 0, len(packet), 0, data, 0, repeat, 0, len(context), 0, skb, 0)
+        self._call = partial(_libc.syscall, number, PROG_TEST_RUN, ctypes.byref(attr), ctypes.sizeof(attr))
+        self._result = memoryview(attr).cast("B").cast("I")
 
     def __call__(self) -> int:
-        """The program's return value; ``OSError`` as bpf(2), ``InterruptedError`` when a signal came."""
-        if _libc.syscall(*self._arguments) < 0:
+        """What the last run returned; ``OSError`` as bpf(2), ``InterruptedError`` when a signal came."""
+        if self._call() < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        return int(struct.unpack_from("=I", self._attr, 4)[0])
+        return self._result[_RETVAL]
 
 
 def btf_ids() -> list[int]:

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.bpf
 UNSPEC = 0xFFFFFFFF
 PRIMARY_HA_MAC = node_ha_mac(OTHER)
 WRONG_KEY = bytes(16)
+ONE, BOTH = frozenset({OTHER}), frozenset({OTHER, THIRD})
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def frames(tap: socket.socket) -> list[bytes]:
 
 def test_one_run_asks_a_node_on_every_link(plane: Plane, prober: Prober, wires: dict[str, socket.socket]) -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    assert prober.send(OTHER) == 0
+    assert prober.send(ONE) == 0
     (data,), (ha,) = frames(wires["d1"]), frames(wires["h1"])
     assert (Ether(data).dst, Ether(data).src) == (node_mac(OTHER), VIRTUAL)
     assert (Ether(ha).dst, Ether(ha).src) == (node_ha_mac(OTHER), HA_MAC)
@@ -126,26 +127,26 @@ def test_one_run_asks_a_node_on_every_link(plane: Plane, prober: Prober, wires: 
 
 def test_an_answer_that_is_missing_shows_in_the_next_run(plane: Plane, prober: Prober) -> None:
     both = 1 << 0 | 1 << HA_LINK
-    assert [prober.send(OTHER) for _ in range(3)] == [0, both, both]
+    assert [prober.send(ONE) for _ in range(3)] == [0, both, both]
     assert plane.run("admit", Frame(sequence=3).packet(VIRTUAL, node_mac(OTHER))).why == {"PULSE_HEARD": 1}
-    assert prober.send(OTHER) == 1 << HA_LINK
+    assert prober.send(ONE) == 1 << HA_LINK
     answer = Frame(sequence=4, link=HA_LINK).packet(HA_MAC, node_ha_mac(OTHER))
     assert plane.run("echo", answer).why == {"PULSE_HEARD": 1}
-    assert prober.send(OTHER) == 1 << 0
+    assert prober.send(ONE) == 1 << 0
     assert prober.counts(OTHER, 0) == (5, 3)
 
 
 def test_each_node_has_its_own_sequence(plane: Plane, prober: Prober, wires: dict[str, socket.socket]) -> None:
-    for node in (OTHER, THIRD, OTHER):
-        prober.send(node)
-    assert [(one.target, one.sequence) for one in map(decode, frames(wires["h1"]))] == [(2, 1), (3, 1), (2, 2)]
+    for nodes in (ONE, BOTH, ONE):
+        prober.send(nodes)
+    assert [(one.target, one.sequence) for one in map(decode, frames(wires["h1"]))] == [(2, 1), (2, 2), (3, 1), (2, 3)]
 
 
 @pytest.mark.parametrize("node", [0, SELF, 64])
 def test_nobody_is_asked_that_cannot_be(
     plane: Plane, prober: Prober, wires: dict[str, socket.socket], node: int
 ) -> None:
-    assert prober.send(node) == 0
+    assert prober.send(frozenset({node})) == 0
     assert frames(wires["h1"]) == frames(wires["d1"]) == []
 
 
@@ -153,7 +154,7 @@ def test_a_link_that_is_down_is_counted_and_asked_again(plane: Plane, prober: Pr
     subprocess.run(["ip", "link", "set", "d0", "down"], check=True)
     try:
         before = plane.maps["reasons"].per_cpu_sum()
-        prober.send(OTHER)
+        prober.send(ONE)
         changed = plane.maps["reasons"].per_cpu_sum() - before
         assert (changed[170], changed[171]) == (1, 1)
         assert row(plane, OTHER, 0).sent == 1
@@ -302,7 +303,7 @@ BACK: dict[str, tuple[str, int, str, str]] = {
 @pytest.mark.parametrize("way", BACK)
 def test_an_answer_is_noted_with_its_time(plane: Plane, prober: Prober, way: str) -> None:
     program, link, to, source = BACK[way]
-    prober.send(OTHER)
+    prober.send(ONE)
     sent = row(plane, OTHER, link)
     ran = plane.run(program, Frame(link=link, sent_ns=sent.sent_ns).packet(to, source))
     assert (ran.verdict, ran.why) == (TC_SHOT, {"PULSE_HEARD": 1})
@@ -317,7 +318,7 @@ def test_an_answer_counts_once_and_only_to_a_pulse(plane: Plane, prober: Prober,
     program, link, to, source = BACK[way]
     assert plane.run(program, Frame(link=link).packet(to, source)).why == {"PULSE_OLD": 1}
     for _ in range(3):
-        prober.send(OTHER)
+        prober.send(ONE)
     for sequence, why in ((2, "PULSE_HEARD"), (2, "PULSE_OLD"), (1, "PULSE_OLD"), (4, "PULSE_OLD"), (3, "PULSE_HEARD")):
         assert plane.run(program, Frame(link=link, sequence=sequence).packet(to, source)).why == {why: 1}
 
@@ -336,7 +337,7 @@ def test_an_answer_counts_once_and_only_to_a_pulse(plane: Plane, prober: Prober,
 )
 def test_no_other_answer_is_noted(plane: Plane, prober: Prober, way: str, changes: dict[str, int], why: str) -> None:
     program, link, to, source = BACK[way]
-    prober.send(OTHER)
+    prober.send(ONE)
     values: dict[str, int] = {"link": link} | changes
     ran = plane.run(program, Frame(**values).packet(to, source))
     assert (ran.verdict, ran.why) == (TC_SHOT, {why: 1})
@@ -347,8 +348,8 @@ def test_no_other_answer_is_noted(plane: Plane, prober: Prober, way: str, change
 
 
 def test_a_run_takes_little(plane: Plane, prober: Prober) -> None:
-    context = bytearray(192)
-    context[48] = OTHER
-    ran = syscall.run_program(plane.fds["pulse"], bytes(12) + b"\x88\xb6" + bytes(56), 1000, bytes(context))
+    nodes = frozenset(set(range(1, 64)) - {SELF})
+    context = pulses.context_for(nodes)
+    ran = syscall.run_program(plane.fds["pulse"], bytes(12) + b"\x88\xb6" + bytes(56), len(nodes), context)
     print(f"two pulses made and sent: {ran.duration_ns} ns")
     assert ran.duration_ns < 100_000

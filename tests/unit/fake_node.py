@@ -226,11 +226,8 @@ class FakePlane:
     def begun_since(self, seconds: float) -> dict[int, int]:
         return {1: 10}
 
-    def crowded(self) -> bool:
+    def sweep(self) -> bool:
         return False
-
-    def sweep(self) -> int:
-        return 0
 
     def questions(self) -> list[Any]:
         return []
@@ -259,19 +256,19 @@ class FakeProber:
         self._sent: dict[int, int] = {}
         self._answered: dict[tuple[int, int], int] = {}
 
-    def send(self, node_id: int) -> int:
+    def send(self, nodes: frozenset[int]) -> int:
+        doubt = 0
+        for node_id in nodes:
+            doubt |= self._send(node_id)
+        return doubt
+
+    def _send(self, node_id: int) -> int:
         before = self._sent.get(node_id, 0)
         deaf = {link for node, link in self._machine.deaf if node == node_id}
         for link in {0, 1, 16} - deaf:
             self._answered[node_id, link] = before
         self._sent[node_id] = before + 1
         return sum(1 << link for link in deaf)
-
-    def send_all(self, node_ids: Iterable[int]) -> int:
-        doubt = 0
-        for node_id in node_ids:
-            doubt |= self.send(node_id)
-        return doubt
 
     def counts(self, node_id: int, link: int) -> tuple[int, int]:
         return self._sent.get(node_id, 0), self._answered.get((node_id, link), 0)
