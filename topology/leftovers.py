@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aa_cluster.dataplane import bpffs
 from aa_cluster.errors import LabError
 from aa_cluster.topology import namespaces, processes
 from aa_cluster.topology.plan import Plan
 
 LABS = Path("/run/aa-cluster/lab")
 LOCKS = Path("/run/aa-cluster/lab-locks")
-BPFFS = Path("/sys/fs/bpf")
 
 
 def known() -> list[str]:
@@ -44,8 +44,7 @@ def mount_bpffs() -> None:
     LOCKS.mkdir(parents=True, exist_ok=True)
     with (LOCKS / ".bpffs").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        if not os.path.ismount(BPFFS):
-            namespaces.checked(["mount", "-t", "bpf", "bpf", str(BPFFS)])
+        bpffs.mount_bpffs()
 
 
 def present(plan: Plan) -> bool:

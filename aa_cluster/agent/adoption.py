@@ -25,7 +25,7 @@ from aa_cluster.wire.block import FlowTuple, HandoffBlock
 
 if TYPE_CHECKING:
     from aa_cluster.agent.threads import PlaneThread
-    from aa_cluster.dataplane.plane import Punt
+    from aa_cluster.dataplane.punts import Punt
 
 ENTRY_SECONDS = 120
 """As AA_ADOPTED_TIMEOUT_MS in bpf/adopt.bpf.c: until the SYN itself sets conntrack's own timeout, a moment later."""

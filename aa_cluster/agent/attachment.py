@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.host import Host
     from aa_cluster.agent.survey import Survey
     from aa_cluster.config import Persistence as PersistenceSection
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
     from aa_cluster.netlink.links import LinkFacts
 
 _log = log.get("attachment")
@@ -36,7 +36,7 @@ class Seat:
 
 def settings(context: Context, seat: Seat, survey: Survey, virtual: tuple[bytes, ...], primary_mac: bytes) -> Settings:
     """``virtual``: virtual MACs by slot; ``primary_mac``: the primary's on the HA link."""
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
     return Settings(
         role=seat.role,

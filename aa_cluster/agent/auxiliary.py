@@ -25,7 +25,7 @@ from aa_cluster.wire.control import AnyMessage, NodeEntry
 if TYPE_CHECKING:
     from aa_cluster.agent.link import Peer
     from aa_cluster.agent.survey import Survey
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
 ASK_BEATS = 10
 """Heartbeats that the primary may take to answer (5 s by default)."""

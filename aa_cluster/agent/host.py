@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from aa_cluster.agent.lookout import Carriers
     from aa_cluster.agent.neighbourhood import Watch
     from aa_cluster.agent.survey import Survey
-    from aa_cluster.dataplane.plane import Dataplane, Settings
+    from aa_cluster.dataplane.plane import Dataplane
+    from aa_cluster.dataplane.settings import Settings
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
 

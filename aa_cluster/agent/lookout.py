@@ -19,7 +19,8 @@ from aa_cluster.errors import AaError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from aa_cluster.dataplane.plane import Pulse, Settings
+    from aa_cluster.dataplane.pulses import Pulse
+    from aa_cluster.dataplane.settings import Settings
 
 HA_LINK = 16
 """As in dataplane/pulses.py."""

@@ -20,7 +20,7 @@ from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
 if TYPE_CHECKING:
-    from aa_cluster.dataplane.plane import Port
+    from aa_cluster.dataplane.settings import Port
     from aa_cluster.netlink.neighbour_watch import Sighting
 
 REMEMBERED = 65_536

@@ -27,7 +27,7 @@ from aa_cluster.wire.control import AnyMessage
 
 if TYPE_CHECKING:
     from aa_cluster.agent.link import Peer
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
 RESUME_PAUSE = 2.0
 LOOK_SECONDS = 1.0
@@ -207,6 +207,7 @@ class Node:
             ruleset=ruleset,
             interfaces=survey.interfaces(),
             share_helpers=context.config.policy.share_helpers,
+            flow_table_size=context.config.data.flow_table_size,
         )
         answer = await context.link.ask(ask, address, timeout)
         if isinstance(answer, control.JoinRefusal):

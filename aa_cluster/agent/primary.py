@@ -34,7 +34,7 @@ from aa_cluster.wire.control import AnyMessage, NodeEntry
 if TYPE_CHECKING:
     from aa_cluster.agent.link import Peer
     from aa_cluster.agent.survey import Survey
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
 TABLE_SECONDS = 1.0
 ANSWERS_KEPT = 64
@@ -354,6 +354,7 @@ class Primary:
             self.survey.interfaces(),
             virtual_macs,
             self.settings.share_helpers,
+            self.context.config.data.flow_table_size,
         )
         findings = admission.examine(ask, own, self.members)
         if findings:
@@ -468,7 +469,7 @@ class Primary:
                 self._note(command)
 
     async def _set_members(self, nodes: tuple[membership.Node, ...]) -> None:
-        from aa_cluster.dataplane.plane import Member
+        from aa_cluster.dataplane.settings import Member
 
         members = [Member(node.id, node.facts.ha_mac, node.facts.macs, node.dead) for node in nodes]
         await self.plane.call(self.plane.plane.set_members, members)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.agent.threads import PlaneThread
     from aa_cluster.core.membership import Membership
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
     MakePrimary = Callable[[PlaneThread, Settings, Membership, Survey], Primary]
 

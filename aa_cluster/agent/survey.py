@@ -14,7 +14,7 @@ from aa_cluster.wire.control import Finding, InterfaceFacts
 
 if TYPE_CHECKING:
     from aa_cluster.agent.host import Host
-    from aa_cluster.dataplane.plane import Port
+    from aa_cluster.dataplane.settings import Port
     from aa_cluster.netlink.links import LinkFacts
 
 
@@ -42,7 +42,7 @@ class Survey:
         return {link.name: mac.hex(":") for link, mac in zip(self.data, self.physical, strict=True)}
 
     def ports(self, virtual_macs: Sequence[bytes]) -> tuple[Port, ...]:
-        from aa_cluster.dataplane.plane import Port
+        from aa_cluster.dataplane.settings import Port
 
         return tuple(
             Port(slot, link.name, link.ifindex, physical, virtual, link.mtu)

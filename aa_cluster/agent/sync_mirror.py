@@ -18,12 +18,13 @@ from aa_cluster.agent.context import Context
 from aa_cluster.agent.small_state import SmallKeeper
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.wakeup import Wakeup
 from aa_cluster.errors import AaError, StateError, TimeoutReached
 from aa_cluster.wire import control
 from aa_cluster.wire.control import AnyMessage
 
 if TYPE_CHECKING:
-    from aa_cluster.dataplane.plane import Settings
+    from aa_cluster.dataplane.settings import Settings
 
 ASK_SECONDS = 2.0
 CATCH_UP_SECONDS = 1.0
@@ -58,12 +59,11 @@ class SyncMirror:
         self._settings = settings
         self._ask = ask
         self._send = send
-        self._read_events = read_events
         self._section = context.config.replication
         self._tasks = TaskSet()
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # `mirror` has seen a gap, or another program tells something
+        self._wakeup = Wakeup(self._tasks, self._wake.set, read_events)
         self._check = asyncio.Event()
-        self._descriptor = -1
         self._running = False
         self._beginning = False
         self._behind_since: float | None = None
@@ -87,14 +87,12 @@ class SyncMirror:
         if not self.on or self._running:
             return
         self._running = True
-        self._descriptor = self._plane.plane.event_fd()
-        self._listen()
+        self._wakeup.start(self._plane.plane.event_fd())
         self._tasks.start(self._watch(), "missing")
         self._tasks.start(self._compare(), "digests")
 
     async def stop(self) -> None:
-        self._ignore()
-        self._descriptor = -1
+        self._wakeup.stop()
         self._running = False
         await self._tasks.cancel()
 
@@ -165,24 +163,6 @@ class SyncMirror:
             self._beginning = False  # when it failed, the next heartbeat begins again
 
     # What is missing.
-
-    def _listen(self) -> None:
-        if self._descriptor >= 0:
-            asyncio.get_running_loop().add_reader(self._descriptor, self._on_events)
-
-    def _ignore(self) -> None:
-        if self._descriptor >= 0:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-
-    def _on_events(self) -> None:
-        """`mirror` has seen a gap, or another program tells something."""
-        self._ignore()
-        self._tasks.start(self._take_events(), "events")
-        self._wake.set()
-
-    async def _take_events(self) -> None:
-        await self._read_events()
-        self._listen()
 
     async def _watch(self) -> None:
         """What was known of a moment ago and is still missing has been lost."""

@@ -11,7 +11,8 @@ from aa_cluster import api, log
 from aa_cluster.agent.context import Context
 
 if TYPE_CHECKING:
-    from aa_cluster.dataplane.plane import Event, Port
+    from aa_cluster.dataplane.events import Event
+    from aa_cluster.dataplane.settings import Port
 
 MOST = 16
 """Events of one batch that are told one by one; the rest in one line a kind."""

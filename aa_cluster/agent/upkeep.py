@@ -12,10 +12,12 @@ from aa_cluster.agent.context import Context
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.told import say_all
+from aa_cluster.agent.wakeup import Wakeup
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
-    from aa_cluster.dataplane.plane import Event, Port
+    from aa_cluster.dataplane.events import Event
+    from aa_cluster.dataplane.settings import Port
 
 SWEEP_SECONDS = 1.0
 SWEEP_REST = 100
@@ -42,17 +44,15 @@ class Upkeep:
         self._tasks = TaskSet()
         self._counting = asyncio.Lock()
         self._counted = float("-inf")
-        self._descriptor = -1
+        self._wakeup = Wakeup(self._tasks, self._on_wakeup, self._take_events)
 
     def start(self) -> None:
         self._tasks.start(self._sweep(), "sweep")
         self._tasks.start(self._look_for_events(), "events")
-        self._descriptor = self._plane.plane.event_fd()
-        self._listen()
+        self._wakeup.start(self._plane.plane.event_fd())
 
     async def stop(self) -> None:
-        self._ignore()
-        self._descriptor = -1
+        self._wakeup.stop()
         await self._tasks.cancel()
 
     async def count_sessions(self, age: float) -> dict[int, int]:
@@ -79,28 +79,9 @@ class Upkeep:
                     _log.error("sweep failed", why=str(error))
                 self.trouble = f"old flows cannot be removed: {error.message}"
 
-    # Events: one batch at a time; nothing is read while a batch is worked on.
-
-    def _listen(self) -> None:
-        if self._descriptor >= 0:
-            asyncio.get_running_loop().add_reader(self._descriptor, self._on_events)
-
-    def _ignore(self) -> None:
-        if self._descriptor >= 0:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-
-    def _on_events(self) -> None:
-        self.on_journal()  # that may be what woke us, and is not to wait for the dataplane's thread
-        self._ignore()
-        self._tasks.start(self._on_wake(), "events")
-
-    async def _on_wake(self) -> None:
-        try:
-            await self._take_events()
-        except AaError as error:
-            _log.error("events cannot be read any more", why=str(error))
-            return
-        self._listen()
+    def _on_wakeup(self) -> None:
+        """The journal may be what woke us, and is not to wait for the dataplane's thread."""
+        self.on_journal()
 
     async def _look_for_events(self) -> None:
         """Most events do not wake the agent, so that nobody can."""

@@ -19,6 +19,7 @@ class Own:
     interfaces: tuple[InterfaceFacts, ...]
     virtual_macs: tuple[bytes, ...]
     share_helpers: bool = False
+    flow_table_size: int = 0
 
 
 def colons(mac: bytes) -> str:
@@ -34,6 +35,7 @@ def examine(ask: JoinAsk, own: Own, members: Membership) -> tuple[Finding, ...]:
         *_macs(ask, own, members),
         *_ruleset(ask, own),
         *_share_helpers(ask, own),
+        *_flow_table_size(ask, own),
     )
 
 
@@ -170,4 +172,15 @@ def _share_helpers(ask: JoinAsk, own: Own) -> Iterable[Finding]:
             str(ask.share_helpers).lower(),
             str(own.share_helpers).lower(),
             "set [policy] share_helpers the same on every node",
+        )
+
+
+def _flow_table_size(ask: JoinAsk, own: Own) -> Iterable[Finding]:
+    """Every node mirrors the whole table: whoever becomes primary must have found room for every flow."""
+    if ask.flow_table_size != own.flow_table_size:
+        yield Finding(
+            "data.flow_table_size",
+            str(ask.flow_table_size),
+            str(own.flow_table_size),
+            "set [data] flow_table_size the same on every node",
         )

@@ -4,47 +4,45 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pyroute2 import IPRoute
 
 from aa_cluster.core import persistence
 from aa_cluster.core.policy import NO_MARK, Action, Mark, Policy, Rule
-from aa_cluster.dataplane import accounts, decisions, flows, kfuncs, programs, pulses, reasons, roles, small
+from aa_cluster.dataplane import (
+    accounts,
+    configuration,
+    decisions,
+    flows,
+    kfuncs,
+    programs,
+    pulses,
+    reasons,
+    roles,
+    small,
+)
 from aa_cluster.dataplane import object as objects
-from aa_cluster.dataplane.attach import Attacher, Point, XdpMode
+from aa_cluster.dataplane.attach import Point, XdpMode
+from aa_cluster.dataplane.bpffs import mount_bpffs
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.events import Event, Ring, address_text
 from aa_cluster.dataplane.flows import Choice, Owned
-from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, MAX_NODES, PUNT_BYTES, Map, open_all
+from aa_cluster.dataplane.hooks import Hooks
+from aa_cluster.dataplane.maps import EVENT_BYTES, MAX_NODES, PUNT_BYTES, Map, open_all
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.reassigner import Reassigner
-from aa_cluster.dataplane.replication import FEATURES as REPLICATION
 from aa_cluster.dataplane.replication import Mirror, Sender, digests
+from aa_cluster.dataplane.settings import MAX_PORTS, Member, Settings
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-__all__ = ["Binding", "Dataplane", "Event", "Member", "PolicyHits", "Port", "Pulse", "Punt", "Question", "Settings"]
-
-MAX_PORTS = 16
 TIMEOUTS_SECONDS = 10.0
 """The node's conntrack timeouts are read so often; the shortest is a minute."""
-PORT_TABLE = 256
-"""AA_PORT_TABLE of bpf/include/types.h."""
-
-LONGEST_TIMEOUT_S = 0xFFFFFFFF // 1000
-"""conntrack takes milliseconds in 32 bits: 49 days."""
-
-SHARE_HELPERS = 2
-"""AA_FEATURE_SHARE_HELPERS of bpf/include/types.h."""
 
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
@@ -53,79 +51,6 @@ EXPECTATION_NS = 300_000_000_000
 """AA_EXPECTATION_NS of bpf/include/expectation.h."""
 
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
-
-ECHO_ORDER = 5
-"""On the HA link's ingress: behind all others, which pass on what is not theirs."""
-
-BPFFS = Path("/sys/fs/bpf")
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One data interface. ``slot`` is its index in the configuration, the same on every node."""
-
-    slot: int
-    name: str
-    ifindex: int
-    physical_mac: bytes
-    virtual_mac: bytes
-    mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Where a node is reached: its MAC on the HA link and, by slot, on each data interface.
-
-    ``local``: its flows were taken over, their packets stay on this node.
-    """
-
-    id: int
-    ha_mac: bytes
-    macs: tuple[bytes, ...]
-    local: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the programs are told. ``block_key``: 16 bytes of SipHash key. ``primary_id`` is 0 when unknown.
-
-    ``table_key``: ``flows.HASH_KEY_BYTES`` bytes, the same as long as the pinned table lives.
-    """
-
-    role: Literal["primary", "auxiliary"]
-    cluster_id: int
-    node_id: int
-    primary_id: int
-    generation: int
-    epoch: int
-    block_key: bytes
-    table_key: bytes
-    ports: tuple[Port, ...]
-    ha_ifindex: int
-    ha_mac: bytes
-    primary_ha_mac: bytes
-    xdp: Literal["auto", "native", "generic"]
-    flow_entries: int
-    pins: Path
-    cache: Path
-    half_open_share: float = 1.0
-    """Of the table, for flows whose handshake is not complete."""
-
-    persistence: persistence.Settings | None = None
-    bindings: int = BINDINGS
-    """Clients that persistence remembers; taken when the maps are made."""
-
-    accounting: bool = False
-    """Packets and bytes are counted for each flow."""
-
-    replication: Literal["all", "takeover", "periodic", "off"] = "off"
-    """What the other nodes are told of the flow table, and when (docs/replication.md)."""
-
-    replica_key: bytes = bytes(16)
-    """SipHash key of replicas and pulses."""
-
-    share_helpers: bool = False
-    """Sessions with a conntrack helper are shared too, where the helper has a number on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +73,7 @@ class Dataplane:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sets = roles.ProgramSets(settings.pins)
+        self._hooks = Hooks(settings, self._sets)
         self._objects: dict[roles.Role, dict[str, objects.Object]] = {}
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
@@ -175,8 +101,8 @@ class Dataplane:
         self._ring = Ring(self._maps["events"].fd, EVENT_BYTES)
         self._punts = PuntRing(self._maps["punts"].fd, PUNT_BYTES)
         self._mirror = Mirror(self._maps)
-        self._write_configuration()
-        self._activate(compiled)
+        configuration.write(self._maps, self._settings)
+        self._activate(compiled, None)
         self._sets.remove_older(self._settings.role, compiled, self._maps)
 
     def prepare_standby(self) -> None:
@@ -187,67 +113,25 @@ class Dataplane:
         self._sets.remove_older(other, compiled, self._maps)
 
     def change_role(self, settings: Settings, heir: bool = False) -> None:
-        """Be in the other role, with the same maps; the hooks change their programs one by one, each in one step.
-
-        `steer` comes before all others: as long as a switch does not know where the virtual MAC is, every node gets
-        what is for it, and a packet of another node's flow that this one's stack took would put that node's windows
-        wrong.
-        ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
-        """
-        before = self._points()
+        """Be in the other role, with the same maps; ``heir`` and the order of things: see ``Hooks.change``."""
+        before = self._settings
         compiled = self._compiled(settings.role)
         self._sets.load_ahead(settings.role, compiled, self._maps)
-        self._settings = settings
-        self._write_configuration()
-        if heir:
-            self._relinquish()
-        taken = {(point.hook, point.ifindex, point.priority) for point in self._points()}
-        self._activate(compiled, careful=False)
-        with self._attacher() as attacher:
-            for point in reversed(before):
-                if (point.hook, point.ifindex, point.priority) not in taken and not (heir and point.hook == "xdp"):
-                    attacher.detach(point)
+        self.update(settings)
+        self._activate(compiled, before, heir)
         self._sets.remove_older(settings.role, compiled, self._maps)
 
     def be_silent(self) -> None:
         """Primary: from now on nothing leaves the data interfaces, until ``speak_again`` or another role."""
-        fd = self._sets.open("primary", "mute")
-        try:
-            with self._attacher() as attacher:
-                for point in self._muted():
-                    attacher.attach(point, fd, self._settings.xdp)
-                for port in self._settings.ports:
-                    attacher.detach(Point("xdp", port.ifindex, "steer"))
-        finally:
-            os.close(fd)
+        self._hooks.be_silent()
 
     def speak_again(self) -> None:
         """Primary: as before ``be_silent``; nothing when it was not."""
-        fd = self._sets.open("primary", "steer")
-        try:
-            with self._attacher() as attacher:
-                for port in self._settings.ports:
-                    attacher.attach(Point("xdp", port.ifindex, "steer"), fd, self._settings.xdp)
-                self._unmute(attacher)
-        finally:
-            os.close(fd)
+        self._hooks.speak_again()
 
-    def _muted(self) -> list[Point]:
-        """In front of all others."""
-        return [Point("egress", port.ifindex, "mute", order=-1) for port in self._settings.ports]
-
-    def _unmute(self, attacher: Attacher) -> None:
-        for point in self._muted():
-            attacher.detach(point)
-
-    def _relinquish(self) -> None:
-        fd = self._sets.open("primary", "relinquish")
-        try:
-            with self._attacher() as attacher:
-                for point in self._relinquished():
-                    attacher.attach(point, fd, self._settings.xdp)
-        finally:
-            os.close(fd)
+    def forget_heir(self) -> None:
+        """A former primary: nothing comes to the virtual MACs any more."""
+        self._hooks.forget_heir()
 
     def become_source(self) -> int:
         """What this node has of the flow table is the cluster's from now on: see ``Mirror.become_source``."""
@@ -283,15 +167,6 @@ class Dataplane:
         """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
         self._maps["config"].view()["heir"][0] = node_id
 
-    def forget_heir(self) -> None:
-        """A former primary: nothing comes to the virtual MACs any more."""
-        with self._attacher() as attacher:
-            for point in self._relinquished():
-                attacher.detach(point)
-
-    def _relinquished(self) -> list[Point]:
-        return [Point("xdp", port.ifindex, "relinquish") for port in self._settings.ports]
-
     def _compiled(self, role: roles.Role | None = None) -> dict[str, objects.Object]:
         """The programs of a role, this node's without; the maps they use are open afterwards."""
         settings = self._settings
@@ -314,17 +189,15 @@ class Dataplane:
     def _defines(self) -> dict[str, int]:
         return kfuncs.offsets()
 
-    def _activate(self, compiled: Mapping[str, objects.Object], careful: bool = True) -> None:
-        """New programs are pinned aside and renamed into place before they take over the hooks. ``careful``: see first
-        whether somebody else's XDP program is there."""
+    def _activate(self, compiled: Mapping[str, objects.Object], before: Settings | None, heir: bool = False) -> None:
+        """New programs are pinned aside and renamed into place before they take over the hooks: those of another role,
+        or of an earlier start."""
         fds = self._sets.load(self._settings.role, compiled, self._maps)
         try:
-            with self._attacher() as attacher:
-                for point in self._points() if careful else ():
-                    attacher.refuse_others(point)
-                for point in self._points() if careful else sorted(self._points(), key=_comes_later):
-                    attacher.attach(point, fds[point.program], self._settings.xdp)
-                self._unmute(attacher)
+            if before is None:
+                self._hooks.take(fds)
+            else:
+                self._hooks.change(fds, before, heir)
             if "sweep" in fds and self._sweeper is None:
                 self._sweeper = Sweeper(os.dup(fds["sweep"]), self._maps["swept"], self._maps["watermark"])
             if "pulse" in fds and self._pulse is None:
@@ -339,69 +212,21 @@ class Dataplane:
             for fd in fds.values():
                 os.close(fd)
 
-    @contextmanager
-    def _attacher(self) -> Iterator[Attacher]:
-        with IPRoute() as ipr:
-            yield Attacher(ipr, self._settings.pins / "qdiscs")
-
-    def _points(self) -> list[Point]:
-        """Hooks in the order they are taken: what guards or answers first, what gives work last."""
-        settings = self._settings
-        data = [port.ifindex for port in settings.ports]
-        if settings.role == "primary":
-            return [
-                *(Point("ingress", index, "arp_answer") for index in data),
-                *(Point("ingress", index, "admit", order=1) for index in data),
-                Point("ingress", settings.ha_ifindex, "arp_serve"),
-                Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
-                Point("egress", settings.ha_ifindex, "compose"),
-                *(Point("xdp", index, "steer") for index in data),
-                *(Point("egress", index, "handoff") for index in data),
-            ]
-        return [
-            *(Point("ingress", index, "adopt") for index in data),
-            *(Point("egress", index, "arp_ask") for index in data),
-            *(Point("egress", index, "announce", order=1) for index in data),
-            Point("ingress", settings.ha_ifindex, "arp_take"),
-            Point("ingress", settings.ha_ifindex, "echo", order=ECHO_ORDER),
-            Point("ingress", settings.ha_ifindex, "mirror", order=1),
-        ]
-
     def stop(self) -> None:
         """Detach programs, remove filters and the qdiscs we made, unpin. Idempotent."""
-        with self._attacher() as attacher:
-            points = self._points()
-            self._unmute(attacher)
-            for point in reversed(points):
-                attacher.detach(point)
-            for ifindex in dict.fromkeys(point.ifindex for point in points):
-                attacher.release_qdisc(ifindex)
+        self._hooks.leave()
         self.close()
         programs.remove(self._settings.pins)
 
     def close(self) -> None:
         """Lets go of maps and ring; what is attached stays."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
-        if self._sweeper is not None:
-            self._sweeper.close()
-            self._sweeper = None
-        if self._reassigner is not None:
-            self._reassigner.close()
-            self._reassigner = None
-        if self._punts is not None:
-            self._punts.close()
-            self._punts = None
+        parts = (self._ring, self._punts, self._sweeper, self._reassigner, self._courier, self._sender)
+        for part in parts:
+            if part is not None:
+                part.close()
         if self._pulse is not None:
             os.close(self._pulse)
-            self._pulse = None
-        if self._courier is not None:
-            self._courier.close()
-            self._courier = None
-        if self._sender is not None:
-            self._sender.close()
-            self._sender = None
+        self._ring = self._punts = self._sweeper = self._reassigner = self._courier = self._sender = self._pulse = None
         self._mirror = None
         for entry in self._maps.values():
             entry.close()
@@ -409,46 +234,12 @@ class Dataplane:
 
     def detached_hooks(self) -> list[Point]:
         """Hooks that lost their program (somebody else took it off); empty when all is well."""
-        with self._attacher() as attacher:
-            return [point for point in self._points() if not attacher.attached(point)]
+        return self._hooks.lost()
 
     def update(self, settings: Settings) -> None:
         """Change generation, epoch, primary HA MAC or virtual MACs of a running dataplane, in one map write."""
-        self._settings = settings
-        self._write_configuration()
-
-    def _write_configuration(self) -> None:
-        settings = self._settings
-        check_ports(settings.ports)
-        for port in settings.ports:
-            record = self._maps["ports"].record()
-            record["ifindex"], record["mtu"], record["slot"] = port.ifindex, port.mtu, port.slot
-            record["physical_mac"] = list(port.physical_mac)
-            record["virtual_mac"] = list(port.virtual_mac)
-            self._maps["slots"].put(port.slot, record)
-            self._maps["ports"].put(port.ifindex % PORT_TABLE, record)
-        record = self._maps["config"].record()
-        record["key"] = np.frombuffer(settings.block_key, "<u8")
-        record["replica_key"] = np.frombuffer(settings.replica_key, "<u8")
-        for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
-            record[name] = getattr(settings, name)
-        for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
-            record["timeout_s"][state] = min(seconds, LONGEST_TIMEOUT_S)
-        record["hash_key"] = np.frombuffer(settings.table_key, "<u8")
-        record["bucket_mask"] = self._maps["buckets"].info.entries - 1
-        limit = self._maps["records"].info.entries - 1
-        record["flow_limit"], record["half_open_limit"] = limit, max(1, int(limit * settings.half_open_share))
-        record["features"] = (SHARE_HELPERS if settings.share_helpers else 0) | (
-            accounts.FEATURE if settings.accounting else 0
-        )
-        if settings.role == "primary":
-            record["features"] |= REPLICATION[settings.replication]
-        record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
-        decisions.fill_persistence(record, settings.persistence)
-        record["self"], record["primary"] = settings.node_id, settings.primary_id
-        record["ha_mac"] = list(settings.ha_mac)
-        record["primary_ha_mac"] = list(settings.primary_ha_mac)
-        self._maps["config"].put(0, record)
+        self._settings = self._hooks.settings = settings
+        configuration.write(self._maps, settings)
 
     def set_members(self, members: Sequence[Member]) -> None:
         """Primary: the nodes packets can be steered to (itself included). Ids absent from it are cleared."""
@@ -604,17 +395,11 @@ class Dataplane:
         if self._sweeper is None:
             raise DataplaneError("the sweep was asked for before the dataplane was started as primary")
         if time.monotonic() >= self._timeouts_due:
-            self._write_timeouts()
+            self._timeouts_due = time.monotonic() + TIMEOUTS_SECONDS
+            configuration.write_timeouts(self._maps)
         crowded = self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2
         self._sweeper.round()
         return crowded
-
-    def _write_timeouts(self) -> None:
-        """The node's own conntrack settings, as they are now."""
-        self._timeouts_due = time.monotonic() + TIMEOUTS_SECONDS
-        in_force = self._maps["config"].view()["timeout_s"][0]
-        for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
-            in_force[state] = min(seconds, LONGEST_TIMEOUT_S)
 
     def prober(self) -> pulses.Prober:
         """Primary: a new one, for a thread of its own; ``close`` it before this dataplane."""
@@ -692,38 +477,4 @@ class Dataplane:
         self._courier.deliver(punt)
 
     def xdp_modes(self) -> dict[str, XdpMode]:
-        with self._attacher() as attacher:
-            return {port.name: attacher.xdp_mode(port.ifindex) for port in self._settings.ports}
-
-
-def _comes_later(point: Point) -> bool:
-    return point.hook != "xdp"
-
-
-def check_ports(ports: Iterable[Port]) -> None:
-    """The programs find an interface by the low bits of its ifindex: two that share them are a ``DataplaneError``."""
-    seen: dict[int, Port] = {}
-    for port in ports:
-        other = seen.setdefault(port.ifindex % PORT_TABLE, port)
-        if other is not port:
-            raise DataplaneError(
-                f"interfaces {other.name} ({other.ifindex}) and {port.name} ({port.ifindex}) have numbers that differ "
-                f"by a multiple of {PORT_TABLE}",
-                f"recreate {port.name} to give it another number",
-            )
-
-
-def mount_bpffs(where: Path = BPFFS) -> None:
-    """Mounts the BPF file system if it is not; ``DataplaneError`` when it can't be."""
-    if _is_bpffs(where, Path("/proc/mounts").read_text("utf-8").splitlines()):
-        return
-    done = subprocess.run(["mount", "-t", "bpf", "bpf", str(where)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise DataplaneError(
-            f"{where} is not a BPF file system and cannot be mounted: {done.stderr.strip()}",
-            f"run as root in the initial mount namespace: mount -t bpf bpf {where}",
-        )
-
-
-def _is_bpffs(where: Path, mounts: Iterable[str]) -> bool:
-    return any(line.split()[1:3] == [str(where), "bpf"] for line in mounts)
+        return self._hooks.xdp_modes()

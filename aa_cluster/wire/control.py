@@ -213,6 +213,7 @@ class JoinAsk(Request, frozen=True, array_like=True, tag=True):
     ruleset: Digest
     interfaces: tuple[InterfaceFacts, ...]
     share_helpers: bool = False
+    flow_table_size: Count = 0
 
 
 class JoinRefusal(Reply, frozen=True, array_like=True, tag=True):

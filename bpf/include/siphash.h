@@ -34,8 +34,7 @@ static __always_inline void sipword(struct sipstate *s, __u64 word)
 	s->v0 ^= word;
 }
 
-/* `words` is a compile-time constant below 32; the result, stored little-endian, is the reference's eight bytes. */
-static __always_inline __u64 siphash24(const __u64 key[2], const __u64 *message, unsigned int words)
+static __always_inline struct sipstate sipbegin(const __u64 key[2])
 {
 	struct sipstate s = {
 		.v0 = key[0] ^ 0x736f6d6570736575ull,
@@ -43,29 +42,37 @@ static __always_inline __u64 siphash24(const __u64 key[2], const __u64 *message,
 		.v2 = key[0] ^ 0x6c7967656e657261ull,
 		.v3 = key[1] ^ 0x7465646279746573ull,
 	};
+
+	return s;
+}
+
+static __always_inline __u64 sipend(struct sipstate *s, unsigned int words)
+{
+	sipword(s, (__u64)words * 8 << 56);
+	s->v2 ^= 0xff;
+	sipround(s);
+	sipround(s);
+	sipround(s);
+	sipround(s);
+	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
+}
+
+/* `words` is a compile-time constant below 32; the result, stored little-endian, is the reference's eight bytes. */
+static __always_inline __u64 siphash24(const __u64 key[2], const __u64 *message, unsigned int words)
+{
+	struct sipstate s = sipbegin(key);
 	unsigned int i;
 
 #pragma unroll
 	for (i = 0; i < words; i++)
 		sipword(&s, message[i]);
-	sipword(&s, (__u64)words * 8 << 56);
-	s.v2 ^= 0xff;
-	sipround(&s);
-	sipround(&s);
-	sipround(&s);
-	sipround(&s);
-	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+	return sipend(&s, words);
 }
 
 /* The same for up to `most` words, a compile-time constant; `words` is known at run time only. */
 static __always_inline __u64 siphash24_long(const __u64 key[2], const __u64 *message, unsigned int words, unsigned int most)
 {
-	struct sipstate s = {
-		.v0 = key[0] ^ 0x736f6d6570736575ull,
-		.v1 = key[1] ^ 0x646f72616e646f6dull,
-		.v2 = key[0] ^ 0x6c7967656e657261ull,
-		.v3 = key[1] ^ 0x7465646279746573ull,
-	};
+	struct sipstate s = sipbegin(key);
 	unsigned int i;
 
 #pragma nounroll
@@ -74,13 +81,7 @@ static __always_inline __u64 siphash24_long(const __u64 key[2], const __u64 *mes
 			break;
 		sipword(&s, message[i]);
 	}
-	sipword(&s, (__u64)words * 8 << 56);
-	s.v2 ^= 0xff;
-	sipround(&s);
-	sipround(&s);
-	sipround(&s);
-	sipround(&s);
-	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+	return sipend(&s, words);
 }
 
 #endif

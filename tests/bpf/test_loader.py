@@ -20,11 +20,14 @@ from aa_cluster.core.policy import Mark, Ports, Rule
 from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane import programs as loader
+from aa_cluster.dataplane.bpffs import mount_bpffs
 from aa_cluster.dataplane.btf import Btf
+from aa_cluster.dataplane.decisions import PolicyHits
 from aa_cluster.dataplane.flows import HASH_KEY_BYTES
 from aa_cluster.dataplane.maps import open_all
 from aa_cluster.dataplane.object import MapDeclaration, Object, Program
-from aa_cluster.dataplane.plane import Dataplane, Member, PolicyHits, Port, Settings, mount_bpffs
+from aa_cluster.dataplane.plane import Dataplane
+from aa_cluster.dataplane.settings import Member, Port, Settings
 from aa_cluster.errors import DataplaneError, KernelTooOld
 
 pytestmark = pytest.mark.bpf

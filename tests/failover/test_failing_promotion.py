@@ -5,25 +5,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.flows import ESTABLISHED
+from aa_cluster.netlink import ct_bulk
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.shaping import DROP_ALL
 from tests.failover.figures import Figures, Limits
 from tests.failover.oracle import primary, restore, wait_whole
 from tests.failover.scenario import under_load
+from tools.bench import flowtable
 
 pytestmark = pytest.mark.lab
 
 SECOND_CHOICE = Limits(worst_ms=3000, median_ms=3000, again=2)
 """Two elections one after the other: no promise but that nothing is lost."""
 SENT = 0.05
+SYSCTLS = Path("/proc/sys/net/netfilter")
+ROOM = 300
+"""Entries that still fit: some seconds of the node's share of the new sessions, and fewer than there are streams."""
+NOBODY = int.from_bytes(bytes((198, 19, 0, 1)), "big")
+
+Spoilt = AbstractContextManager[Callable[[], None]]
+"""Gives what makes it good again while sessions go on; the rest of that is done at its end."""
 
 
 @pytest.fixture
@@ -32,7 +45,7 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
 
 
 @contextmanager
-def another_program(lab: Lab, node: str) -> Iterator[None]:
+def another_program(lab: Lab, node: str) -> Iterator[Callable[[], None]]:
     """Of the programs that wait for a node's promotion, ``steer`` is missing: what is pinned there is of another kind,
     which no kernel attaches to XDP."""
     waiting = until("the programs to wait", lambda: sorted(lab.site(node).pins.glob("programs-primary-*/steer")), 10)[
@@ -44,27 +57,52 @@ def another_program(lab: Lab, node: str) -> Iterator[None]:
         syscall.obj_pin(handle, str(waiting))
     finally:
         os.close(handle)
-    yield
+    yield lambda: None
     lab.kill_agent(node)
     waiting.unlink(missing_ok=True)
     lab.restart_agent(node)
+
+
+@contextmanager
+def full_conntrack(lab: Lab, node: str) -> Iterator[Callable[[], None]]:
+    """The kernel has no room for the entries of the others' sessions: what it has is established, and stays."""
+    here = lab.plan.path(node)
+
+    def fill() -> np.ndarray:
+        count, most = (int((SYSCTLS / f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+        columns = flowtable.columns(np.arange(most - count - ROOM, dtype=np.uint32), NOBODY)
+        rows = flowtable.rows(columns, 1, ESTABLISHED)
+        ct_bulk.create(rows, {ESTABLISHED: 3600}).require("fill the table")
+        return rows
+
+    rows = inside(here, fill)
+    try:
+        yield lambda: inside(here, lambda: ct_bulk.delete(rows).require("empty the table"))
+    finally:
+        inside(here, lambda: ct_bulk.delete(rows))
 
 
 def told(lab: Lab, node: str) -> bool:
     return any("could not become primary" in problem for problem in lab.status(node).problems)
 
 
-def test_the_next_one_takes_the_role(lab: Lab, rounds: int, figures: Figures) -> None:
-    scenario = "primary: killed, its successor fails"
+@pytest.mark.parametrize(
+    ("what", "spoil"), [("a program is missing", another_program), ("conntrack is full", full_conntrack)]
+)
+def test_the_next_one_takes_the_role(
+    lab: Lab, what: str, spoil: Callable[[Lab, str], Spoilt], rounds: int, figures: Figures
+) -> None:
+    scenario = f"primary: killed, {what}"
     for _ in range(rounds):
         restore(lab)
         former = primary(lab)
         first, second = sorted(node for node in lab.plan.node_names if node != former)
-        with another_program(lab, first), under_load(lab) as run:
+        with under_load(lab) as run, spoil(lab, first) as relieve:
             died = run.happen(lab.kill, former)
             successor = primary(lab, timeout=5)
             assert successor == second
             until("the failure to be told", lambda first=first: told(lab, first), 2)
+            relieve()
             reigns = [Reign(former, until=died + SENT), Reign(second, since=died)]
             figures.add(scenario, run.end(reigns))
         lab.revive(former)

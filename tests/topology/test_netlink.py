@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aa_cluster.dataplane import bpffs
 from aa_cluster.doctor import drivers
 from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink import announce, conntrack, ethtool, links, namespaces, neighbours, ruleset
@@ -191,7 +192,7 @@ def test_doctor_finds_the_peer_in_its_namespace(here):
     refused = here(lambda: drivers.peer("v0", "auto"))
     assert refused.result == "fail"
     leftovers.mount_bpffs()
-    pin = leftovers.BPFFS / f"aa-test-{os.getpid()}"
+    pin = bpffs.BPFFS / f"aa-test-{os.getpid()}"
     try:
         wiring.poll(THERE, [], pin)  # only pins the program
         run(*refused.fix.partition(": ")[2].replace("PROGRAM", str(pin)).split())

@@ -22,8 +22,10 @@ from aa_cluster.agent.node import Node
 from aa_cluster.agent.state import StateFile
 from aa_cluster.core.policy import Mark, Policy, Rule
 from aa_cluster.dataplane.accounts import Look
+from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.flows import FLOW_ROW, Choice, Owned
-from aa_cluster.dataplane.plane import Binding, Member, PolicyHits, Pulse, Settings
+from aa_cluster.dataplane.pulses import Pulse
+from aa_cluster.dataplane.settings import Member, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.links import LinkFacts
 from aa_cluster.netlink.neighbour_watch import Sighting

@@ -116,3 +116,8 @@ def test_no_more_than_63_names() -> None:
 def test_helpers_are_shared_by_all_or_none() -> None:
     (finding,) = admission.examine(ask(share_helpers=True), OWN, MEMBERS)
     assert (finding.what, finding.found, finding.expected) == ("policy.share_helpers", "true", "false")
+
+
+def test_every_table_is_as_large() -> None:
+    (finding,) = admission.examine(ask(flow_table_size=1024), replace(OWN, flow_table_size=262144), MEMBERS)
+    assert (finding.what, finding.found, finding.expected) == ("data.flow_table_size", "1024", "262144")

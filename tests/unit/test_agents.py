@@ -19,7 +19,7 @@ from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.primary import Primary
 from aa_cluster.api import JoinRequest, LeaveRequest
-from aa_cluster.dataplane.plane import Event
+from aa_cluster.dataplane.events import Event
 from aa_cluster.errors import DataplaneError, JoinRefused, StateError, TimeoutReached
 from tests.unit.fake_node import FakePlane, Hub, Machine, kill, until
 

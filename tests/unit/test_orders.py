@@ -271,7 +271,7 @@ async def test_only_the_primary_may_correct_neighbours(pair: Pair) -> None:
 
 
 async def test_an_auxiliary_tells_what_it_saw(pair: Pair) -> None:
-    from aa_cluster.dataplane.plane import Event
+    from aa_cluster.dataplane.events import Event
 
     pair.machines[1].events = [Event(1, "refused_block", 0, f"10.0.0.{last}", bytes(6)) for last in range(40)] * 2
     with pair.nodes[0].context.events.reading(Filter(kinds=frozenset({"refused-block"}))) as reader:

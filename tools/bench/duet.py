@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from aa_cluster.dataplane import programs
+from aa_cluster.dataplane.bpffs import BPFFS, mount_bpffs
 from aa_cluster.dataplane.flows import HASH_KEY_BYTES
-from aa_cluster.dataplane.plane import BPFFS, Dataplane, Member, Port, Settings, mount_bpffs
+from aa_cluster.dataplane.plane import Dataplane
+from aa_cluster.dataplane.settings import Member, Port, Settings
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.namespaces import batch, inside
 from tools.bench import loader, place, wire

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aa_cluster.dataplane import accounts
+from aa_cluster.dataplane.configuration import PORT_TABLE
 from aa_cluster.dataplane.flows import ESTABLISHED
-from aa_cluster.dataplane.plane import PORT_TABLE
 from tools.bench import flowtable, loader, peers, place, wire, world
 from tools.bench.frames import Shape, mac, tcp
 from tools.bench.peers import GATEWAY_MAC, GENERATOR_MAC, NEXT_MAC, PUBLIC, Gateway

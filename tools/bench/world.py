@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from aa_cluster.dataplane import accounts, syscall
-from aa_cluster.dataplane.plane import PORT_TABLE
+from aa_cluster.dataplane.configuration import PORT_TABLE
 from aa_cluster.topology.namespaces import batch, checked
 from aa_cluster.wire.announcement import ETHERTYPE, KIND_FLOW, OWN
 from tools.bench import flowtable, place
