@@ -55,12 +55,12 @@ class Host:
 
 
 def _make_entries(rows: np.ndarray) -> int:
-    """How many were not there. A flow whose tuple is another entry's by now goes on without one; a full table is a
-    ``NetlinkError``."""
+    """How many were not there. Another entry that has one of their tuples is of a session that has ended: it goes. A
+    full table is a ``NetlinkError``."""
     from aa_cluster.dataplane.flows import Timeouts
     from aa_cluster.netlink import ct_bulk
 
-    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace().by_state)
+    outcome = ct_bulk.create(rows, Timeouts.of_this_namespace(), "replace")
     if (outcome.codes == errno.ENOMEM).any():
         outcome.require("make the conntrack entries of all flows")
     return outcome.done - outcome.existing

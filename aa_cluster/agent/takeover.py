@@ -66,7 +66,7 @@ class TakeOver:
         plane: PlaneThread,
         self_id: int,
         others: Callable[[], Collection[int]],
-        lifetimes: Callable[[], Mapping[int, int]] = lambda: Timeouts.of_this_namespace().by_state,
+        lifetimes: Callable[[], Mapping[int, int]] = Timeouts.of_this_namespace,
     ) -> None:
         self.trouble = ""
         self._plane = plane

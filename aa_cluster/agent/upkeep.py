@@ -69,9 +69,9 @@ class Upkeep:
             await asyncio.sleep(pause)
             try:
                 start = self._context.clock()
-                crowded = await self._plane.call(self._plane.plane.sweep)
+                flooded = await self._plane.call(self._plane.plane.sweep)
                 rest = SWEEP_REST * (self._context.clock() - start)
-                pause = SWEEP_SECONDS if crowded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
+                pause = SWEEP_SECONDS if flooded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
                 await self.count_sessions(COUNT_SECONDS)
                 self.trouble = ""
             except AaError as error:

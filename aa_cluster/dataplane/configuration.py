@@ -31,7 +31,7 @@ def write(maps: Mapping[str, Map], settings: Settings) -> None:
     record["replica_key"] = np.frombuffer(settings.replica_key, "<u8")
     for name in ("generation", "epoch", "ha_ifindex", "cluster_id"):
         record[name] = getattr(settings, name)
-    _fill_timeouts(record["timeout_s"])
+    _fill_timeouts(record["timeout_s"], flows.Timeouts.of_this_namespace())
     record["hash_key"] = np.frombuffer(settings.table_key, "<u8")
     record["bucket_mask"] = maps["buckets"].info.entries - 1
     limit = maps["records"].info.entries - 1
@@ -45,9 +45,9 @@ def write(maps: Mapping[str, Map], settings: Settings) -> None:
     maps["config"].put(0, record)
 
 
-def write_timeouts(maps: Mapping[str, Map]) -> None:
-    """The node's own conntrack settings, as they are now."""
-    _fill_timeouts(maps["config"].view()["timeout_s"][0])
+def write_timeouts(maps: Mapping[str, Map], timeouts: Mapping[int, int]) -> None:
+    """Seconds by state of a flow."""
+    _fill_timeouts(maps["config"].view()["timeout_s"][0], timeouts)
 
 
 def _write_ports(maps: Mapping[str, Map], ports: Iterable[Port]) -> None:
@@ -61,8 +61,8 @@ def _write_ports(maps: Mapping[str, Map], ports: Iterable[Port]) -> None:
         maps["ports"].put(port.ifindex % PORT_TABLE, record)
 
 
-def _fill_timeouts(by_state: np.ndarray) -> None:
-    for state, seconds in flows.Timeouts.of_this_namespace().by_state.items():
+def _fill_timeouts(by_state: np.ndarray, timeouts: Mapping[int, int]) -> None:
+    for state, seconds in timeouts.items():
         by_state[state] = min(seconds, LONGEST_TIMEOUT_S)
 
 

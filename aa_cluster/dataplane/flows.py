@@ -6,7 +6,8 @@ How it is laid out and changed: docs/flow-table.md, bpf/include/flow_table.h. Wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,31 +68,58 @@ ACCOUNTED_ROW = np.dtype(
 """The same with what it carried by direction, IP headers included: where accounting is on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds a flow may be idle, by state; read from the node's own conntrack settings."""
+_TIMEOUTS = {
+    DATAGRAMS: ("udp_timeout", 30),
+    STREAM: ("udp_timeout_stream", 120),
+    SYN_SENT: ("tcp_timeout_syn_sent", 120),
+    SYN_RECV: ("tcp_timeout_syn_recv", 60),
+    ESTABLISHED: ("tcp_timeout_established", 432_000),
+    CLOSING: ("tcp_timeout_fin_wait", 120),
+    CLOSED: ("tcp_timeout_time_wait", 120),
+}
+"""By state: the node's own conntrack setting, and the kernel's default."""
 
-    by_state: Mapping[int, int]
+
+class Timeouts:
+    """Seconds a flow may be idle, by state: the conntrack settings of the namespace it was made in.
+
+    The files stay open until ``close``: the primary reads them every second.
+    """
+
+    def __init__(self, root: Path = Path("/proc/sys/net/netfilter")) -> None:
+        self._files = {state: _opened(root / f"nf_conntrack_{name}") for state, (name, _) in _TIMEOUTS.items()}
 
     @classmethod
-    def of_this_namespace(cls, root: Path = Path("/proc/sys/net/netfilter")) -> Timeouts:
-        def seconds(name: str, default: int) -> int:
-            try:
-                return int((root / f"nf_conntrack_{name}").read_text("ascii"))
-            except (OSError, ValueError):
-                return default
+    def of_this_namespace(cls) -> dict[int, int]:
+        """As they are now."""
+        timeouts = cls()
+        try:
+            return timeouts.read()
+        finally:
+            timeouts.close()
 
-        return cls(
-            {
-                DATAGRAMS: seconds("udp_timeout", 30),
-                STREAM: seconds("udp_timeout_stream", 120),
-                SYN_SENT: seconds("tcp_timeout_syn_sent", 120),
-                SYN_RECV: seconds("tcp_timeout_syn_recv", 60),
-                ESTABLISHED: seconds("tcp_timeout_established", 432_000),
-                CLOSING: seconds("tcp_timeout_fin_wait", 120),
-                CLOSED: seconds("tcp_timeout_time_wait", 120),
-            }
-        )
+    def read(self) -> dict[int, int]:
+        return {state: _number(handle, _TIMEOUTS[state][1]) for state, handle in self._files.items()}
+
+    def close(self) -> None:
+        for handle in self._files.values():
+            if handle >= 0:
+                os.close(handle)
+        self._files = {}
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _number(handle: int, default: int) -> int:
+    try:
+        return int(os.pread(handle, 32, 0))
+    except (OSError, ValueError):
+        return default
 
 
 def in_use(records: Map, watermark: Map) -> np.ndarray:

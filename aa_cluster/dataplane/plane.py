@@ -41,8 +41,8 @@ from aa_cluster.dataplane.settings import MAX_PORTS, Member, Settings
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
 
-TIMEOUTS_SECONDS = 10.0
-"""The node's conntrack timeouts are read so often; the shortest is a minute."""
+FLOOD_REST = 2.0
+"""Seconds in which a sweep sees what has just become old."""
 
 QUESTION_OPEN_S = 3.0
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
@@ -78,7 +78,7 @@ class Dataplane:
         self._maps: dict[str, Map] = {}
         self._ring: Ring | None = None
         self._sweeper: Sweeper | None = None
-        self._timeouts_due = 0.0
+        self._flooded_until = 0.0
         self._reassigner: Reassigner | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
@@ -390,16 +390,18 @@ class Dataplane:
     def sweep(self) -> bool:
         """Primary: one look at every record; flows idle past the timeout of their state go.
 
-        True when half-open flows had used more than half of their share: a flood, which ageing must keep up with.
+        True while ageing must keep up with a flood: when half-open flows had used more than half of their share, and
+        then for as long as such a flow lives.
         """
         if self._sweeper is None:
             raise DataplaneError("the sweep was asked for before the dataplane was started as primary")
-        if time.monotonic() >= self._timeouts_due:
-            self._timeouts_due = time.monotonic() + TIMEOUTS_SECONDS
-            configuration.write_timeouts(self._maps)
-        crowded = self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2
+        timeouts = self._sweeper.timeouts.read()
+        configuration.write_timeouts(self._maps, timeouts)
+        if self.half_open() > int(self._maps["config"].view()["half_open_limit"][0]) / 2:
+            longest = max(timeouts[flows.SYN_SENT], timeouts[flows.SYN_RECV])
+            self._flooded_until = time.monotonic() + longest + FLOOD_REST
         self._sweeper.round()
-        return crowded
+        return time.monotonic() < self._flooded_until
 
     def prober(self) -> pulses.Prober:
         """Primary: a new one, for a thread of its own; ``close`` it before this dataplane."""
@@ -428,8 +430,7 @@ class Dataplane:
 
     def digests(self) -> np.ndarray:
         """Of the flow table by blocks of records: see ``replication.digests``."""
-        settled = self._settings.replication == "takeover"
-        return digests(self._maps["records"], self._maps["watermark"], settled)
+        return digests(self._maps["records"], self._maps["watermark"])
 
     def small_since(self, since_ns: int) -> small.Small:
         """Bindings and expectations set after that time, those that are good."""

@@ -20,7 +20,7 @@ import numpy as np
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flow_fill import recount
-from aa_cluster.dataplane.flows import DEAD, ESTABLISHED, SYN_SENT
+from aa_cluster.dataplane.flows import DEAD, ESTABLISHED
 from aa_cluster.dataplane.maps import JOURNAL, Map
 
 RECORDS_PER_FRAME = 15
@@ -280,27 +280,24 @@ class Mirror:
             pass
 
 
-def digests(records: Map, watermark: Map, settled: bool = False) -> np.ndarray:
+def digests(records: Map, watermark: Map) -> np.ndarray:
     """A u64 for each ``DIGEST_BLOCK`` record numbers, 0 for a block without flows: equal where nodes know the same.
 
-    Over number, both tuples, mark, owner, state, slot and what has ended; times and places differ from node to node. A
-    SYN that was answered is not told apart from one that was not. ``settled``: only flows whose handshake is complete.
+    Over number, both tuples, mark, owner, state, slot and what has ended, of the flows whose handshake is complete: of
+    others the nodes are not told in a flood. Times and places differ from node to node.
     """
     highest = watermark.get(0)
     count = min(0 if highest is None else int(highest), records.entries - 1) + 1
     table = records.view()[:count]
     words = table.view("<u8").reshape(-1, _WORDS)
     state = table["state"].copy()
-    status = words[:, _STATUS].copy()
-    early = (state != 0) & (state < ESTABLISHED)
-    status.view("u1").reshape(-1, 8)[early, 5] = SYN_SENT
     with np.errstate(over="ignore"):
         total = np.arange(count, dtype="<u8") * _NUMBERS
-        for column in (*range(_ORIGINAL, _CREATED), None):
-            total ^= status if column is None else words[:, column]
+        for column in (*range(_ORIGINAL, _CREATED), _STATUS):
+            total ^= words[:, column]
             total *= _MULTIPLIER
             total ^= total >> np.uint64(29)
-        total[(state == 0) | (state >= DEAD) | (early if settled else np.zeros(count, bool))] = 0
+        total[(state < ESTABLISHED) | (state >= DEAD)] = 0
         padded = np.zeros(-(-count // DIGEST_BLOCK) * DIGEST_BLOCK, "<u8")
         padded[:count] = total
         sums: np.ndarray = padded.reshape(-1, DIGEST_BLOCK).sum(axis=1, dtype="<u8")

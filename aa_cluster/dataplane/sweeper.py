@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from aa_cluster.dataplane import syscall
+from aa_cluster.dataplane.flows import Timeouts
 from aa_cluster.dataplane.maps import Map
 
 BITE = 32
@@ -18,9 +19,13 @@ _FRAME = bytes(64)  # a test-run wants a packet; the program does not read it
 
 
 class Sweeper:
-    """``fd`` is the loaded program, owned by this object; ``swept`` and ``watermark`` its maps."""
+    """``fd`` is the loaded program, owned by this object; ``swept`` and ``watermark`` its maps.
+
+    ``timeouts``: of the namespace it was made in, for whoever writes them where the program finds them.
+    """
 
     def __init__(self, fd: int, swept: Map, watermark: Map) -> None:
+        self.timeouts = Timeouts()
         self._fd = fd
         self._swept = swept
         self._watermark = watermark
@@ -44,4 +49,5 @@ class Sweeper:
         return 0 if progress is None else int(progress["expired"])
 
     def close(self) -> None:
+        self.timeouts.close()
         os.close(self._fd)

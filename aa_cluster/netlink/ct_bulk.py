@@ -43,6 +43,9 @@ _AGAIN = (Status.ASSURED, Status.EXPECTED, Status.ASSURED | Status.EXPECTED)
 """Bits that an entry may have and that a change must then name, or the kernel says EBUSY."""
 
 
+Existing = Literal["update", "leave", "replace"]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """``codes``: an errno a row, 0 where it is as was asked for.
@@ -93,20 +96,25 @@ def update(rows: np.ndarray, lifetimes: Mapping[int, int]) -> Outcome:
     return _on_known("change", rows, _by_state(lifetimes))
 
 
-def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Literal["update", "leave"] = "update") -> Outcome:
+def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Existing = "update") -> Outcome:
     """Makes entries with both tuples, the NAT between them, mark, and state as ``update``. No helper, no labels.
 
-    One that is there already is updated or left. The first row for which there is no room ends it: all behind it are
-    ENOMEM too.
+    One that is there already is left, or else updated; with ``replace`` others that have one of a row's tuples go. The
+    first row for which there is no room ends it: all behind it are ENOMEM too.
     """
     by_state = _by_state(lifetimes)
     codes = _converse("create", rows, by_state)
     there = np.flatnonzero(codes == errno.EEXIST)
     if not len(there):
         return Outcome(codes)
-    kind: Kind = "change" if existing == "update" else "by_original"
+    kind: Kind = "by_original" if existing == "leave" else "change"
     known = _on_known(kind, rows[there], by_state).codes
     codes[there] = np.where(known == errno.ENOENT, errno.EEXIST, known)
+    clash = there[known == errno.ENOENT]
+    if existing == "replace" and len(clash):
+        for by in ("delete_by_reply", "delete"):
+            _converse(by, rows[clash], by_state)
+        codes[clash] = _converse("create", rows[clash], by_state)
     return Outcome(codes, int(np.count_nonzero(known == 0)))
 
 

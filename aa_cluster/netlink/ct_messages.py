@@ -25,8 +25,10 @@ from aa_cluster.dataplane.flows import CLOSED, CLOSING, DEAD, ESTABLISHED, FLOW_
 from aa_cluster.netlink.conntrack import Status
 
 Family = Literal[4, 6]
-Kind = Literal["by_reply", "by_original", "change", "create", "delete"]
+Kind = Literal["by_reply", "by_original", "change", "create", "delete", "delete_by_reply"]
 """``by_*``: a change of nothing, to ask whether there is an entry with that tuple."""
+
+_BY_REPLY: tuple[Kind, ...] = ("by_reply", "delete_by_reply")
 
 NEW, GET, DELETE = 1 << 8 | 0, 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
 REQUEST, ACK, EXCLUSIVE, CREATE, DUMP = 0x01, 0x04, 0x200, 0x400, 0x300
@@ -114,9 +116,9 @@ def layout(kind: Kind, family: Family) -> Layout:
     body.constant("u1", socket.AF_INET6 if family == 6 else socket.AF_INET)
     body.constant("u1", 0)
     body.constant("=u2", 0)
-    if kind != "by_reply":
+    if kind not in _BY_REPLY:
         _tuple(body, family, _TUPLE_ORIG, "")
-    if kind in ("by_reply", "create"):
+    if kind in (*_BY_REPLY, "create"):
         _tuple(body, family, _TUPLE_REPLY, "reply_")
     if kind in ("change", "create"):
         _state(body)
@@ -126,7 +128,7 @@ def layout(kind: Kind, family: Family) -> Layout:
         _nat(body, family, _NAT_DST, "nat_destination")
     head = _Writer()
     head.constant("=u4", 16 + body.size)
-    head.constant("=u2", DELETE if kind == "delete" else NEW)
+    head.constant("=u2", DELETE if kind in ("delete", "delete_by_reply") else NEW)
     head.fields.append(("flags", "=u2", np.array(_FLAGS.get(kind, REQUEST), "=u2").tobytes()))
     head.column("sequence", "=u4")
     head.constant("=u4", 0)
@@ -181,7 +183,7 @@ def build(kind: Kind, family: Family, rows: np.ndarray, lifetimes: np.ndarray, e
     """One message a row of ``FLOW_ROW``, all of that family. ``lifetimes``: s, by a flow's state; ``extra``: more
     bits of status."""
     out = layout(kind, family).messages(len(rows))
-    if kind == "by_reply":
+    if kind in _BY_REPLY:
         _fill_tuple(out, rows, family, "reply_", "reply_")
         return out
     _fill_tuple(out, rows, family, "", "")

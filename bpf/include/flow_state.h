@@ -67,12 +67,27 @@ static __always_inline void count_change(union status was, union status now)
 		__sync_fetch_and_add(&tally->half_open, is_half_open(now.state) ? 1ull : -1ull);
 }
 
-/* An answered SYN tells nobody anything: the next packet decides. What never was a session is not missed. */
+#define FLOOD_SHARE 16
+
+/* Half-open flows have used so much of their share (a sixteenth): a flood, most of which never becomes a session. */
+static __always_inline bool is_flooded(const struct config *conf)
+{
+	const struct tally *tally = tally_of_table();
+
+	return tally && (__s64)tally->half_open > conf->half_open_limit / FLOOD_SHARE;
+}
+
+/*
+ * An answered SYN tells nobody anything: the next packet decides. What never was a session is not missed, and in a flood
+ * it is not told of either: a flow is told whole when its handshake is complete.
+ */
 static __always_inline bool is_worth_telling(const struct config *conf, union status was, union status now)
 {
-	if (conf->features & AA_FEATURE_REPLICATE_SETTLED)
-		return now.state >= FLOW_ESTABLISHED && (now.state != FLOW_DEAD || was.state >= FLOW_ESTABLISHED);
-	return now.state != FLOW_SYN_RECV || was.owner != now.owner;
+	bool settled = now.state >= FLOW_ESTABLISHED && (now.state != FLOW_DEAD || was.state >= FLOW_ESTABLISHED);
+
+	if (settled || conf->features & AA_FEATURE_REPLICATE_SETTLED)
+		return settled;
+	return (now.state != FLOW_SYN_RECV || was.owner != now.owner) && !is_flooded(conf);
 }
 
 /* Whoever changes a record's status does it here: it is counted and, for the other nodes, journalled. False when somebody

@@ -172,6 +172,20 @@ def test_what_is_there_already() -> None:
     assert len(conntrack.dump()) == 1
 
 
+@pytest.mark.parametrize("same", ["original", "reply"])
+def test_who_has_one_of_the_tuples_goes(same: str) -> None:
+    """A session that ended on this node may have had the client's port, or the public one, that another has now."""
+    stranger = Tuple(4, 6, "10.77.1.101", 40001, "10.77.2.100", 80)
+    public = Tuple(4, 6, "10.77.2.1", 50000, "10.77.2.100", 80)
+    kept = (ORIGINAL, ORIGINAL) if same == "original" else (stranger, public)
+    assert ct_create.create(NewEntry(*kept, 1, "", 60))
+    wanted = row(ORIGINAL, MASQUERADED, mark=7)
+    assert ct_bulk.create(wanted, LIFETIMES).errors == {"EEXIST": 1}
+    assert ct_bulk.create(wanted, LIFETIMES, existing="replace").errors == {}
+    (found,) = conntrack.dump()
+    assert (found.original, found.mark, found.tcp_state) == (ORIGINAL, 7, "ESTABLISHED")
+
+
 def test_a_full_table_is_an_error_that_says_so() -> None:
     """Filled for real: the limit is the machine's, and not this namespace's to change."""
     room = int(MAXIMUM.read_text())

@@ -29,7 +29,7 @@ def test_bulk_through_an_auxiliary(lab: Lab, way: str) -> None:
     assert report.bytes == SIZE
     assert stack < 10, "packets of the session went through the primary's stack"
     assert steered >= SIZE / 1460
-    assert 0 <= arrived - steered - other < 50, "what was not steered is more than a few other packets"
+    assert -10 < arrived - steered - other < 50, "what was not steered is more than a few other packets"
     assert abs(arrived - seen) < 10, "steer's counters do not account for what came in"
 
 
