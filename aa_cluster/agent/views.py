@@ -57,7 +57,7 @@ async def status(node: Node) -> api.Status:
         problems=problems,
         name=context.name,
         node_id=context.state.node_id if context.state.role != "none" else 0,
-        role=context.state.role,
+        role=_role(node),
         state=_own_state(node, rows),
         cluster_id=context.config.cluster.id,
         generation=context.state.generation,
@@ -109,6 +109,16 @@ async def schedule_of(node: Node, role: Primary) -> api.Schedule:
             for row in rows
         ),
     )
+
+
+def _role(node: Node) -> api.Role:
+    """The one it plays. On disk there may be another: while a change is under way, and until an agent has resumed."""
+    match node.role:
+        case Primary():
+            return "primary"
+        case Auxiliary():
+            return "auxiliary"
+    return node.context.state.role
 
 
 def _kind(node: Node) -> str:

@@ -58,9 +58,7 @@ def another_program(lab: Lab, node: str) -> Iterator[Callable[[], None]]:
     finally:
         os.close(handle)
     yield lambda: None
-    lab.kill_agent(node)
     waiting.unlink(missing_ok=True)
-    lab.restart_agent(node)
 
 
 @contextmanager
@@ -105,6 +103,8 @@ def test_the_next_one_takes_the_role(
             relieve()
             reigns = [Reign(former, until=died + SENT), Reign(second, since=died)]
             figures.add(scenario, run.end(reigns))
+        lab.kill_agent(first)  # else it would sit out the next round, too
+        lab.restart_agent(first)
         lab.revive(former)
         wait_whole(lab)
     figures.judge(scenario, SECOND_CHOICE)
