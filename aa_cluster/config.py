@@ -151,7 +151,7 @@ class Replication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mode: Literal["all", "takeover", "periodic", "off"] = "all"
-    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 2
+    interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 20
     verify_s: Annotated[int, Meta(ge=1, le=3600)] = 10
 
 

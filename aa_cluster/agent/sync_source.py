@@ -119,16 +119,19 @@ class SyncSource:
         return None
 
     async def _pump(self) -> None:
-        """Sends what pends, every ``interval_ms`` while anything does."""
+        """Sends what pends, every ``interval_ms`` while anything does, unless new sessions take it along."""
         interval = self._section.interval_ms / 1000
         sender = self._plane.plane.sender
         loop = asyncio.get_running_loop()
         while True:
-            quiet = loop.time()
+            quiet, sent = loop.time(), sender.cursor()
             while loop.time() - quiet < LINGER_SECONDS or not sender.arm():
-                if sender.pending():
+                pending, carried = sender.pending(), sender.cursor() != sent
+                if pending and not carried:
                     sender.flush(FRAMES_A_TURN)
+                if pending or carried:
                     quiet = loop.time()
+                sent = sender.cursor()
                 await asyncio.sleep(interval)
             self.on_quiet()
             await self._rung.wait()

@@ -70,7 +70,7 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 
 [replication]                                   # the same on every node
 # mode = "all"                                  # all | takeover (established only) | periodic | off
-# interval_ms = 2                               # what no new session takes along is sent after so long
+# interval_ms = 20                              # what no new session takes along is sent after so long
 # verify_s = 10                                 # digests are compared so often
 
 [paths]

@@ -20,7 +20,7 @@ import numpy as np
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flow_fill import recount
-from aa_cluster.dataplane.flows import DEAD, ESTABLISHED
+from aa_cluster.dataplane.flows import DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
 from aa_cluster.dataplane.maps import JOURNAL, Map
 
 RECORDS_PER_FRAME = 15
@@ -74,11 +74,15 @@ class Sender:
     def head(self) -> int:
         return int(self._state["head"][0])
 
+    def cursor(self) -> int:
+        """Up to where the journal has been sent; new sessions move it too."""
+        return int(self._state["cursor"][0])
+
     def pending(self) -> int:
         """Entries that have not been sent; 0 while nobody listens."""
         if not self.listeners():
             return 0
-        return max(0, int(self._state["head"][0]) - int(self._state["cursor"][0]))
+        return max(0, self.head() - self.cursor())
 
     def state(self) -> SenderState:
         row = self._state[0]
@@ -244,6 +248,7 @@ class Mirror:
         used["seen_ns"] = np.where(free, np.uint64(0), np.uint64(now))
         used["held_ns"] = used["position"] = 0
         used["state"][free] = DEAD
+        used["state"][used["state"] == SYN_SENT] = SYN_RECV  # its answer may have been seen: an ACK is enough
         recount(self._maps)
         if is_on(self._maps["accounts"]):
             self._maps["accounts"].view()[:] = np.zeros((), self._maps["accounts"].value)

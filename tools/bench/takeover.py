@@ -18,7 +18,7 @@ import numpy as np
 
 from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
-from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT
+from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT, in_use
 from aa_cluster.dataplane.maps import Map, open_all
 from aa_cluster.errors import LabError
 from aa_cluster.topology import rulesets
@@ -152,14 +152,13 @@ def _ours(name: str) -> Iterator[Side]:
 
 def _mirror(lab: Lab) -> Callable[[int], bool]:
     """Looks into the auxiliary's records: one in any live state is enough to go on with the session."""
-    compiled = objects.load(("steer",), kfuncs.offsets(), Path(lab.plan.run / "cache"))
-    wanted = {name: compiled["steer"].maps[name] for name in ("records",)}
+    compiled = objects.load(("mirror",), kfuncs.offsets(), Path(lab.plan.run / "cache"))
+    wanted = {name: compiled["mirror"].maps[name] for name in ("records", "watermark")}
     maps: Mapping[str, Map] = open_all(wanted, lab.site("node2").pins / "maps", 1)
-    rows = maps["records"].view()
-    ports, states = rows["original_sport"].view(">u2"), rows["state"]
 
     def known(port: int) -> bool:
-        found = states[np.flatnonzero(ports == port)]
+        rows = in_use(maps["records"], maps["watermark"])
+        found = rows["state"][rows["original_sport"].view(">u2") == port]
         return bool(np.any((found >= SYN_SENT) & (found <= ESTABLISHED)))
 
     return known
