@@ -31,7 +31,7 @@ RESOLUTION_MS = 30
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, or the error that ended it.
-    ``gaps``: (when it began, s) pairs from 30 ms on."""
+    ``gaps``: (when it began, s) pairs from 30 ms on. ``port``: of the host that opened it."""
 
     number: int
     kind: str
@@ -44,6 +44,8 @@ class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     wrong: int
     retransmits: int
     gaps: tuple[tuple[float, float], ...]
+    port: int = 0
+    ended: float = 0.0
 
 
 class MixReport(msgspec.Struct, frozen=True):
@@ -106,6 +108,11 @@ class Verdict:
         return self.states.get("reset", 0)
 
 
+def lost(report: MixReport, fault: float) -> list[StreamRow]:
+    """Those that may not have been lost and are."""
+    return [row for row in report.streams if 0 < row.established <= fault - YOUNG and row.state != "open"]
+
+
 def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdict:
     """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count."""
     old = [row for row in report.streams if 0 < row.established <= fault - YOUNG]
@@ -129,13 +136,14 @@ def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdi
         before_ms=max(
             (1000 * length for row in old for began, length in row.gaps if began + length < fault), default=0.0
         ),
-        losses=tuple(_loss(row, fault) for row in old if row.state != "open")[:LOSSES],
+        losses=tuple(_loss(row, fault) for row in lost(report, fault))[:LOSSES],
     )
 
 
 def _loss(row: StreamRow, fault: float) -> str:
     age = f"established {1000 * (fault - row.established):.0f} ms before"
-    return f"{row.number} {row.kind} {row.way} {row.state}, {age}, {row.right} of {row.sent} lines arrived"
+    end = f", {1000 * (row.ended - fault):.0f} ms after" if row.ended else ""
+    return f"{row.number} {row.kind} {row.way} {row.state}{end}, {age}, {row.right} of {row.sent} lines arrived"
 
 
 @dataclass(frozen=True, slots=True)

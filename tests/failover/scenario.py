@@ -10,11 +10,14 @@ from contextlib import contextmanager
 
 from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.streams import Load, judge, load, newcomers
+from aa_cluster.topology.streams import Load, judge, load, lost, newcomers
+from tests.failover.autopsy import autopsy
 from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
 STREAMS, RATE, FRESH = 1000, 200.0, 20.0
+TOLD = 5
+"""Lost streams whose traces are looked for on every node."""
 SETTLE = 0.8
 """Seconds the load runs before anything happens."""
 AFTER = 2.0
@@ -55,6 +58,8 @@ class Round:
         found = differences()
         mixed, arrived = self.running.stop()
         first = self.times[0] if self.times else time.monotonic()
+        for row in lost(mixed, first)[:TOLD]:
+            print("\n".join([f"lost: {row}", *autopsy(self.lab, row.port)]))
         claims = strays(self.watch.claims(), reigns)
         return Outcome(judge(mixed, first), newcomers(arrived, first), claims, found, extra or {})
 

@@ -161,6 +161,7 @@ class Mixture:
             stream.end(why(end.connection))
         elif events & select.EPOLLOUT:
             stream.established = time.monotonic()
+            stream.port = stream.opener.connection.getsockname()[1] if stream.opener.connection else 0
             stream.say(end)
             self._epoll.modify(descriptor, READ)
         else:
@@ -286,7 +287,7 @@ def _row(stream: Stream) -> list[object]:
     again = sum(retransmits(end.connection) for end in stream.ends if end.connection is not None)
     head = [stream.number, stream.kind, stream.way, stream.probe, stream.established, stream.state]
     counts = [opener.sent + acceptor.sent, opener.got + acceptor.got, opener.wrong + acceptor.wrong, again]
-    return [*head, *counts, stream.gaps]
+    return [*head, *counts, stream.gaps, stream.port, stream.ended]
 
 
 def main() -> None:

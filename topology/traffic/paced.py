@@ -49,12 +49,14 @@ class Stream:
     __slots__ = (
         "acceptor",
         "arrived",
+        "ended",
         "established",
         "gaps",
         "kind",
         "number",
         "opener",
         "period",
+        "port",
         "spoil",
         "state",
         "way",
@@ -64,7 +66,8 @@ class Stream:
         self.number, self.kind, self.way, self.period = number, kind, way, period
         self.opener, self.acceptor = End(0), End(1)
         self.state = "opening"
-        self.established = self.arrived = 0.0
+        self.established = self.arrived = self.ended = 0.0
+        self.port = 0
         self.gaps: list[tuple[float, float]] = []
         self.spoil = False
 
@@ -141,4 +144,5 @@ class Stream:
     def end(self, state: str) -> None:
         """It is over, for both ends; the first reason counts."""
         if self.state in ("open", "opening"):
+            self.ended = time.monotonic()
             self.state = state if self.state == "open" else "refused"
