@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aa_cluster import log
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.settings import Settings
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
+
+_log = log.get("host")
 
 KEEPALIVED = "keepalived"
 CACHE = Path("/var/lib/aa-cluster/objects")
@@ -63,6 +67,8 @@ def _make_entries(rows: np.ndarray) -> int:
     outcome = ct_bulk.create(rows, Timeouts.of_this_namespace(), "replace")
     if (outcome.codes == errno.ENOMEM).any():
         outcome.require("make the conntrack entries of all flows")
+    if outcome.failed.any():
+        _log.error("flows without a conntrack entry", errors=outcome.errors)
     return outcome.done - outcome.existing
 
 

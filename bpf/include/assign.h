@@ -43,15 +43,26 @@ static __always_inline bool too_many_half_open(const struct config *conf)
 	return !tally || (__s64)tally->half_open >= (__s64)conf->half_open_limit;
 }
 
+/*
+ * Of a session that another node processed the stack has seen nothing, not its end either: its entry may say that it goes
+ * on. What the stack processed itself it knows better than a flag that anybody can send.
+ */
+static __always_inline bool stack_knows(const struct record *record)
+{
+	const struct node *owner = node_of(record->owner);
+
+	return !owner || owner->hop == HOP_LOCAL;
+}
+
 static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision,
-					       const struct request *request)
+					       const struct request *request, bool over)
 {
 	struct assignment done = {.why = HANDOFF_UNDER_WAY};
 	union status begun = {};
 	struct record *record;
 	__u32 index;
 
-	if (decision->under_way)
+	if (decision->under_way && !over)
 		return done;
 	done.why = judge(&decision->original, request);
 	if (done.why != HANDOFF_SENT)
@@ -89,6 +100,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 	struct assignment known = {.why = HANDOFF_AGAIN};
 	struct record *record;
 	struct found found = {};
+	bool over = false;
 
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
@@ -100,10 +112,11 @@ static __always_inline struct assignment assign(const struct config *conf, const
 				account(conf, found.word, request->octets);
 				return known;
 			}
+			over = !stack_knows(record);
 			end_flow(record, entry_record(found.word));
 		}
 	}
-	return begin(conf, decision, request);
+	return begin(conf, decision, request, over);
 }
 
 #endif

@@ -446,6 +446,18 @@ def test_a_session_that_conntrack_sees_running_is_not_moved(plane: Plane) -> Non
     assert plane.flow_count() == 0
 
 
+@pytest.mark.parametrize(("owner", "why"), [(OTHER, "HANDOFF_SENT"), (SELF, "HANDOFF_UNDER_WAY")])
+def test_a_flow_that_ended_elsewhere_is_over_whatever_conntrack_says(plane: Plane, owner: int, why: str) -> None:
+    """The primary has an entry for every flow, to go on with it, and does not see another node's session end. Of its
+    own it knows better than a flag that anybody can send."""
+    original, reply = nat("masquerade")
+    entry(original, reply, state="ESTABLISHED")
+    plane.add_flow(original, reply, owner, CLOSED)
+    ran = plane.run("handoff", leaving(reply))
+    assert ran.why == {why: 1}
+    assert plane.flow_count() == (1 if why == "HANDOFF_SENT" else 0)
+
+
 @pytest.mark.parametrize("state", ["TIME_WAIT", "CLOSE", "SYN_SENT"])
 def test_one_that_ended_there_is_a_new_session(plane: Plane, state: str) -> None:
     original, reply = nat("masquerade")

@@ -36,8 +36,9 @@ def sync(lab: Lab, node: int = 1) -> Sync:
 
 
 def settled(lab: Lab) -> bool:
-    rows = sync(lab).nodes
-    return len(rows) == 3 and all(row.state in ("source", "equal") and not row.lag for row in rows)
+    said = sync(lab)
+    equal = all(row.state in ("source", "equal") and not row.lag for row in said.nodes)
+    return len(said.nodes) == 3 and equal and not said.pending
 
 
 def equal(lab: Lab, within: float = 2.0) -> None:
