@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.namespaces import checked
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -34,8 +37,35 @@ def memory_mib(pid: int) -> float:
     return int(fields["VmRSS"].split()[0]) / 1024
 
 
-def test_an_idle_agent_takes_next_to_nothing(lab: Lab) -> None:
+@pytest.fixture
+def apart(lab: Lab) -> Iterator[Lab]:
+    """The agents on one core; what the switch and the auxiliaries' kernels do with a frame on another, as it is where
+    each is a machine of its own. Else their work for a pulse is done inside the system call that sends it."""
+    every = os.sched_getaffinity(0)
+    _pin(lab, {min(every)})
+    _receive_on(lab, max(every))
+    yield lab
+    _receive_on(lab, None)
+    _pin(lab, every)
+
+
+def _pin(lab: Lab, cores: set[int]) -> None:
+    for node in lab.plan.node_names:
+        for task in Path(f"/proc/{lab.site(node).pid()}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
+
+
+def _receive_on(lab: Lab, core: int | None) -> None:
+    """Receive packet steering (RPS) to that core, or none."""
+    mask = 0 if core is None else 1 << core
+    write = f"for queue in /sys/class/net/*/queues/rx-0/rps_cpus; do echo {mask:x} >$queue; done"
+    for member in ("switch", "node2", "node3"):
+        checked(["ip", "netns", "exec", lab.plan.namespace(member), "sh", "-ec", write])
+
+
+def test_an_idle_agent_takes_next_to_nothing(apart: Lab) -> None:
     """Primary and auxiliaries, over the same window; each node's is one process."""
+    lab = apart
     agents = {node: lab.site(node).pid() for node in lab.plan.node_names}
     pids = {node: pid for node, pid in agents.items() if pid is not None}
     assert len(pids) == 3
