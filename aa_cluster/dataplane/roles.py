@@ -18,18 +18,18 @@ Role = Literal["primary", "auxiliary"]
 
 SOURCES: dict[Role, tuple[str, ...]] = {
     "primary": (
+        "admit",
         "handoff",
         "steer",
-        "admit",
+        "pulse",
+        "compose",
         "arp_relay",
         "sweep",
-        "compose",
-        "flush",
-        "pulse",
-        "relinquish",
         "reassign",
+        "flush",
+        "relinquish",
     ),
-    "auxiliary": ("adopt", "announce", "arp_relay", "mirror", "pulse", "deliver"),
+    "auxiliary": ("adopt", "mirror", "announce", "pulse", "arp_relay", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 
