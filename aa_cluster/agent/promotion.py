@@ -118,6 +118,7 @@ async def _step_back(context: Context, role: Auxiliary, before: NodeState, old: 
     _log.error("not promoted: this node is an auxiliary again")
     try:
         await role.plane.call(role.plane.plane.change_role, old)
+        await role.plane.call(role.plane.plane.speak_again)
     except AaError as error:
         _log.error("the auxiliary's programs cannot be put back", why=str(error))
     await context.remember(
@@ -141,7 +142,8 @@ async def take(context: Context, primary: Primary) -> None:
 async def let_go(context: Context, role: Primary, successor: control.PrimaryBeat, address: str, heir: bool) -> Settings:
     """A primary becomes an auxiliary of ``successor``, for the moment one without work; its settings from now on.
 
-    First nothing more is said as the primary, then the virtual MACs go. ``heir``: see ``Dataplane.change_role``.
+    First nothing more is said as the primary, then the virtual MACs go, then it speaks as an auxiliary. ``heir``: see
+    ``Hooks.change``.
     """
     old = role.settings
     virtual = tuple(port.virtual_mac for port in old.ports)
@@ -150,6 +152,7 @@ async def let_go(context: Context, role: Primary, successor: control.PrimaryBeat
     await role.stop()
     await role.plane.call(role.plane.plane.change_role, settings, heir)
     await attachment.restore(context, role.survey, announced=False)
+    await role.plane.call(role.plane.plane.speak_again)
     await context.remember(
         role="auxiliary",
         generation=successor.generation,

@@ -70,6 +70,7 @@ class Hooks:
             for point in wanted:
                 attacher.refuse_others(point)
             self._put(attacher, wanted, fds)
+            _detach(attacher, _mute(self.settings))
 
     def change(self, fds: Mapping[str, int], before: Settings, heir: bool) -> None:
         """From the other role to this one, the hooks one by one, each in one step, `steer` first: as long as a switch
@@ -77,27 +78,34 @@ class Hooks:
         this one's stack took would put that node's windows wrong.
 
         ``heir``: frames to the virtual MACs that still come are sent on to the new primary, until ``forget_heir``.
+        Without one the new primary has those MACs already: a node that becomes an auxiliary says nothing until
+        ``speak_again``, for its interfaces still have them.
         """
         wanted = sorted(points(self.settings), key=lambda point: point.hook != "xdp")
         with self._attacher() as attacher:
             if heir:
                 self._put_waiting(attacher, _relinquish(self.settings))
+            elif self.settings.role == "auxiliary":
+                self._put_waiting(attacher, _mute(self.settings))
             self._put(attacher, wanted, fds)
             taken = {(point.hook, point.ifindex, point.priority) for point in wanted}
             for point in reversed(points(before)):
                 if (point.hook, point.ifindex, point.priority) not in taken and not (heir and point.hook == "xdp"):
                     attacher.detach(point)
+            if self.settings.role == "primary":
+                _detach(attacher, _mute(self.settings))
 
     def be_silent(self) -> None:
-        """Primary: from now on nothing leaves the data interfaces, until ``speak_again`` or another role."""
+        """Primary: from now on nothing leaves the data interfaces, until ``speak_again`` or the take of all hooks."""
         with self._attacher() as attacher:
             self._put_waiting(attacher, _mute(self.settings))
             _detach(attacher, _steer(self.settings))
 
     def speak_again(self) -> None:
-        """Primary: as before ``be_silent``; nothing when it was not."""
+        """As before ``be_silent``; nothing when it was not."""
         with self._attacher() as attacher:
-            self._put_waiting(attacher, _steer(self.settings))
+            if self.settings.role == "primary":
+                self._put_waiting(attacher, _steer(self.settings))
             _detach(attacher, _mute(self.settings))
 
     def forget_heir(self) -> None:
@@ -124,10 +132,8 @@ class Hooks:
             return {port.name: attacher.xdp_mode(port.ifindex) for port in self.settings.ports}
 
     def _put(self, attacher: Attacher, wanted: Iterable[Point], fds: Mapping[str, int]) -> None:
-        """Whoever takes its hooks speaks again."""
         for point in wanted:
             attacher.attach(point, fds[point.program], self.settings.xdp)
-        _detach(attacher, _mute(self.settings))
 
     def _put_waiting(self, attacher: Attacher, wanted: Iterable[Point]) -> None:
         """Programs of the primary's set, whichever role this node has."""

@@ -122,11 +122,11 @@ class Dataplane:
         self._sets.remove_older(settings.role, compiled, self._maps)
 
     def be_silent(self) -> None:
-        """Primary: from now on nothing leaves the data interfaces, until ``speak_again`` or another role."""
+        """Primary: from now on nothing leaves the data interfaces, until ``speak_again``, in whichever role."""
         self._hooks.be_silent()
 
     def speak_again(self) -> None:
-        """Primary: as before ``be_silent``; nothing when it was not."""
+        """As before ``be_silent``, or before the end of a role without heir; nothing when it was not silent."""
         self._hooks.speak_again()
 
     def forget_heir(self) -> None:

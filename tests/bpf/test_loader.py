@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import struct
 import subprocess
 import time
@@ -13,65 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyroute2 import netns
 
 from aa_cluster.core import persistence, schedule
 from aa_cluster.core.policy import Mark, Ports, Rule
 from aa_cluster.dataplane import kfuncs, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane import programs as loader
-from aa_cluster.dataplane.bpffs import mount_bpffs
 from aa_cluster.dataplane.btf import Btf
 from aa_cluster.dataplane.decisions import PolicyHits
-from aa_cluster.dataplane.flows import HASH_KEY_BYTES
 from aa_cluster.dataplane.maps import open_all
 from aa_cluster.dataplane.object import MapDeclaration, Object, Program
 from aa_cluster.dataplane.plane import Dataplane
-from aa_cluster.dataplane.settings import Member, Port, Settings
+from aa_cluster.dataplane.settings import Member, Settings
 from aa_cluster.errors import DataplaneError, KernelTooOld
+from tests.bpf.conftest import PHYSICAL
 
 pytestmark = pytest.mark.bpf
 
-PHYSICAL, VIRTUAL = b"\2\0\0\0\0\1", b"\2\xaa\0\7\0\0"
 MOV_R0_2 = struct.pack("<BBhi", 0xB7, 0, 0, 2)
 EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
-
-
-@pytest.fixture
-def settings(root: None, object_cache: Path, tmp_path: Path) -> Iterator[Settings]:
-    """One data interface and an HA link in a namespace that is this process's for the test."""
-    name = f"ld{os.getpid()}"
-    mount_bpffs()
-    pins = Path("/sys/fs/bpf/aa-cluster") / name
-    netns.create(name)
-    netns.pushns(name)
-    try:
-        for pair in ("d", "h"):
-            subprocess.run(["ip", "link", "add", f"{pair}0", "type", "veth", "peer", "name", f"{pair}1"], check=True)
-            subprocess.run(["ip", "link", "set", f"{pair}0", "up"], check=True)
-        port = Port(0, "d0", socket.if_nametoindex("d0"), PHYSICAL, VIRTUAL, 1500)
-        yield Settings(
-            role="primary",
-            cluster_id=7,
-            node_id=1,
-            primary_id=1,
-            generation=1,
-            epoch=1,
-            block_key=bytes(16),
-            table_key=bytes(range(HASH_KEY_BYTES)),
-            ports=(port,),
-            ha_ifindex=socket.if_nametoindex("h0"),
-            ha_mac=PHYSICAL,
-            primary_ha_mac=PHYSICAL,
-            xdp="auto",
-            flow_entries=1024,
-            pins=pins,
-            cache=object_cache,
-        )
-    finally:
-        netns.popns()
-        netns.remove(name)
-        loader.remove(pins)
 
 
 def shown(*command: str) -> str:

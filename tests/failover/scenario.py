@@ -17,7 +17,7 @@ from tests.failover.figures import Outcome
 ELECTION = '\n[election]\nkind = "keepalived"\n'
 STREAMS, RATE, FRESH = 1000, 200.0, 20.0
 TOLD = 5
-"""Lost streams whose traces are looked for on every node."""
+"""Lost streams whose traces are looked for on every node, and strays whose times are told."""
 SETTLE = 0.8
 """Seconds the load runs before anything happens."""
 AFTER = 2.0
@@ -61,6 +61,8 @@ class Round:
         for row in lost(mixed, first)[:TOLD]:
             print("\n".join([f"lost: {row}", *autopsy(self.lab, row.port)]))
         claims = strays(self.watch.claims(), reigns)
+        for claim in claims[:TOLD]:
+            print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
         return Outcome(judge(mixed, first), newcomers(arrived, first), claims, found, extra or {})
 
 
