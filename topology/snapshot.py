@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from aa_cluster.topology.lab import Lab
 
@@ -32,15 +33,17 @@ def of_node(lab: Lab, node: str) -> dict[str, object]:
 
 
 def _held(agent: int | None) -> int:
+    """Each once, however many descriptors it has: a view of a map is one more, and made when it is first wanted."""
     if agent is None:
         return 0
-    held = 0
-    for descriptor in os.listdir(f"/proc/{agent}/fd"):
+    held = set()
+    for descriptor in os.listdir(f"/proc/{agent}/fdinfo"):
         try:
-            held += os.readlink(f"/proc/{agent}/fd/{descriptor}").startswith("anon_inode:bpf")
+            lines = Path(f"/proc/{agent}/fdinfo/{descriptor}").read_text().splitlines()
         except FileNotFoundError:
             continue  # closed meanwhile
-    return held
+        held |= {line for line in lines if line.startswith(("map_id:", "prog_id:"))}
+    return len(held)
 
 
 def _said(lab: Lab, node: str, *argv: str) -> str:
