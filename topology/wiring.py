@@ -27,6 +27,8 @@ PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptable
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1"}
+RINGS = "numtxqueues 4 numrxqueues 4"
+"""A ring of a veth has 256 frames: four have the room of a network card's usual one. The sender chooses by flow."""
 
 
 def build_switch(plan: Plan) -> None:
@@ -171,8 +173,8 @@ def _cable(plan: Plan, member: str, interface: str, net: Network, last: int) -> 
     """A veth pair straight between the two namespaces, so no name is ever taken outside."""
     batch(
         [
-            f"link add name {interface} netns {plan.namespace(member)} address {net.mac(last)} type veth "
-            f"peer name {plan.port(member, net)} netns {plan.namespace('switch')}"
+            f"link add name {interface} netns {plan.namespace(member)} address {net.mac(last)} {RINGS} type veth "
+            f"peer name {plan.port(member, net)} netns {plan.namespace('switch')} {RINGS}"
         ]
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from aa_cluster.topology.namespaces import checked
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
-WINDOW = 15.0
+WINDOWS, WINDOW = 3, 7.0
+"""Seconds each, longer than any period of an agent's work. What else the machine does only adds to what a window shows
+(caches, a busy host under a virtual machine), so the least of them is the agent's own."""
 MOST_OF_A_CORE = 0.01
 MOST_MEMORY_MIB = 150
 PROCESS_CLOCK = 2
@@ -58,21 +60,27 @@ def _pin(lab: Lab, cores: set[int]) -> None:
 def _receive_on(lab: Lab, core: int | None) -> None:
     """Receive packet steering (RPS) to that core, or none."""
     mask = 0 if core is None else 1 << core
-    write = f"for queue in /sys/class/net/*/queues/rx-0/rps_cpus; do echo {mask:x} >$queue; done"
+    write = f"for queue in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask:x} >$queue; done"
     for member in ("switch", "node2", "node3"):
         checked(["ip", "netns", "exec", lab.plan.namespace(member), "sh", "-ec", write])
 
 
+def window(pids: Mapping[str, int]) -> list[float]:
+    """The share of a core that each takes."""
+    before, start = [processor_seconds(pid) for pid in pids.values()], time.monotonic()
+    time.sleep(WINDOW)  # the window itself is what is measured
+    seconds = time.monotonic() - start
+    return [(processor_seconds(pid) - was) / seconds for pid, was in zip(pids.values(), before, strict=True)]
+
+
 def test_an_idle_agent_takes_next_to_nothing(apart: Lab) -> None:
-    """Primary and auxiliaries, over the same window; each node's is one process."""
+    """Primary and auxiliaries, over the same windows; each node's is one process."""
     lab = apart
     agents = {node: lab.site(node).pid() for node in lab.plan.node_names}
     pids = {node: pid for node, pid in agents.items() if pid is not None}
     assert len(pids) == 3
-    before, start = {node: processor_seconds(pid) for node, pid in pids.items()}, time.monotonic()
-    time.sleep(WINDOW)  # the window itself is what is measured
-    seconds = time.monotonic() - start
-    shares = {node: (processor_seconds(pid) - before[node]) / seconds for node, pid in pids.items()}
+    windows = [window(pids) for _ in range(WINDOWS)]
+    shares = {node: min(share) for node, share in zip(pids, zip(*windows, strict=True), strict=True)}
     memory = {node: memory_mib(pid) for node, pid in pids.items()}
     for node in pids:
         print(f"{node} at rest: {100 * shares[node]:.2f} % of a core, {memory[node]:.0f} MiB")

@@ -19,7 +19,7 @@ from aa_cluster.topology.view import counters
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
-RATE = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "105000"))
+RATE = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "120000"))
 """SYNs a second that the generator aims at; at least ``WANTED`` must have gone."""
 WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
 AT_ONCE, PATIENCE = 10, 4
@@ -56,12 +56,12 @@ def flooded(make_lab: Callable[..., Lab]) -> Lab:
 def spread(lab: Lab, node: str) -> None:
     """The stack's work of the data interfaces on all cores (RPS), as the queues of a network card spread it.
 
-    A veth has one ring of 256 frames. With RPS only ``steer`` runs before the next frame is taken out of it, so what a
-    flood overruns is the stack's queue, not the packets of steered sessions.
+    With RPS only ``steer`` runs before the next frame is taken out of a ring, so what a flood overruns is the stack's
+    queue, not the packets of steered sessions.
     """
     cores = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
     for net in lab.plan.data:
-        write = f"echo {cores} > /sys/class/net/{net.name}/queues/rx-0/rps_cpus"
+        write = f"for queue in /sys/class/net/{net.name}/queues/rx-*; do echo {cores} >$queue/rps_cpus; done"
         checked(["ip", "netns", "exec", lab.plan.namespace(node), "sh", "-ec", write])  # has the namespace's own /sys
 
 
