@@ -23,7 +23,8 @@ from aa_cluster.dataplane.object import MapDeclaration, Object, Program
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
 
-FLAGS = ("-Werror=implicit-function-declaration", "-Wno-unused-function")
+FLAGS = ("-Werror=implicit-function-declaration", "-Wno-unused-function", "-g0")
+"""Without debug information, which is not used here: a fifth of the time, for the same code."""
 
 
 def compile_object(name: str, defines: list[str]) -> Object:

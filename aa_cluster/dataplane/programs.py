@@ -7,6 +7,7 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aa_cluster.dataplane import direct, kfuncs, syscall
@@ -19,22 +20,34 @@ XDP_OBJECTS = frozenset({"steer", "relinquish"})
 
 
 def load(objects: Mapping[str, Object], maps: Mapping[str, Map]) -> dict[str, int]:
-    """Program name → fd. All or none: on a refusal what was loaded is closed again."""
+    """Program name → fd. All or none: on a refusal what was loaded is closed again.
+
+    The kernel verifies several at a time.
+    """
     modules = kfuncs.module_btf_fds()
-    loaded: dict[str, int] = {}
     try:
-        for name, compiled in objects.items():
-            kind = syscall.PROG_XDP if name in XDP_OBJECTS else syscall.PROG_SCHED_CLS
-            for label, program in compiled.programs.items():
-                loaded[label] = load_one(kind, label, program, maps, modules)
-    except BaseException:
-        for fd in loaded.values():
-            os.close(fd)
-        raise
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="load") as pool:
+            wanted = {
+                label: pool.submit(
+                    load_one,
+                    syscall.PROG_XDP if name in XDP_OBJECTS else syscall.PROG_SCHED_CLS,
+                    label,
+                    program,
+                    maps,
+                    modules,
+                )
+                for name, compiled in objects.items()
+                for label, program in compiled.programs.items()
+            }
+        refused = next((one for one in wanted.values() if one.exception()), None)
+        if refused is not None:
+            for one in wanted.values():
+                if not one.exception():
+                    os.close(one.result())
+        return {label: one.result() for label, one in wanted.items()}
     finally:
         for fd in modules.values():
             os.close(fd)
-    return loaded
 
 
 def load_one(kind: int, name: str, program: Program, maps: Mapping[str, Map], modules: Mapping[str, int]) -> int:

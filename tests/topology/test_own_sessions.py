@@ -27,6 +27,8 @@ pytestmark = pytest.mark.lab
 
 SERVER, CLUSTER_EXT = "10.77.2.100", "10.77.2.1"
 COUNT = 100
+THREE_SYNS = 8.0
+"""Seconds until a client has sent its first SYN and the two after it: one is refused, one may be lost."""
 CURL = ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", f"http://{SERVER}/"]
 
 
@@ -112,10 +114,13 @@ def test_a_port_that_another_node_uses(lab: Lab) -> None:
         until("node2's session", lambda: established(lab, "node2") == 1, 5)
         second = lab.popen("node3", hold)
         try:
-            until("node3's session", lambda: established(lab, "node3") == 1, 5)
+            until("node3's session", lambda: established(lab, "node3") == 1, THREE_SYNS)
             assert established(lab, "node2") == 1
             assert (first.poll(), second.poll()) == (None, None)
         finally:
+            for node in (1, 3):
+                print(f"node{node}:", counters(lab, node) - before[node])
+            print(*(row for row in flows(lab) if row.destination_port == 7070), sep="\n")
             for process in (first, second):
                 process.kill()
                 process.wait(5)
