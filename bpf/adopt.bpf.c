@@ -80,8 +80,21 @@ static __always_inline bool describes(const struct handoff_block *block, struct 
 	       ct_field(ct, __u8, AA_CT_TCP_STATE) < CT_TCP_TIME_WAIT;
 }
 
-/* 1: the entry is there already. 0: there is none (now): one that ended or differs is expired, and the next look-up
- * removes it, since conntrack would otherwise replace it by a decision of its own. */
+/* What the primary says of a tuple is so: what conntrack has there goes, and the next look-up removes it. */
+static __always_inline void expire(struct __sk_buff *skb, struct bpf_sock_tuple *key, struct nf_conn *ct)
+{
+	struct ct_options options;
+
+	ct_change_timeout(ct, 0);
+	ct_release(ct);
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
+	if (ct)
+		ct_release(ct);
+}
+
+/* 1: the entry is there already. 0: there is none (now): conntrack would replace one that ended or differs by a
+ * decision of its own. */
 static __always_inline int present(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
 {
 	struct ct_options options;
@@ -95,12 +108,28 @@ static __always_inline int present(struct __sk_buff *skb, struct bpf_sock_tuple 
 		ct_release(ct);
 		return 1;
 	}
-	ct_change_timeout(ct, 0);
-	ct_release(ct);
-	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
-	if (ct)
-		ct_release(ct);
+	expire(skb, key, ct);
 	return 0;
+}
+
+/* 1: an entry had the tuple that this session's answers come with, and is gone. The primary gives none away twice: it is
+ * of a session that has ended there, or that never reached it. */
+static __always_inline int make_room(struct __sk_buff *skb, const struct handoff_block *block)
+{
+	struct bpf_sock_tuple key = {};
+	struct ct_options options;
+	struct nf_conn *ct;
+
+	key.ipv4.saddr = unmap_ipv4(block->destination);
+	key.ipv4.daddr = unmap_ipv4(block->source);
+	key.ipv4.sport = block->destination_port;
+	key.ipv4.dport = block->source_port;
+	ct_options_init(&options);
+	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	if (!ct)
+		return 0;
+	expire(skb, &key, ct);
+	return 1;
 }
 
 static __always_inline int create(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
@@ -275,8 +304,13 @@ static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block 
 		if (sealed->block.helper && skb->mark != DELIVERED_MARK)
 			return give_to_agent(skb);
 		done = ADOPT_NEW;
-		if (sealed->block.helper || create(skb, &key, &sealed->block))
+		if (sealed->block.helper)
 			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
+		while (create(skb, &key, &sealed->block)) {
+			if (done == ADOPT_EVICTED || !make_room(skb, &sealed->block))
+				return verdict(TC_ACT_SHOT, ADOPT_CLASH);
+			done = ADOPT_EVICTED;
+		}
 	}
 	if (sealed->block.helper)
 		note_control(sealed);

@@ -74,7 +74,8 @@
 	R(54, BLOCK_NODE, adopt, drop, "handoff block for another node or interface") \
 	R(55, BLOCK_MALFORMED, adopt, drop, "handoff block with fields that make no sense") \
 	R(56, BLOCK_TAG, adopt, drop, "handoff block whose tag is wrong") \
-	R(57, ADOPT_CLASH, adopt, drop, "the conntrack entry could not be created: its NAT tuple is taken") \
+	R(57, ADOPT_CLASH, adopt, drop, "the conntrack entry could not be created: its NAT tuple is taken, or the table is full") \
+	R(64, ADOPT_EVICTED, adopt, adopt, "block verified, entry created in the place of one that had its NAT tuple") \
 	R(58, ADOPT_FAILED, adopt, drop, "the block could not be stripped") \
 	R(59, GUARD_NOT_READY, adopt, drop, "no configuration for this interface yet") \
 	R(92, GUARD_ICMP, adopt, pass, "ICMP error about a connection this node has adopted") \
@@ -130,7 +131,7 @@
 	R(177, PULSE_OLD, pulse, drop, "pulse or answer that came before, or an answer to no pulse") \
 	R(178, PULSE_MALFORMED, pulse, drop, "pulse or answer cut short, or of another version, kind or cluster") \
 	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
-	R(190, MUTED, mute, drop, "this node was cut off, and has not asked yet whether it is still the primary") \
+	R(190, MUTED, mute, drop, "this node was cut off and has not asked yet whether it is still the primary, or stands down") \
 	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \

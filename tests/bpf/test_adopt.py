@@ -96,10 +96,21 @@ def test_an_entry_with_another_translation_gives_way(plane: Plane) -> None:
     assert only_entry().reply.destination_port == 50000
 
 
-def test_a_taken_nat_tuple_is_refused(plane: Plane) -> None:
-    entry(tuple_of("10.77.1.55", 1, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 50000))
+@pytest.mark.parametrize("state", ["ESTABLISHED", "TIME_WAIT"])
+def test_an_entry_that_has_its_nat_tuple_gives_way(plane: Plane, state: str) -> None:
+    """The primary gives no tuple away twice: it is what is left of a session that has ended there."""
+    entry(tuple_of("10.77.1.55", 1, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 50000), state=state)
     ran = plane.run("adopt", handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED)))
-    assert (ran.verdict, ran.why) == (TC_SHOT, {"ADOPT_CLASH": 1})
+    assert (ran.verdict, ran.why) == (TC_OK, {"ADOPT_EVICTED": 1})
+    assert (only_entry().original.source_port, only_entry().reply.destination_port) == (ORIGINAL.source_port, 50000)
+
+
+def test_of_two_entries_in_the_way_both_go(plane: Plane) -> None:
+    """One has the session's tuple, the other that of its answers."""
+    entry(ORIGINAL, tuple_of(SERVER, 80, PUBLIC, 50009), state="ESTABLISHED")
+    entry(tuple_of("10.77.1.55", 1, SERVER, 80), tuple_of(SERVER, 80, PUBLIC, 50000), state="ESTABLISHED")
+    assert plane.run("adopt", handed(ORIGINAL, sealed(ORIGINAL, TRANSLATED))).why == {"ADOPT_EVICTED": 1}
+    assert only_entry().reply.destination_port == 50000
     assert len(conntrack.dump()) == 1
 
 
