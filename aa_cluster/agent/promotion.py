@@ -17,6 +17,7 @@ from aa_cluster.agent import attachment, memory
 from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.state import NodeState, PrimaryState
+from aa_cluster.dataplane.flows import CLOSED
 from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
@@ -52,14 +53,16 @@ class Stopwatch:
 
 async def make_entries(context: Context, role: Auxiliary) -> int:
     """The conntrack entries of all flows that this node does not own: it is to go on with them, or must not use their
-    tuples. Gives how many were made; done again, those of flows that have begun since.
+    tuples. Not of those that have closed, which are most where sessions are short: their tuples are free for new ones.
+    Gives how many were made; done again, those of flows that have begun since.
     """
-    return await asyncio.to_thread(context.host.make_entries, await _of_others(role))
+    others = await _of_others(role)
+    return await asyncio.to_thread(context.host.make_entries, others[others["state"] < CLOSED])
 
 
 async def drop_entries(context: Context, role: Auxiliary) -> int:
-    """The same entries go again: this node is not the primary, or no more. They would outlive their sessions by days,
-    and a session that gets one of their tuples could not be adopted here."""
+    """They go again, also those of flows that have closed meanwhile: this node is not the primary, or no more, and they
+    would outlive their sessions by days."""
     return await asyncio.to_thread(context.host.drop_entries, await _of_others(role))
 
 
