@@ -21,7 +21,12 @@ GOES_ON = Limits(worst_ms=100, median_ms=100, again=0)
 
 @pytest.fixture
 def lab(trio: Lab) -> Lab:
+    """Node 1 is the primary: the faults are the others'."""
     restore(trio)
+    first = primary(trio)
+    if first != "node1":
+        assert trio.exec(first, ["aa-cluster", "promote", "node1"]).returncode == 0
+        wait_whole(trio)
     return trio
 
 
