@@ -133,14 +133,15 @@ def _send(pid: int, number: int) -> None:
 
 
 def _wait_all(handles: Mapping[int, int], end_time: float) -> list[int]:
-    left = dict(handles)
-    while left:
-        remaining = end_time - time.monotonic()
-        if remaining <= 0:
-            break
-        ready, _, _ = select.select(list(left.values()), [], [], remaining)
-        left = {pid: handle for pid, handle in left.items() if handle not in ready}
-    return sorted(left)
+    left = {handle: pid for pid, handle in handles.items()}
+    poll = select.poll()
+    for handle in left:
+        poll.register(handle, select.POLLIN)
+    while left and (remaining := end_time - time.monotonic()) > 0:
+        for handle, _ in poll.poll(1000 * remaining):
+            poll.unregister(handle)
+            del left[handle]
+    return sorted(left.values())
 
 
 def _reap(pid: int) -> None:

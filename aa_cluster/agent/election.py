@@ -9,7 +9,7 @@ from typing import Literal
 
 from aa_cluster import log
 from aa_cluster.agent.context import Context
-from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, RESIGNED, Ballot, Keepalived
+from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, RESIGNED, Ballot, Keepalived, behind
 from aa_cluster.core import election
 from aa_cluster.core.election import PathState
 from aa_cluster.errors import StateError
@@ -31,6 +31,7 @@ class Candidate:
         self._keepalived = Keepalived(context.config.paths.run, self._told, context.host.keepalived)
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
+        self._behind = False
 
     @property
     def enabled(self) -> bool:
@@ -46,8 +47,13 @@ class Candidate:
             return f"this node is out of the election: {self._state.out}"
         return self._trouble or self._keepalived.trouble
 
-    async def run_as(self, role: Literal["primary", "auxiliary"], node_id: int, ha_address: str) -> None:
-        """Take part from now on; what keeps it from that is a trouble, not an error: sessions go on without."""
+    async def run_as(
+        self, role: Literal["primary", "auxiliary"], node_id: int, ha_address: str, complete: bool
+    ) -> None:
+        """Take part from now on; what keeps it from that is a trouble, not an error: sessions go on without.
+
+        ``complete``: it has the flow table; until it ``has_caught_up`` it wins only where nobody stands that has.
+        """
         if not self.enabled or self._state.out:
             return
         config, section = self._context.config, self._section
@@ -61,27 +67,36 @@ class Candidate:
             interval=section.advert_ms / 1000,
         )
         try:
-            self._keepalived.play(CHOSEN if role == "primary" else ORDINARY)
+            ordinary = ORDINARY if complete else behind(node_id)
+            self._play(CHOSEN if role == "primary" else ordinary)
+            self._behind = role == "auxiliary" and not complete
             await self._keepalived.run_for(ballot)
             self._trouble = ""
         except (StateError, OSError) as error:
             self._trouble = f"this node takes no part in the election: {error}"
             _log.error("no election", why=str(error))
 
+    def has_caught_up(self) -> None:
+        """An auxiliary has the flow table now."""
+        if self._behind:
+            self._play(ORDINARY)
+
     def favour(self) -> None:
         """The primary hands over to this node: it shall win."""
-        if self.enabled:
-            self._keepalived.play(CHOSEN)
+        self._play(CHOSEN)
 
     def step_aside(self) -> None:
         """This node may not be the primary any more: whoever is shall win."""
-        if self.enabled:
-            self._keepalived.play(ORDINARY)
+        self._play(ORDINARY)
 
     def resign(self) -> None:
         """Say on every path that this node is primary no more; ``run_as`` stands in line again."""
+        self._play(RESIGNED)
+
+    def _play(self, part: int) -> None:
+        self._behind = False
         if self.enabled:
-            self._keepalived.play(RESIGNED)
+            self._keepalived.play(part)
 
     async def leave(self, why: str = "") -> None:
         """Say goodbye on every path. ``why`` bars the node until ``readmit``."""

@@ -33,6 +33,9 @@ RANKS = 12
 CHOSEN, ORDINARY, RESIGNED = 150, 0, -254
 """What is added to the priority: of the primary and of the one it hands over to; of an auxiliary; of who lets go."""
 
+HIGHEST, STEP = 100, 8
+"""The priorities of auxiliaries that have the whole flow table, by rank."""
+
 _STATES: dict[str, PathState] = {"BACKUP": "backup", "MASTER": "master", "FAULT": "fault", "STOP": "unknown"}
 _WORD = re.compile(r'^INSTANCE "(?P<path>[a-z]+)" (?P<state>[A-Z]+) \d+$')
 
@@ -86,17 +89,30 @@ class Ballot:
     interval: float
 
 
+def behind(node_id: int) -> int:
+    """What is added to the priority of an auxiliary that does not have the flow table yet: below all that have it, and
+    among such nodes the order stays."""
+    return max(1, RANKS - 1 - _rank(node_id)) - _priority(node_id)
+
+
+def _rank(node_id: int) -> int:
+    return (node_id - 1) % RANKS
+
+
+def _priority(node_id: int) -> int:
+    return HIGHEST - STEP * _rank(node_id)
+
+
 def configuration(ballot: Ballot, fifo: Path, part: Path) -> str:
     """keepalived.conf. Whoever has the higher priority wins, on every path the same one, and the primary's is above all
     others': nobody takes the role from who lives."""
-    priority = 100 - 8 * ((ballot.node_id - 1) % RANKS)
     instances = "".join(
         _INSTANCE.format(
             path=path,
             interface=interface,
             source=ballot.source,
             router=ballot.router,
-            priority=priority,
+            priority=_priority(ballot.node_id),
             interval=f"{ballot.interval:.2f}",
             number=number,
         )

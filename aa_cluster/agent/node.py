@@ -396,6 +396,7 @@ class Node:
     ) -> Auxiliary:
         role = Auxiliary(self.context, plane, settings, primary, survey, self._rejoin)
         role.on_promotion = self.succession.obey
+        role.sync.on_complete = self.succession.candidate.has_caught_up
         return role
 
     def facts(self, survey: Survey, macs: tuple[bytes, ...]) -> Facts:

@@ -90,7 +90,8 @@ class Succession:
 
     async def _run_for(self, role: Primary | Auxiliary) -> None:
         kind: Literal["primary", "auxiliary"] = "primary" if isinstance(role, Primary) else "auxiliary"
-        await self.candidate.run_as(kind, role.settings.node_id, role.survey.ha_address)
+        complete = not isinstance(role, Auxiliary) or role.sync.complete
+        await self.candidate.run_as(kind, role.settings.node_id, role.survey.ha_address, complete)
 
     # The primary is gone.
 

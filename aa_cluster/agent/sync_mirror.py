@@ -31,6 +31,9 @@ CATCH_UP_SECONDS = 1.0
 VERIFY_FIRST = 0.2
 """After a comparison that found a difference; twice as long each time, up to ``verify_s``."""
 
+TOLD_SECONDS = 0.05
+"""Between two questions whether all has been told."""
+
 BEGIN_PAUSE = 1.0
 """Not longer than this until the table was equal once."""
 
@@ -43,6 +46,8 @@ class SyncMirror:
     """An auxiliary's side. ``ask`` and ``send`` talk to the primary; ``settings``: those of the moment.
 
     ``small``: what the primary said beside the flow table. ``read_events`` takes in what the programs have told.
+    ``complete``: since it began, and under whichever primary, the node has had all of the table at one moment and all
+    changes since, as far as it knows; ``on_complete`` is called once it is so.
     """
 
     def __init__(
@@ -71,12 +76,15 @@ class SyncMirror:
         self._lost = 0
         self._suspects: frozenset[int] = frozenset()
         self._fresh = False
+        self._told = False
         self._differing: int | None = None
         self._verified = 0.0
         self._synced: float | None = None
         self._began = 0.0
         self._took = 0.0
         self.small = SmallKeeper(plane)
+        self.complete = not self.on
+        self.on_complete: Callable[[], None] = lambda: None
 
     @property
     def on(self) -> bool:
@@ -158,6 +166,7 @@ class SyncMirror:
             if isinstance(answer, control.SyncAnswer) and answer.generation == self._settings().generation:
                 await self._plane.call(mirror.forget, answer.position, answer.generation)
                 self._asked_to, self._fresh, self._suspects = answer.position, True, frozenset()
+                self._told = False
                 self._check.set()
         finally:
             self._beginning = False  # when it failed, the next heartbeat begins again
@@ -214,21 +223,48 @@ class SyncMirror:
 
     async def _verify(self) -> bool:
         """Compares with the primary's table; what differs twice in a row, or at the begin, is told again by it."""
+        told = self._told
         answer = await self._ask(control.DigestAsk(_nonce(), self._settings().node_id), ASK_SECONDS)
         if not isinstance(answer, control.DigestAnswer) or self._beginning:
             return True
         await self._catch_up(answer.position)
+        if told:
+            self._be_complete()
         differing = await self._plane.call(self._compare_with, np.frombuffer(answer.digests, "<u8"))
         self._differing, self._verified = len(differing), self._context.clock()
         wrong = differing if self._fresh else differing & self._suspects
         self._suspects, self._fresh = differing, False
         if wrong:
-            await self._ask(control.RepairAsk(_nonce(), self._settings().node_id, tuple(sorted(wrong))), ASK_SECONDS)
+            await self._have_told(wrong)
+        if not differing:
+            self._be_complete()
         if not differing and self._synced is None:
             self._synced = self._context.clock()
             self._took = self._synced - self._began
             _log.info("the flow table is the primary's", took=round(self._took, 3))
         return not differing
+
+    async def _have_told(self, blocks: frozenset[int]) -> None:
+        """The primary tells these again. A node that has never had the whole table waits until it has told all: when
+        the journal up to then has come, nothing is missing, however much changes meanwhile and so differs."""
+        waiting = await self._repair(tuple(sorted(blocks)))
+        while not self.complete and waiting:
+            await asyncio.sleep(TOLD_SECONDS)
+            waiting = await self._repair(())
+        if not self.complete:
+            self._told = True
+            self._check.set()
+
+    async def _repair(self, blocks: tuple[int, ...]) -> int:
+        """How many the primary has still to tell."""
+        answer = await self._ask(control.RepairAsk(_nonce(), self._settings().node_id, blocks), ASK_SECONDS)
+        return answer.waiting if isinstance(answer, control.RepairAck) else 0
+
+    def _be_complete(self) -> None:
+        if not self.complete:
+            self.complete = True
+            _log.info("nothing of the flow table is missing", after=round(self._context.clock() - self._began, 3))
+            self.on_complete()
 
     def _compare_with(self, theirs: np.ndarray) -> frozenset[int]:
         """In the dataplane's thread."""

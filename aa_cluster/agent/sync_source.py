@@ -146,11 +146,11 @@ class SyncSource:
             await self._asked.wait()
             while self._blocks:
                 block = next(iter(self._blocks))
-                del self._blocks[block]
                 sender.rejournal(block * DIGEST_BLOCK, (block + 1) * DIGEST_BLOCK - 1, free=True)
                 while sender.pending():
                     sender.flush(FRAMES_A_TURN)
                     await asyncio.sleep(REPAIR_PAUSE)
+                del self._blocks[block]
             self._asked.clear()
 
     # What operators see.

@@ -59,8 +59,10 @@ def test_a_silent_primary(primary: Dataplane, settings: Settings) -> None:
     primary.speak_again()
     assert gets_out()
     primary.be_silent()
-    Dataplane(settings).start()  # as an agent that begins anew
+    second = Dataplane(settings)  # as an agent that begins anew
+    second.start()
     assert gets_out()
+    second.stop()
 
 
 @pytest.mark.parametrize("silent_before", [False, True])

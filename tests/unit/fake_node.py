@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,13 +280,21 @@ class FakeProber:
         pass
 
 
+def pipe_of(owner: object) -> tuple[int, int]:
+    """Both ends, the first does not block; closed when its owner is no more."""
+    ends = os.pipe()
+    os.set_blocking(ends[0], False)
+    for end in ends:
+        weakref.finalize(owner, os.close, end)
+    return ends
+
+
 class FakeCarriers:
     """Every link but the ``lost`` has a carrier; ``tell`` changes one."""
 
     def __init__(self, interfaces: Collection[int], lost: Collection[int] = ()) -> None:
         self._all = {ifindex: ifindex not in lost for ifindex in interfaces}
-        self._pipe = os.pipe()
-        os.set_blocking(self._pipe[0], False)
+        self._pipe = pipe_of(self)
         self._told: list[tuple[int, bool]] = []
 
     def tell(self, ifindex: int, up: bool) -> None:
@@ -313,8 +322,7 @@ class FakeWatch:
     def __init__(self) -> None:
         self.overrun = False
         self._seen: list[Sighting] = []
-        self._pipe = os.pipe()
-        os.set_blocking(self._pipe[0], False)
+        self._pipe = pipe_of(self)
 
     def see(self, ifindex: int, address: str, mac: bytes) -> None:
         self._seen.append(Sighting(ifindex, address, mac))
@@ -358,8 +366,7 @@ class Machine:
         self.log: list[str] = []
         self.events: list[Any] = []
         self.neighbours: list[tuple[int, str, bytes]] = []
-        self.pipe = os.pipe()
-        os.set_blocking(self.pipe[0], False)
+        self.pipe = pipe_of(self)
         self.watch = FakeWatch()
         self.deaf: set[tuple[int, int]] = set()
         self.voiceless = False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aa_cluster.agent.keepalived import CHOSEN, Ballot, configuration, heard
+from aa_cluster.agent.keepalived import CHOSEN, Ballot, behind, configuration, heard
 from aa_cluster.core import election
 from aa_cluster.core.election import Barred, Election, Event, PathState, Stand, Told, Waited, WaitUntil
 
@@ -95,12 +95,22 @@ def test_configuration_has_an_instance_a_path() -> None:
     assert text.count("mcast_src_ip 10.77.0.101") == 2
 
 
+def priority(node_id: int) -> int:
+    text = configuration(ballot(node_id), Path("/f"), Path("/p"))
+    return int(text.split("priority ")[2].split()[0])
+
+
+def test_who_lacks_the_table_stands_behind_all_who_have_it() -> None:
+    have = [priority(node_id) for node_id in range(1, 13)]
+    lack = [priority(node_id) + behind(node_id) for node_id in range(1, 13)]
+    assert max(lack) < min(have)
+    assert min(lack) >= 1
+    assert lack == sorted(lack, reverse=True), "the same order"
+
+
 def test_priorities_differ_and_stay_in_range_with_everything_added() -> None:
     """1 to 254 (RFC 5798, 5.2.4); 255 is the owner of an address, which nobody is."""
-    found = []
-    for node_id in range(1, 13):
-        text = configuration(ballot(node_id), Path("/f"), Path("/p"))
-        found.append(int(text.split("priority ")[2].split()[0]))
+    found = [priority(node_id) for node_id in range(1, 13)]
     assert len(set(found)) == 12
     assert min(found) >= 1
     assert max(found) < min(found) + CHOSEN, "the primary's is above all others'"

@@ -11,7 +11,7 @@ import pytest
 
 from aa_cluster.agent import views
 from aa_cluster.agent.auxiliary import Auxiliary
-from aa_cluster.agent.keepalived import CHOSEN, ORDINARY
+from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, behind
 from aa_cluster.agent.link import Peer
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.primary import Primary
@@ -416,6 +416,26 @@ def part(machine: Machine) -> int:
 
 async def trouble(node: Node) -> str:
     return "; ".join((await views.status(node)).problems)
+
+
+async def test_without_the_flow_table_it_stands_behind_the_others(polls: Polls) -> None:
+    machine, node = await polls.two()
+    role = auxiliary_of(node)
+    role.sync.complete = False
+    await node.succession.candidate.run_as("auxiliary", 2, machine.address, role.sync.complete)
+    assert part(machine) == behind(2)
+    role.sync.complete = True
+    role.sync.on_complete()
+    assert part(machine) == ORDINARY
+
+
+async def test_whoever_is_to_be_primary_does_not_fall_back_when_it_has_caught_up(polls: Polls) -> None:
+    machine, node = await polls.two()
+    role = auxiliary_of(node)
+    await node.succession.candidate.run_as("auxiliary", 2, machine.address, False)
+    node.succession.candidate.favour()
+    role.sync.on_complete()
+    assert part(machine) == CHOSEN
 
 
 async def test_when_all_paths_say_so_it_is_promoted(polls: Polls) -> None:

@@ -78,6 +78,8 @@ class Primary:
     asked: list[control.Request] = field(default_factory=list)
     sent: list[AnyMessage] = field(default_factory=list)
     heals: bool = True
+    still: list[int] = field(default_factory=list)
+    """What waits to be told, by question."""
 
     async def ask(self, request: control.Request, timeout: float | None) -> AnyMessage:
         self.asked.append(request)
@@ -87,8 +89,9 @@ class Primary:
             case control.DigestAsk():
                 return control.DigestAnswer(request.nonce, self.position, self.digests.tobytes())
             case control.RepairAsk():
-                self.plane.table = self.digests.copy()
-                return control.RepairAck(request.nonce, 0)
+                if self.heals:
+                    self.plane.table = self.digests.copy()
+                return control.RepairAck(request.nonce, self.still.pop(0) if self.still else 0)
         raise AssertionError(request)
 
     def send(self, message: AnyMessage) -> None:
@@ -147,6 +150,33 @@ async def test_a_fresh_node_has_all_that_differs_told_at_once() -> None:
     status = await sync.answer(control.SyncStatusAsk(bytes(8)))
     assert isinstance(status, control.SyncStatusAnswer)
     assert (status.differing, status.lag, status.flows) == (0, 0, 7)
+    await sync.stop()
+
+
+async def test_it_has_all_when_all_was_told_though_much_changes() -> None:
+    """Where sessions come and go all the time some block differs at every comparison."""
+    primary = Primary(FakePlane(), np.array([1, 0, 2, 0], "<u8"), position=70, heals=False, still=[2, 1, 0])
+    primary.plane.mirror.gone.clear()
+    sync = made(primary)
+    called: list[int] = []
+    sync.on_complete = lambda: called.append(len(primary.repairs()))
+    assert not sync.complete
+    sync.start()
+    sync.heard(beat(70))
+    await until(lambda: sync.complete)
+    assert primary.repairs()[:3] == [(0, 2), (), ()]
+    assert called == [3]
+    assert sync._synced is None, "never seen equal"
+    await sync.stop()
+
+
+async def test_it_has_all_when_nothing_differs() -> None:
+    primary = Primary(FakePlane(), position=70)
+    sync = made(primary)
+    sync.start()
+    sync.heard(beat(70))
+    await until(lambda: sync.complete)
+    assert primary.repairs() == []
     await sync.stop()
 
 
