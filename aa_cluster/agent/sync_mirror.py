@@ -46,8 +46,8 @@ class SyncMirror:
     """An auxiliary's side. ``ask`` and ``send`` talk to the primary; ``settings``: those of the moment.
 
     ``small``: what the primary said beside the flow table. ``read_events`` takes in what the programs have told.
-    ``complete``: since it began, and under whichever primary, the node has had all of the table at one moment and all
-    changes since, as far as it knows; ``on_complete`` is called once it is so.
+    ``complete``: since this began, and under whichever primary, the node has had all of the table at one moment and all
+    changes since, as far as it knows; ``on_complete`` is called when it is so for the first time.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class SyncMirror:
         self._suspects: frozenset[int] = frozenset()
         self._fresh = False
         self._told = False
+        self._round: asyncio.Task[bool] | None = None
         self._differing: int | None = None
         self._verified = 0.0
         self._synced: float | None = None
@@ -161,6 +162,8 @@ class SyncMirror:
         """The primary says where it stands; what was before shows in the digests, which are compared at once."""
         mirror = self._plane.plane.mirror
         self._synced, self._differing, self._began = None, None, self._context.clock()
+        if self._round is not None:
+            self._round.cancel()  # it may wait for the answer of a primary that is no more
         try:
             answer = await self._ask(control.SyncAsk(_nonce(), self._settings().node_id), None)
             if isinstance(answer, control.SyncAnswer) and answer.generation == self._settings().generation:
@@ -213,11 +216,17 @@ class SyncMirror:
             except TimeoutError:
                 pause = 2 * pause
             self._check.clear()
+            self._round = asyncio.create_task(self._verify(), name="verify")
             try:
-                equal = await self._verify()
+                equal = await self._round
             except AaError as error:
                 _log.debug("digests not compared", why=error.message)
                 equal = True
+            except asyncio.CancelledError:
+                mine = asyncio.current_task()
+                if mine is None or mine.cancelling():
+                    raise
+                equal = False  # a journal begins: that round is void
             most = self._section.verify_s if self._synced is not None else min(BEGIN_PAUSE, self._section.verify_s)
             pause = most if equal else min(pause, most)
 
@@ -229,7 +238,7 @@ class SyncMirror:
             return True
         await self._catch_up(answer.position)
         if told:
-            self._be_complete()
+            self._have_all()
         differing = await self._plane.call(self._compare_with, np.frombuffer(answer.digests, "<u8"))
         self._differing, self._verified = len(differing), self._context.clock()
         wrong = differing if self._fresh else differing & self._suspects
@@ -237,21 +246,17 @@ class SyncMirror:
         if wrong:
             await self._have_told(wrong)
         if not differing:
-            self._be_complete()
-        if not differing and self._synced is None:
-            self._synced = self._context.clock()
-            self._took = self._synced - self._began
-            _log.info("the flow table is the primary's", took=round(self._took, 3))
+            self._have_all()
         return not differing
 
     async def _have_told(self, blocks: frozenset[int]) -> None:
-        """The primary tells these again. A node that has never had the whole table waits until it has told all: when
-        the journal up to then has come, nothing is missing, however much changes meanwhile and so differs."""
+        """The primary tells these again. A node that begins waits until it has told all: when the journal up to then
+        has come, nothing is missing, however much changes meanwhile and so differs."""
         waiting = await self._repair(tuple(sorted(blocks)))
-        while not self.complete and waiting:
+        while self._synced is None and waiting:
             await asyncio.sleep(TOLD_SECONDS)
             waiting = await self._repair(())
-        if not self.complete:
+        if self._synced is None:
             self._told = True
             self._check.set()
 
@@ -260,10 +265,13 @@ class SyncMirror:
         answer = await self._ask(control.RepairAsk(_nonce(), self._settings().node_id, blocks), ASK_SECONDS)
         return answer.waiting if isinstance(answer, control.RepairAck) else 0
 
-    def _be_complete(self) -> None:
+    def _have_all(self) -> None:
+        if self._synced is None:
+            self._synced = self._context.clock()
+            self._took = self._synced - self._began
+            _log.info("the flow table is the primary's", took=round(self._took, 3))
         if not self.complete:
             self.complete = True
-            _log.info("nothing of the flow table is missing", after=round(self._context.clock() - self._began, 3))
             self.on_complete()
 
     def _compare_with(self, theirs: np.ndarray) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aa_cluster.api import Flows, NodeRow, Nodes
+from aa_cluster.api import Flows, NodeRow, Nodes, Sync
 from aa_cluster.errors import AaError, TimeoutReached
 from aa_cluster.topology import agreement
 from aa_cluster.topology.deadline import until
@@ -64,7 +64,8 @@ def wait_whole(lab: Lab, count: int | None = None, timeout: float = PATIENCE) ->
 
 
 def restore(lab: Lab) -> None:
-    """Whatever a round that failed has left: every node on, its agent running, its links whole, everybody active."""
+    """Whatever a round that failed has left: every node on, its agent running, its links whole, everybody active, and
+    with the whole flow table: of two that die at once one may be the only other that has it."""
     for node in lab.plan.node_names:
         if not lab.powered(node):
             lab.revive(node)
@@ -72,6 +73,12 @@ def restore(lab: Lab) -> None:
             lab.restart_agent(node)
         lab.heal(node)
     wait_whole(lab, timeout=30)
+    until("everybody to have the flow table", lambda: synchronised(lab), PATIENCE)
+
+
+def synchronised(lab: Lab) -> bool:
+    rows = ask(lab, primary(lab), "sync", Sync).nodes
+    return all(row.state in ("source", "equal", "differing", "behind") for row in rows)
 
 
 def tables_differ(lab: Lab) -> list[str]:

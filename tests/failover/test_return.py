@@ -91,7 +91,7 @@ def test_two_at_once(lab: Lab, with_primary: bool, rounds: int, figures: Figures
             figures.add(scenario, run.end(reigns))
         for node in victims:
             lab.revive(node)
-        wait_whole(lab)
+        restore(lab)
     figures.judge(scenario, BOTH_DIE if with_primary else DIES)
 
 

@@ -166,7 +166,27 @@ async def test_it_has_all_when_all_was_told_though_much_changes() -> None:
     await until(lambda: sync.complete)
     assert primary.repairs()[:3] == [(0, 2), (), ()]
     assert called == [3]
-    assert sync._synced is None, "never seen equal"
+    assert sync._differing
+    await sync.stop()
+
+
+async def test_a_primary_that_is_gone_is_not_waited_for() -> None:
+    """A repair is under way when another node becomes primary: its answer never comes."""
+    primary = Primary(FakePlane(), np.array([1, 0, 2, 0], "<u8"), position=70, heals=False, still=[1] * 100)
+    primary.plane.mirror.gone.clear()
+    sync = made(primary)
+    sync.start()
+    sync.heard(beat(70))
+    await until(lambda: len(primary.repairs()) > 2)
+    primary.still.clear()
+    primary.heals = True
+    never = asyncio.get_running_loop().create_future()
+    answer, primary.ask = primary.ask, lambda request, timeout: never  # type: ignore[method-assign]
+    sync._ask = primary.ask
+    await asyncio.sleep(0.1)
+    sync._ask = answer
+    assert isinstance(await sync.answer(control.ResyncTell(bytes(8))), control.ResyncAck)
+    await until(lambda: sync.complete)
     await sync.stop()
 
 
