@@ -91,6 +91,8 @@ class Primary:
         self.heir = 0
         """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None
+        self.outranked = asyncio.Event()
+        """A primary of a later generation was heard."""
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
         self._commands: asyncio.Queue[Command | SetPolicy | Callable[[], None]] = asyncio.Queue()
@@ -394,6 +396,7 @@ class Primary:
             _log.error("another primary is on the HA link", node=beat.name, address=peer.address)
         self.rival = (f"{beat.name} at {peer.address}", self.context.clock())
         if promotion.outranks(beat, self.members.generation, self.members.self_id):
+            self.outranked.set()
             self.on_outranked(beat, peer)
 
     # Heartbeats.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -199,9 +200,10 @@ class Succession:
         self._tasks.start(self._flee(role), "own link")
 
     async def _flee(self, role: Primary) -> None:
+        """One that is cut off from all networks can hand nothing over, and will be replaced."""
         await asyncio.sleep(UNPLUGGED_SECONDS)
         for node in sorted(role.members.reachable(), key=lambda node: node.id):
-            if self._node.role is not role or not role.lookout.unplugged():
+            if self._node.role is not role or not role.lookout.unplugged() or role.lookout.isolated():
                 return
             if node.id == role.members.self_id or node.state != "active":
                 continue
@@ -235,7 +237,7 @@ class Succession:
             asked += 1
             if role.silent or self._node.role is not role:
                 return
-        async with self._silence:
+        async with self._node.changing, self._silence:
             if not role.silent and self._node.role is role:
                 await role.plane.call(role.plane.plane.speak_again)
                 self.candidate.favour()
@@ -259,7 +261,7 @@ class Succession:
             role.lookout.watch(())
             try:
                 await role.plane.call(role.plane.plane.set_draining, others)
-                await self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS)
+                await self._unless_outranked(role, self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS))
                 await role.plane.call(role.plane.plane.set_heir, heir.id)
                 head = await role.plane.call(role.plane.plane.sent_up_to)
                 go = control.PromoteGo(_nonce(), role.survey.physical, head)
@@ -296,6 +298,18 @@ class Succession:
         if not isinstance(answer, control.PromoteAck):
             raise StateError(f"{address} answered {type(answer).__name__}", "try again")
         return answer
+
+    async def _unless_outranked(self, role: Primary, asking: Coroutine[None, None, control.PromoteAck]) -> None:
+        """``StateError`` as soon as a primary of a later generation is heard: this node is to stand down."""
+        tasks = (asyncio.create_task(asking), asyncio.create_task(role.outranked.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():
+                raise StateError("another node has become primary")
+            await tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _forget_heir(self, auxiliary: Auxiliary) -> None:
         await asyncio.sleep(HEIR_SECONDS)

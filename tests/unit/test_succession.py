@@ -353,6 +353,22 @@ async def test_of_two_primaries_one_stands_down(
     assert not [line for line in diary if line.startswith(f"{stays.name}: change_role")]
 
 
+async def test_a_hand_over_that_is_under_way_does_not_keep_it_from_standing_down(segment: Segment) -> None:
+    """Its question went out while it was cut off, and nobody has answered."""
+    _, primary = await segment.primary()
+    second, successor = await segment.auxiliary(2)
+    await know_each_other(successor)
+    role = role_of(primary)
+    segment.hub.lost = lambda sender, datagram: sender == second.address
+    asked = asyncio.create_task(hand_over(primary, "node2"))
+    await until(lambda: primary.changing.locked())
+    beat = control.PrimaryBeat(9, "node9", 50, 1, "roundrobin", "", bytes(6), ())
+    role.on_message(beat, Peer("10.77.0.109", bytes(8)))
+    with pytest.raises(StateError, match="another node has become primary"):
+        await asked
+    await until(lambda: isinstance(primary.role, Auxiliary))
+
+
 async def test_a_table_that_cannot_be_emptied_does_not_keep_it_from_joining(segment: Segment) -> None:
     segment.hub.lost = lambda sender, datagram: True
     _, primary = await founded(segment, 1, 2)
