@@ -119,19 +119,20 @@ class SyncSource:
         return None
 
     async def _pump(self) -> None:
-        """Sends what pends, every ``interval_ms`` while anything does, unless new sessions take it along."""
+        """Sends what has pended for an ``interval_ms``: what new sessions have not taken along by then. They take a
+        frame each, and a sweep, a repair or a take-over may write thousands of entries at once."""
         interval = self._section.interval_ms / 1000
         sender = self._plane.plane.sender
         loop = asyncio.get_running_loop()
         while True:
-            quiet, sent = loop.time(), sender.cursor()
+            quiet, seen = loop.time(), sender.cursor()
             while loop.time() - quiet < LINGER_SECONDS or not sender.arm():
-                pending, carried = sender.pending(), sender.cursor() != sent
-                if pending and not carried:
+                head = sender.head()
+                if sender.pending() and sender.cursor() < seen:
                     sender.flush(FRAMES_A_TURN)
-                if pending or carried:
+                if head != seen or sender.pending():
                     quiet = loop.time()
-                sent = sender.cursor()
+                seen = head
                 await asyncio.sleep(interval)
             self.on_quiet()
             await self._rung.wait()
