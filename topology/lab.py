@@ -81,8 +81,9 @@ class Lab:
         far: bool = False,
         extra: str = "",
         election: bool = False,
+        rings: int = 1,
     ) -> None:
-        self.plan = Plan(name, nodes, tuple(networks), far)
+        self.plan = Plan(name, nodes, tuple(networks), far, rings)
         usual = "dmz" if "dmz" in self.plan.networks else "default"
         self.ruleset = rulesets.text(usual) if ruleset is None else ruleset
         self.joined = nodes if joined is None else joined

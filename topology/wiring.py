@@ -27,8 +27,6 @@ PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptable
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1"}
-RINGS = "numtxqueues 4 numrxqueues 4"
-"""A ring of a veth has 256 frames: four have the room of a network card's usual one. The sender chooses by flow."""
 
 
 def build_switch(plan: Plan) -> None:
@@ -171,10 +169,11 @@ def _namespace(plan: Plan, member: str, sysctls: dict[str, str]) -> None:
 
 def _cable(plan: Plan, member: str, interface: str, net: Network, last: int) -> None:
     """A veth pair straight between the two namespaces, so no name is ever taken outside."""
+    rings = f"numtxqueues {plan.rings} numrxqueues {plan.rings}"
     batch(
         [
-            f"link add name {interface} netns {plan.namespace(member)} address {net.mac(last)} {RINGS} type veth "
-            f"peer name {plan.port(member, net)} netns {plan.namespace('switch')} {RINGS}"
+            f"link add name {interface} netns {plan.namespace(member)} address {net.mac(last)} {rings} type veth "
+            f"peer name {plan.port(member, net)} netns {plan.namespace('switch')} {rings}"
         ]
     )
 

@@ -36,6 +36,8 @@ table netdev silent {{
 }}
 """
 """The host under attack does not answer: cores that would make answers make the attack here."""
+RINGS = 4
+"""Of each cable: room for a thousand frames, as a network card has."""
 SWEEP = 3
 """Seconds until a sweep has seen what is old."""
 
@@ -43,7 +45,7 @@ SWEEP = 3
 @pytest.fixture(scope="module")
 def flooded(make_lab: Callable[..., Lab]) -> Lab:
     """Nodes with a way to the world outside, which is where the random sources seem to be."""
-    lab = make_lab(3)
+    lab = make_lab(3, rings=RINGS)
     short = {f"net/netfilter/nf_conntrack_tcp_timeout_{name}": str(HALF_OPEN) for name in ("syn_sent", "syn_recv")}
     for node in lab.plan.node_names:
         write_sysctls(lab.plan.path(node), short)
