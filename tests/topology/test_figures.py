@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import checked
+from tests.topology.conftest import all_active
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -40,15 +42,15 @@ def memory_mib(pid: int) -> float:
 
 
 @pytest.fixture
-def apart(lab: Lab) -> Iterator[Lab]:
-    """The agents on one core; what the switch and the auxiliaries' kernels do with a frame on another, as it is where
-    each is a machine of its own. Else their work for a pulse is done inside the system call that sends it."""
-    every = os.sched_getaffinity(0)
+def apart(make_lab: Callable[..., Lab]) -> Lab:
+    """The agents on one core, cables with the room of a network card's rings; what the switch and the auxiliaries'
+    kernels do with a frame on another core, as it is where each is a machine of its own. Else their work for a pulse is
+    done inside the system call that sends it."""
+    lab, every = make_lab(3, rings=4), os.sched_getaffinity(0)
+    until("all nodes to be active", lambda: all_active(lab, 3), 5)
     _pin(lab, {min(every)})
     _receive_on(lab, max(every))
-    yield lab
-    _receive_on(lab, None)
-    _pin(lab, every)
+    return lab
 
 
 def _pin(lab: Lab, cores: set[int]) -> None:
@@ -57,10 +59,9 @@ def _pin(lab: Lab, cores: set[int]) -> None:
             os.sched_setaffinity(int(task.name), cores)
 
 
-def _receive_on(lab: Lab, core: int | None) -> None:
-    """Receive packet steering (RPS) to that core, or none."""
-    mask = 0 if core is None else 1 << core
-    write = f"for queue in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask:x} >$queue; done"
+def _receive_on(lab: Lab, core: int) -> None:
+    """Receive packet steering (RPS) to that core."""
+    write = f"for queue in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {1 << core:x} >$queue; done"
     for member in ("switch", "node2", "node3"):
         checked(["ip", "netns", "exec", lab.plan.namespace(member), "sh", "-ec", write])
 
