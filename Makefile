@@ -11,7 +11,7 @@ PYTEST := $(PYTHON) -m pytest
 help:
 	@echo "make setup   install packages and make .venv (as root the first time; then instant)"
 	@echo "make demo    three gateways in network namespaces, hundreds of sessions, what happened (root)"
-	@echo "make test    every test (root; about eighteen minutes)"
+	@echo "make test    every test (root; about twenty minutes)"
 	@echo "make failover  every failover scenario ROUNDS=5 times under a thousand streams, its figures in a table (root)"
 	@echo "make check   lint, types, BPF warnings, fast tests (under a minute)"
 	@echo "make bench   measure ours and the alternatives into docs/bench (root; fifteen minutes on an idle machine)"

@@ -116,15 +116,18 @@ static __always_inline int present(struct __sk_buff *skb, struct bpf_sock_tuple 
  * of a session that has ended there, or that never reached it. */
 static __always_inline int make_room(struct __sk_buff *skb, const struct handoff_block *block)
 {
-	struct bpf_sock_tuple key = {};
+	struct bpf_sock_tuple key;
 	struct ct_options options;
+	struct tuple answers = {};
 	struct nf_conn *ct;
 
-	key.ipv4.saddr = unmap_ipv4(block->destination);
-	key.ipv4.daddr = unmap_ipv4(block->source);
-	key.ipv4.sport = block->destination_port;
-	key.ipv4.dport = block->source_port;
-	ct_options_init(&options);
+	__builtin_memcpy(answers.saddr, block->destination, 16);
+	__builtin_memcpy(answers.daddr, block->source, 16);
+	answers.sport = block->destination_port;
+	answers.dport = block->source_port;
+	answers.protocol = block->protocol;
+	answers.family = block->family;
+	ct_question(&key, &options, &answers);
 	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
 		return 0;
