@@ -249,6 +249,30 @@ def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: f
         yield Pulses(process)
 
 
+class Standstill:
+    """The watch over the machine's cores; ``stop`` ends it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def stop(self) -> float:
+        """The longest time that a core stood still, in ms: no figure of time is known better than that."""
+        out, complaint = self._process.communicate(timeout=10)
+        if not out:
+            raise LabError(f"the watch over the cores ended: {complaint.strip()[-800:]}")
+        return max((late for _, _, late in msgspec.json.decode(out, type=list[tuple[int, float, float]])), default=0.0)
+
+
+@contextmanager
+def standstill(hosts: Hosts, host: str = "client") -> Iterator[Standstill]:
+    """How long this machine's cores are away while the block runs (``traffic/standstill.py``)."""
+    with _running(hosts, host, program("standstill")) as process:
+        ready = process.stdout.readline() if process.stdout else ""
+        if ready != "ready\n":
+            raise LabError(f"the watch over the cores did not start: {process.communicate()[1].strip()[-800:]}")
+        yield Standstill(process)
+
+
 class FloodReport(msgspec.Struct, frozen=True):
     """Frames that left the host, and how long that took."""
 
@@ -345,10 +369,14 @@ class TalkReport(msgspec.Struct, frozen=True):
 
 
 class Talks:
-    """Sessions of every temper, open; ``stop`` gives what client and server counted, by kind."""
+    """Sessions of every temper, open; ``stop`` gives what client and server counted, by kind.
 
-    def __init__(self, client: subprocess.Popen[str], server: subprocess.Popen[str]) -> None:
-        self._both = client, server
+    ``stood_still_ms``: after ``stop``, the longest that a core of this machine was away meanwhile.
+    """
+
+    def __init__(self, client: subprocess.Popen[str], server: subprocess.Popen[str], still: Standstill) -> None:
+        self._both, self._still = (client, server), still
+        self.stood_still_ms = 0.0
 
     def speak(self) -> None:
         """The silent ones say a line: those of the server before those of the client."""
@@ -359,6 +387,7 @@ class Talks:
         for process in self._both:
             _tell(process, "stop")
         client, server = (_line(process, dict[str, TalkReport]) for process in self._both)
+        self.stood_still_ms = self._still.stop()
         return client, server
 
 
@@ -387,4 +416,5 @@ def talks(
         with _running(hosts, client, argv) as opening:
             if (opening.stdout.readline() if opening.stdout else "") != "open\n":
                 raise LabError(f"the talks did not open: {opening.communicate()[1].strip()[-800:]}")
-            yield Talks(opening, serving)
+            with standstill(hosts, client) as still:
+                yield Talks(opening, serving, still)

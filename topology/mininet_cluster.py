@@ -29,7 +29,7 @@ from aa_cluster.topology import leftovers, processes, rulesets, services
 from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
-from aa_cluster.topology.wiring import FORWARD, QUIET, poll
+from aa_cluster.topology.wiring import FORWARD, QUIET, offload, poll
 
 READY = 30.0
 
@@ -102,7 +102,7 @@ class MininetCluster:
     def _start_host(self, host: str, net: Network) -> None:
         address, gateway = f"{net.address(HOST)}/24", net.address(CLUSTER_HOST)
         self._configure(host, [f"addr add {address} dev eth0", f"route add default via {gateway}"], QUIET)
-        checked([*enter(self.path(host)), "ethtool", "-K", "eth0", "tx", "off"])
+        offload(self.path(host), ["eth0"], "tx off gro on")
         argv = [*enter(self.path(host)), *services.nginx(self.run / host, host)]
         processes.spawn(argv, environment(self.mark), self.run / host / "nginx.log")
 
@@ -112,6 +112,7 @@ class MininetCluster:
             for net in self.plan.all_networks
         ]
         self._configure(node, lines, QUIET | FORWARD)
+        offload(self.path(node), [net.name for net in self.plan.all_networks], "gro on")
         if index > 1:
             self._links(node, "down")
         checked([*enter(self.path(node)), "nft", "-f", "-"], rulesets.text("default"))

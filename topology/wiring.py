@@ -7,6 +7,11 @@ off`` too), and it polls its receive ring: it carries an
 XDP program that passes everything. GRO alone does not do: veth then takes what the node's XDP sends back with XDP_TX,
 but wakes the poller only for a port that has a program (``veth_xdp_flush``), so packets lie in the ring.
 
+Every other end of a cable polls its ring, too (``gro on``), so packets stay in order as they do in one queue of a real
+NIC. Without, veth puts a packet into the backlog of the core that sends it: what a host's softirq sends (SYN-ACK) and
+what its application sends next from another core overtake each other, and to conntrack a FIN before the SYN-ACK is
+invalid. (Labs with several rings a cable keep no order anyway.)
+
 The switch ports of a node's data links start down. They are raised once the node's guard is attached (or for the
 primary, before it joins): every node carries the cluster's address, and until then it would answer ARP for it.
 """
@@ -57,7 +62,9 @@ def build_host(plan: Plan, host: str) -> None:
         ],
         plan.namespace(host),
     )
-    checked([*enter(plan.path(host)), "ethtool", "-K", "eth0", "tx", "off"])
+    offload(plan.path(host), ["eth0"], "tx off")
+    _keep_order(plan, host, "eth0")
+    _keep_order(plan, "switch", plan.port(host, net))
     _plug(plan, host, (net,), up=(net,))
 
 
@@ -87,8 +94,10 @@ def build_beyond(plan: Plan) -> None:
     )
     lines = [f"addr add {FAR.address(HOST)}/24 dev eth0", "link set eth0 up", "link set lo up"]
     batch([*lines, f"route add default via {FAR.address(CLUSTER_HOST)}"], far)
-    for member, interface in (("router", "eth0"), ("router", "eth1"), ("far", "eth0")):
-        checked([*enter(plan.path(member)), "ethtool", "-K", interface, "tx", "off"])
+    for member, interfaces in (("router", ("eth0", "eth1")), ("far", ("eth0",))):
+        offload(plan.path(member), interfaces, "tx off")
+        _keep_order(plan, member, *interfaces)
+    _keep_order(plan, "switch", plan.port("router", ext))
     _plug(plan, "router", (ext,), up=(ext,))
 
 
@@ -104,6 +113,7 @@ def build_node(plan: Plan, index: int) -> None:
     if plan.far:
         lines.append(f"route add {FAR.prefix} via {DATA['ext'].address(ROUTER)}")
     batch(lines, plan.namespace(node))
+    _keep_order(plan, node, *(net.name for net in plan.all_networks))
     poll(plan.path("switch"), [plan.port(node, net) for net in plan.all_networks], plan.pins / "pass")
     _plug(plan, node, plan.all_networks, up=(HA,))
 
@@ -188,6 +198,16 @@ def _plug(plan: Plan, member: str, nets: tuple[Network, ...], up: tuple[Network,
     batch(lines, plan.namespace("switch"))
 
 
+def _keep_order(plan: Plan, member: str, *interfaces: str) -> None:
+    if plan.rings == 1:
+        offload(plan.path(member), interfaces, "gro on")
+
+
+def offload(namespace: Path, interfaces: Sequence[str], settings: str) -> None:
+    """``ethtool -K`` for each of them. ``settings``: as ethtool takes them, for example ``tx off gro on``."""
+    checked([*enter(namespace), "sh", "-ec", "; ".join(f"ethtool -K {one} {settings}" for one in interfaces)])
+
+
 def poll(namespace: Path, ports: list[str], pin: Path) -> None:
     """Make switch ports what a node's XDP needs at the other end (see above). ``pin``: where the program is kept."""
     if not pin.exists():
@@ -195,7 +215,6 @@ def poll(namespace: Path, ports: list[str], pin: Path) -> None:
         handle = syscall.prog_load(syscall.PROG_XDP, PASS_EVERYTHING, "switch_port")
         syscall.obj_pin(handle, str(pin))
         os.close(handle)
-    offloads = "; ".join(f"ethtool -K {port} gro off tx off txvlan off tx-vlan-stag-hw-insert off" for port in ports)
-    checked([*enter(namespace), "sh", "-ec", offloads])
+    offload(namespace, ports, "gro off tx off txvlan off tx-vlan-stag-hw-insert off")
     attach = "\n".join(f"link set {port} xdp pinned {pin}" for port in ports)
     checked([*enter(namespace), "ip", "-batch", "-"], attach + "\n")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
+from aa_cluster.topology.load import Standstill, standstill
 from aa_cluster.topology.streams import Load, judge, load, lost, newcomers
 from tests.failover.autopsy import autopsy
 from tests.failover.figures import Outcome
@@ -33,8 +34,8 @@ def go_on(seconds: float) -> None:
 class Round:
     """``times``: when each thing began that happened (CLOCK_MONOTONIC, s)."""
 
-    def __init__(self, lab: Lab, running: Load, watch: Watch) -> None:
-        self.lab, self.running, self.watch = lab, running, watch
+    def __init__(self, lab: Lab, running: Load, watch: Watch, still: Standstill) -> None:
+        self.lab, self.running, self.watch, self.still = lab, running, watch, still
         self.times: list[float] = []
 
     def happen(self, what: Callable[..., object], *given: object) -> float:
@@ -63,7 +64,9 @@ class Round:
         claims = strays(self.watch.claims(), reigns)
         for claim in claims[:TOLD]:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
-        return Outcome(judge(mixed, first), newcomers(arrived, first), claims, found, extra or {})
+        return Outcome(
+            judge(mixed, first), newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=self.still.stop()
+        )
 
 
 @contextmanager
@@ -71,6 +74,7 @@ def under_load(
     lab: Lab, count: int = STREAMS, rate: float = RATE, fresh: float = FRESH, patience: float = 6.0
 ) -> Iterator[Round]:
     """Streams are open and have run for a moment when the block begins."""
-    with Watch(lab) as watch, load(lab, count, rate, fresh, min(72, count // 4), patience) as running:
+    sessions = load(lab, count, rate, fresh, min(72, count // 4), patience)
+    with standstill(lab) as still, Watch(lab) as watch, sessions as running:
         go_on(SETTLE)
-        yield Round(lab, running, watch)
+        yield Round(lab, running, watch, still)

@@ -12,15 +12,16 @@ import pytest
 
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import flood, pulses, run_sessions, serving
+from aa_cluster.topology.load import flood, pulses, run_sessions, serving, standstill
 from aa_cluster.topology.namespaces import batch, checked, write_sysctls
 from aa_cluster.topology.pinned import primary_maps
 from aa_cluster.topology.view import counters
+from aa_cluster.topology.wiring import poll
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 RATE = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "120000"))
-"""SYNs a second that the generator aims at; at least ``WANTED`` must have gone."""
+"""SYNs a second that the generator aims at; at least ``WANTED`` must have come to the primary."""
 WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
 AT_ONCE, PATIENCE = 10, 4
 """New sessions begun at a time while it lasts, and seconds that each may take, so that its SYN may be lost twice."""
@@ -51,6 +52,8 @@ def flooded(make_lab: Callable[..., Lab]) -> Lab:
         write_sysctls(lab.plan.path(node), short)
         batch(["route add default via 10.77.2.100"], lab.plan.namespace(node))
         spread(lab, node)
+    port = lab.plan.port("server", lab.plan.host_networks["server"])
+    poll(lab.plan.path("switch"), [port], lab.plan.pins / "pass")  # takes XDP frames
     assert lab.exec("client", ["nft", "-f", "-"], input=SILENT).returncode == 0
     return lab
 
@@ -86,6 +89,7 @@ def test_a_syn_flood(flooded: Lab) -> None:
         limit = int(maps["config"].view()["half_open_limit"][0])
         before, dropped = counters(lab, 1), drops(lab)
         with (
+            standstill(lab) as still,
             flood(lab, "server", outside, "10.77.1.100", SILENT_PORT, RATE, SECONDS) as flooding,
             pulses(lab, "client", "10.77.2.100", 7010, STREAMS) as streams,
         ):
@@ -97,16 +101,22 @@ def test_a_syn_flood(flooded: Lab) -> None:
                     slowest = max(slowest, report.seconds)
                 highest = max(highest, int(tally["half_open"]))
             sent = flooding.wait()
-            running = streams.stop()
-        refused = counters(lab, 1)["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
+            running, away = streams.stop(), still.stop()
+        after = counters(lab, 1)
+        refused = after["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
+        rate = (after["STEER_SYN"] - before["STEER_SYN"]) / sent.seconds
         lost = {place: now - dropped[place] for place, now in drops(lab).items() if now != dropped[place]}
-        print(f"{sent.rate:.0f} SYN/s for {sent.seconds:.1f} s, half open {highest} of {limit},", end=" ")
+        print(
+            f"{rate:.0f} of {sent.rate:.0f} SYN/s came in {sent.seconds:.1f} s, half open {highest} of {limit},",
+            end=" ",
+        )
         print(f"{refused} more stayed on the primary, dropped {lost};", end=" ")
-        print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, {running.retransmits} of", end=" ")
+        print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, a core away for {away:.0f}, ", end="")
+        print(f"{running.retransmits} of", end=" ")
         print(f"{running.lines} lines sent again; {10 * AT_ONCE} new sessions, slowest {slowest:.2f} s")
-        assert sent.rate >= WANTED, "the machine is too busy or too slow for the generator"
+        assert rate >= WANTED, "the machine is too busy or too slow for the generator"
         assert (running.broken, running.echoed) == (0, running.lines)
-        assert max(running.gap_ms) < GAP_MS
+        assert max(running.gap_ms) < GAP_MS + away
         assert limit / 2 < highest <= limit + (os.cpu_count() or 1)
         assert refused > 0, "the share was not reached: nothing was tested"
         until("the table to be back to normal", lambda: tally["half_open"] < 10, HALF_OPEN + SWEEP)

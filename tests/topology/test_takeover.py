@@ -72,7 +72,7 @@ def under(lab: Lab, ruleset: str, published: bool = False) -> Iterator[Talks]:
 
 
 def all_went_on(running: Talks, longest: int, what: str) -> None:
-    """Nothing lost, nothing wrong; gaps printed, and at most ``longest`` ms."""
+    """Nothing lost, nothing wrong; gaps printed, and at most ``longest`` ms and what the machine stood still."""
     client, server = running.stop()
     for side in (client, server):
         assert not any(one.broken or one.wrong for one in side.values()), side
@@ -82,10 +82,12 @@ def all_went_on(running: Talks, longest: int, what: str) -> None:
     assert client["echo"].lines == client["echo"].sent
     gaps = gaps_of(client, server)
     again = sum(one.repeated for side in (client, server) for one in side.values())
+    still = running.stood_still_ms
     print(
         f"{what}: gaps in ms: median {gaps[len(gaps) // 2]}, largest {gaps[-1]}; {again} segments sent again", end="; "
     )
-    assert gaps[-1] <= longest
+    print(f"the machine stood still for {still:.0f} ms", end="; ")
+    assert gaps[-1] <= longest + still
 
 
 def gaps_of(client: Mapping[str, TalkReport], server: Mapping[str, TalkReport]) -> list[int]:
@@ -348,8 +350,8 @@ def test_a_hundred_thousand_flows(roomy: Lab, case: str) -> None:
         print(f"CPU {(agent_ns(lab) - used) / 1e6:.0f} ms", end="; ")
         show(taken)
         assert (taken.flows, taken.lost) == (placed.sum(), 0)
-        assert taken.seconds <= 1.0
-        assert taken.whole_seconds <= (1.5 if case == "missing" else 1.0)
+        within = 1.5 if case == "missing" else 1.0  # somebody has emptied conntrack: no case of a death
+        assert taken.seconds <= taken.whole_seconds <= within
         counts = {"prepared": taken.prepared, "unprepared": taken.updated, "missing": taken.created}
         assert counts[case] == taken.flows
         assert inside(path, lambda: ct_bulk.check(rows[placed])).done == placed.sum()

@@ -1,98 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""SYNs from random sources, as many as asked: ``ADDRESS PORT --via MAC --rate N --seconds S``.
+"""SYNs from random sources: ``ADDRESS PORT --via MAC --rate N --seconds S``.
 
-Frames are made beforehand, each with its own source, port, sequence number and right checksums, and go out of the
-interface as they are, many by one system call. Prints ``ready``, waits for a line on standard input, sends, and prints
-one line of JSON.
+A BPF program makes them and sends them out of the interface (``bpf/bench/flood.bpf.c``), whose other end must take XDP
+frames: a packet socket costs more than a gateway's work on the SYN. It keeps one core busy. Prints ``ready``, waits for
+a line on standard input, sends, and prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import errno
 import json
 import os
+import signal
 import socket
 import sys
 import time
 
 import numpy as np
 
+from aa_cluster.dataplane import maps, programs, syscall
+from aa_cluster.dataplane import object as objects
+
 FRAME = 60
 """Bytes: Ethernet, IPv4, TCP and padding."""
 BATCH = 64
+SPURT = 32
+"""Frames that go at once."""
+ENDLESS = 1 << 31
+"""Runs of the program: more than there is time for."""
 SOURCES = 0x0B00_0000, 0x7E00_0000
 """11.0.0.0 to 125.255.255.255: nothing that a lab uses."""
-PACKET_QDISC_BYPASS, SOL_PACKET = 20, 263
+NAME = "bench/flood"
 
 
-def frames(destination: str, port: int, via: bytes, own: bytes, count: int, seed: int) -> np.ndarray:
-    """``count`` frames, one a row."""
-    random = np.random.default_rng(seed)
-    out = np.zeros((count, FRAME), np.uint8)
-    out[:, :14] = np.frombuffer(via + own + b"\x08\x00", np.uint8)
-    out[:, 14:24] = np.frombuffer(bytes((0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6)), np.uint8)
-    out[:, 26:30] = _octets(random.integers(*SOURCES, count, np.uint32))
-    out[:, 30:34] = np.frombuffer(socket.inet_aton(destination), np.uint8)
-    out[:, 34:36] = _octets(random.integers(1024, 65536, count, np.uint16))
-    out[:, 36:38] = np.frombuffer(port.to_bytes(2, "big"), np.uint8)
-    out[:, 38:42] = _octets(random.integers(0, 1 << 32, count, np.uint32))
-    out[:, 46:50] = (5 << 4, 0x02, 0xFF, 0xFF)
-    words = out.view(">u2")
-    pseudo = words[:, 13:17].sum(axis=1, dtype=np.uint32) + 6 + 20
-    out[:, 24:26] = _octets(_folded(words[:, 7:17].sum(axis=1, dtype=np.uint32)))
-    out[:, 50:52] = _octets(_folded(words[:, 17:27].sum(axis=1, dtype=np.uint32) + pseudo))
-    return out
+def template(destination: str, port: int, via: bytes, own: bytes) -> bytes:
+    """A SYN without source and checksums."""
+    ip = bytes((0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0)) + socket.inet_aton(destination)
+    tcp = bytes(2) + port.to_bytes(2, "big") + bytes((0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, 0x02, 0xFF, 0xFF, 0, 0, 0, 0))
+    return (via + own + b"\x08\x00" + ip + tcp).ljust(FRAME, b"\0")
 
 
-def _octets(values: np.ndarray) -> np.ndarray:
-    return values.astype(values.dtype.newbyteorder(">")).view(np.uint8).reshape(len(values), -1)
+def sum_of(data: bytes) -> int:
+    """Of 16-bit words as they lie there."""
+    return int(np.frombuffer(data, "<u2").sum(dtype=np.uint32))
 
 
-def _folded(sums: np.ndarray) -> np.ndarray:
-    """RFC 1071: the ones' complement of the ones' complement sum."""
-    once = (sums & 0xFFFF) + (sums >> 16)
-    checksum: np.ndarray = ~((once & 0xFFFF) + (once >> 16)).astype(np.uint16)
-    return checksum
+def load(frame: bytes, interface: str, rate: float) -> tuple[int, maps.Map]:
+    """The program's file descriptor, and its plan."""
+    compiled = objects.load((NAME,), {}, None)[NAME]
+    opened = maps.open_all(compiled.maps, None, 1)
+    plan = opened["flood_plan"].record()
+    plan["frame"] = np.frombuffer(frame.ljust(64, b"\0"), "<u8")
+    plan["ip_sum"] = sum_of(frame[14:34])
+    plan["tcp_sum"] = sum_of(frame[30:54] + bytes((0, 6, 0, 20)))  # destination, header, the pseudo header's rest
+    plan["first"], plan["sources"] = SOURCES[0], SOURCES[1] - SOURCES[0]
+    plan["out"] = socket.if_nametoindex(interface)
+    plan["interval"] = int(1e9 / rate)
+    plan["spurt"] = SPURT * int(1e9 / rate)
+    opened["flood_plan"].put(0, plan)
+    fd = programs.load_one(syscall.PROG_XDP, "flood", compiled.programs["flood"], opened, {})
+    return fd, opened["flood_plan"]
 
 
-class Messages:
-    """A ``struct mmsghdr`` for every frame, so that many go by one sendmmsg(2)."""
-
-    SIZE = 64
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-        vectors = np.zeros((len(rows), 2), np.uint64)
-        vectors[:, 0] = rows.ctypes.data + np.arange(len(rows), dtype=np.uint64) * FRAME
-        vectors[:, 1] = FRAME
-        headers = np.zeros((len(rows), self.SIZE // 8), np.uint64)
-        headers[:, 2] = vectors.ctypes.data + np.arange(len(rows), dtype=np.uint64) * 16
-        headers[:, 3] = 1
-        self._vectors, self._headers = vectors, headers
-        self._libc = ctypes.CDLL(None, use_errno=True)
-
-    def send(self, out: socket.socket, first: int, count: int) -> int:
-        """How many went."""
-        at = ctypes.c_void_p(self._headers.ctypes.data + first * self.SIZE)
-        done = int(self._libc.sendmmsg(out.fileno(), at, min(count, len(self._rows) - first), 0))
-        return max(0, done)
-
-
-def run(messages: Messages, total: int, interface: str, rate: float, seconds: float) -> dict[str, float]:
-    """By one core. At most ``total`` different frames, then from the start again; what was really sent."""
+def run(program: int, frame: bytes, plan: maps.Map, seconds: float) -> dict[str, float]:
+    """By one core, at the plan's pace; what was really sent."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
-        out.bind((interface, 0))
-        out.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        start, sent, now = time.monotonic(), 0, time.monotonic()
-        while now < start + seconds:
-            if sent < rate * (now - start):
-                sent += messages.send(out, sent % total, BATCH)
-            else:
-                time.sleep(min(0.001, BATCH / rate))
-            now = time.monotonic()
-    return {"sent": sent, "seconds": now - start}
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.monotonic()
+    try:
+        syscall.run_live(program, frame, ENDLESS, BATCH)
+    except OSError as error:
+        if error.errno != errno.EINTR:
+            raise
+    seconds, after = time.monotonic() - start, plan.get(0)
+    return {"sent": 0 if after is None else int(after["sent"]), "seconds": seconds}
 
 
 def main() -> None:
@@ -103,17 +86,15 @@ def main() -> None:
     parser.add_argument("--interface", default="eth0")
     parser.add_argument("--rate", type=float, default=100_000)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as probe:
         probe.bind((given.interface, 0))
         own = probe.getsockname()[4]
-    total = int(given.rate * given.seconds)
-    via = bytes.fromhex(given.via.replace(":", ""))
-    messages = Messages(frames(given.address, given.port, via, own, total, given.seed))
+    frame = template(given.address, given.port, bytes.fromhex(given.via.replace(":", "")), own)
+    program, plan = load(frame, given.interface, given.rate)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(run(messages, total, given.interface, given.rate, given.seconds)), flush=True)
+    print(json.dumps(run(program, frame, plan, given.seconds)), flush=True)
 
 
 if __name__ == "__main__":
