@@ -56,12 +56,12 @@ static __always_inline __u16 checksum(__u32 sum)
 int flood(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 source, sequence = bpf_get_prandom_u32(), zero = 0;
+	__u32 source, sequence = bpf_get_prandom_u32();
+	int i, zero = 0;
 	struct flood_plan *plan = flood_plan.lookup(&zero);
 	struct iphdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
 	__u16 port;
-	int i;
 
 	if (!plan || data + FLOOD_FRAME > end)
 		return XDP_ABORTED;
