@@ -88,6 +88,7 @@ def outcome(**changes: object) -> Outcome:
 
 def test_a_clean_round_has_no_complaints() -> None:
     assert complaints([outcome()], LIMITS) == []
+    assert complaints([outcome(gap_ms=540.0, stood_still_ms=40.0)], LIMITS) == []
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_a_clean_round_has_no_complaints() -> None:
         ({"counted": 0}, "no stream"),
         ({"wrong": 1}, "bytes wrong"),
         ({"gap_ms": 501.0}, "largest gap"),
+        ({"gap_ms": 541.0, "stood_still_ms": 40.0}, "largest gap 541"),
         ({"gap_ms": 501.0, "late_ms": 90.0}, "generator itself was late by up to 90 ms"),
         ({"newcomers": Newcomers(1, "timeout", 0, 0.0)}, "1 new sessions failed: timeout"),
         ({"newcomers": Newcomers(0, "", 2, 0.0)}, "2 more SYNs"),
@@ -121,7 +123,7 @@ def test_the_table_has_a_line_a_scenario_and_what_is_extra() -> None:
         figures.add("it dies", outcome(gap_ms=gap, extra={"ms until seen": gap / 2}))
     head, line_, extra = figures.table()
     assert head.split()[:3] == ["scenario", "rounds", "streams"]
-    assert line_.split()[2:] == ["3", "3000", "0", "0", "0", "0", "0", "200", "300", "0", "0", "1", "0"]
+    assert line_.split()[2:] == ["3", "3000", "0", "0", "0", "0", "0", "200", "300", "0", "0", "0", "1", "0"]
     assert extra == "it dies: ms until seen 100 (worst 150)"
     with pytest.raises(AssertionError, match="no round"):
         figures.judge("another", LIMITS)
