@@ -39,6 +39,9 @@ def own_lab(make_lab: Callable[..., Lab]) -> Lab:
 def cluster(own_lab: Lab) -> Lab:
     """All links up, all three active, weights 1:1:1."""
     set_weights(own_lab, {1: 1, 2: 1, 3: 1})
+    for node in own_lab.plan.node_names:
+        if not own_lab.plan.path(node).exists():  # a test that failed left it so
+            own_lab.revive(node)
     until("all to be active", lambda: healthy(own_lab), 10)
     return own_lab
 
@@ -131,7 +134,7 @@ def test_a_killed_node_is_missed_in_time_and_comes_back(cluster: Lab, busy: bool
     else:
         event = died(watcher, "node3 is killed", lambda: lab.kill(3))
     assert event.node == "node3"
-    assert "on no link" in event.text
+    assert any(why in event.text for why in ("on no link", "on int and ext")), event.text  # it goes link by link
     report = run_sessions(lab, "client", SERVER, 80, 6)
     assert report.completed == 6, "new sessions go to the others"
     assert states(lab) == {"node1": "active", "node2": "active", "node3": "dead"}
