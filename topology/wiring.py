@@ -29,8 +29,8 @@ from aa_cluster.topology.plan import CLUSTER_HOST, DATA, FAR, FAR_MTU, HA, HOST,
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 NO_TIME_WAIT = {"net/ipv4/tcp_max_tw_buckets": "0"}
-"""Of hosts: one server here meets thousands of sessions from one address, by translated ports that are random. A socket in
-TIME_WAIT refuses one in two SYNs that happen to get its port, and the client has to send it again."""
+"""Of hosts: one server here meets thousands of sessions from one address, by translated ports that are random. A socket
+in TIME_WAIT refuses one in two SYNs that happen to get its port, and the client has to send it again."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
