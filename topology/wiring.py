@@ -28,9 +28,10 @@ from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.plan import CLUSTER_HOST, DATA, FAR, FAR_MTU, HA, HOST, ROUTER, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
-NO_TIME_WAIT = {"net/ipv4/tcp_max_tw_buckets": "0"}
-"""Of hosts: one server here meets thousands of sessions from one address, by translated ports that are random. A socket
-in TIME_WAIT refuses one in two SYNs that happen to get its port, and the client has to send it again."""
+ONE_CLOCK = {"net/ipv4/tcp_timestamps": "2"}
+"""Of hosts: TCP timestamps without an offset for each connection. One server here meets thousands of sessions from one
+address, by translated ports that are random; a socket in TIME_WAIT lets a SYN with a later timestamp have its port, and
+refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
@@ -54,7 +55,7 @@ def build_switch(plan: Plan) -> None:
 def build_host(plan: Plan, host: str) -> None:
     """A host with ``eth0`` at .100 and the cluster as its default route; its switch port is up."""
     net = plan.host_networks[host]
-    _namespace(plan, host, QUIET | NO_TIME_WAIT)
+    _namespace(plan, host, QUIET | ONE_CLOCK)
     _cable(plan, host, "eth0", net, HOST)
     batch(
         [
