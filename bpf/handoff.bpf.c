@@ -244,7 +244,7 @@ int handoff(struct __sk_buff *skb)
 	if (!node || node->hop == HOP_NONE)
 		return stay(conf, &decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
-		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+		return verdict(TC_ACT_OK, assigned.why == HANDOFF_UNDER_WAY ? HANDOFF_UNDER_WAY : HANDOFF_LOCAL);
 	if (assigned.running)
 		hold_again(skb, conf, &decision.original);
 

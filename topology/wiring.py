@@ -29,7 +29,7 @@ from aa_cluster.topology.plan import CLUSTER_HOST, DATA, FAR, FAR_MTU, HA, HOST,
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 ONE_CLOCK = {"net/ipv4/tcp_timestamps": "2"}
-"""Of hosts: TCP timestamps without an offset for each connection. One server here meets thousands of sessions from one
+"""TCP timestamps without an offset for each connection. One server here meets thousands of sessions from one
 address, by translated ports that are random; a socket in TIME_WAIT lets a SYN with a later timestamp have its port, and
 refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
@@ -108,7 +108,7 @@ def build_beyond(plan: Plan) -> None:
 def build_node(plan: Plan, index: int) -> None:
     """A node with all its links; the HA port is up, data ports wait for ``set_port``."""
     node = f"node{index}"
-    _namespace(plan, node, QUIET | FORWARD)
+    _namespace(plan, node, QUIET | FORWARD | ONE_CLOCK)
     lines = ["link set lo up"]
     for net in plan.all_networks:
         _cable(plan, node, net.name, net, index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aa_cluster import log
@@ -64,20 +65,26 @@ class Upkeep:
         return self.sessions
 
     async def _sweep(self) -> None:
-        pause = SWEEP_SECONDS
+        pause = await self._sweep_once()  # a promoted node has numbers to give back before it can give them out
         while True:
             await asyncio.sleep(pause)
-            try:
-                start = self._context.clock()
-                flooded = await self._plane.call(self._plane.plane.sweep)
-                rest = SWEEP_REST * (self._context.clock() - start)
-                pause = SWEEP_SECONDS if flooded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
+            pause = await self._sweep_once()
+            with suppress(AaError):  # the sweep says what is wrong
                 await self.count_sessions(COUNT_SECONDS)
-                self.trouble = ""
-            except AaError as error:
-                if not self.trouble:
-                    _log.error("sweep failed", why=str(error))
-                self.trouble = f"old flows cannot be removed: {error.message}"
+
+    async def _sweep_once(self) -> float:
+        """Seconds until the next one."""
+        start = self._context.clock()
+        try:
+            flooded = await self._plane.call(self._plane.plane.sweep)
+        except AaError as error:
+            if not self.trouble:
+                _log.error("sweep failed", why=str(error))
+            self.trouble = f"old flows cannot be removed: {error.message}"
+            return SWEEP_SECONDS
+        self.trouble = ""
+        rest = SWEEP_REST * (self._context.clock() - start)
+        return SWEEP_SECONDS if flooded else max(SWEEP_SECONDS, min(SWEEP_MOST, rest))
 
     def _on_wakeup(self) -> None:
         """The journal may be what woke us, and is not to wait for the dataplane's thread."""

@@ -235,13 +235,15 @@ class Mirror:
     def become_source(self) -> int:
         """What promotion needs of this table; gives how many flows it holds. `mirror` takes nothing from then on.
 
-        Numbers that are free become DEAD ones, long rested: the next sweep gives them back. Flows were seen just now.
+        Numbers that are free become DEAD ones, long rested: the next sweep gives them back. Those above all flows were
+        never used. Flows were seen just now.
         The journal begins anew, with nothing sent.
         """
         self._state["closed"][0] = 1
         self._state["generation"][0] = 0  # should this node stay an auxiliary after all, it begins anew
         syscall.wait_for_programs()
         self._drain()
+        self._trim()
         used = self._in_use()
         free = (used["state"] == 0) | (used["state"] == DEAD)
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -257,6 +259,14 @@ class Mirror:
         for name in ("head", "cursor", "listeners", "armed"):
             state[name][0] = 0
         return int(np.count_nonzero(~free))
+
+    def _trim(self) -> None:
+        """The highest number is that of a flow: else each promotion would use up as many as begin before a sweep."""
+        used = self._in_use()
+        live = np.flatnonzero((used["state"] != 0) & (used["state"] != DEAD))
+        highest = int(live[-1]) + 1 if len(live) else 0
+        used["state"][highest:] = used["position"][highest:] = 0
+        self._maps["watermark"].put(0, np.array(highest, "<u8"))
 
     def _begin(self, position: int, generation: int) -> None:
         self._state["generation"][0] = generation

@@ -57,13 +57,12 @@ static __always_inline bool stack_knows(const struct record *record)
 static __always_inline struct assignment begin(const struct config *conf, const struct decision *decision,
 					       const struct request *request, bool over)
 {
-	struct assignment done = {.why = HANDOFF_UNDER_WAY};
+	bool under_way = decision->under_way && !over;
+	struct assignment done = {};
 	union status begun = {};
 	struct record *record;
 	__u32 index;
 
-	if (decision->under_way && !over)
-		return done;
 	done.why = judge(&decision->original, request);
 	if (done.why != HANDOFF_SENT)
 		return done;
@@ -88,9 +87,11 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	done.why = HANDOFF_UNPLACED;
 	if (place_flow(conf, record, index))
 		return done;
-	done.owner = choose(conf, &decision->original); /* from here on nothing fails: no turn is spent in vain */
+	/* From here on nothing fails: no turn is spent in vain. What this node processes already it goes on with, and from now
+	 * on others know of it. */
+	done.owner = under_way ? conf->self : choose(conf, &decision->original);
 	begin_flow(record, index, done.owner, FLOW_SYN_SENT);
-	done.why = HANDOFF_SENT;
+	done.why = under_way ? HANDOFF_UNDER_WAY : HANDOFF_SENT;
 	return done;
 }
 

@@ -51,7 +51,7 @@
 	R(33, HANDOFF_KEPT_BY_DEFAULT, handoff, pass, "no policy rule matches, and the default keeps the session here") \
 	R(34, HANDOFF_KEPT_BY_MARK, handoff, pass, "the ruleset's mark keeps the session on the primary") \
 	R(35, HANDOFF_HALF_OPEN, handoff, punt, "half-open flows have used their share of the table") \
-	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow") \
+	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow: it stays, and has one from now on") \
 	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored") \
 	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
 	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \

@@ -443,7 +443,8 @@ def test_a_session_that_conntrack_sees_running_is_not_moved(plane: Plane) -> Non
     entry(original, reply, state="ESTABLISHED")
     ran = plane.run("handoff", leaving(reply))
     assert (ran.verdict, ran.why) == (TC_OK, {"HANDOFF_UNDER_WAY": 1})
-    assert plane.flow_count() == 0
+    assert (plane.flow_count(), plane.owner(original), plane.owner(reply)) == (1, SELF, SELF), "the others know of it"
+    assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_LOCAL": 1}
 
 
 @pytest.mark.parametrize(("owner", "why"), [(OTHER, "HANDOFF_SENT"), (SELF, "HANDOFF_UNDER_WAY")])
@@ -455,7 +456,7 @@ def test_a_flow_that_ended_elsewhere_is_over_whatever_conntrack_says(plane: Plan
     plane.add_flow(original, reply, owner, CLOSED)
     ran = plane.run("handoff", leaving(reply))
     assert ran.why == {why: 1}
-    assert plane.flow_count() == (1 if why == "HANDOFF_SENT" else 0)
+    assert (plane.flow_count(), plane.owner(original)) == (1, OTHER if why == "HANDOFF_SENT" else SELF)
 
 
 @pytest.mark.parametrize("state", ["TIME_WAIT", "CLOSE", "SYN_SENT"])

@@ -363,3 +363,14 @@ class TestMirror:
         assert not table["position"].any()
         assert pair.auxiliary.maps["replication"].view()["head"][0] == 0
         assert int(pair.auxiliary.maps["watermark"].get(0)) == 30  # type: ignore[arg-type]
+
+    def test_numbers_above_all_flows_were_never_used(self, pair: Pair) -> None:
+        """Else each promotion would use up as many as sessions begin before the first sweep."""
+        for frame in TestMirror().some(pair):
+            pair.take(frame)
+        records = pair.auxiliary.maps["records"].view()
+        for number in (29, 30):
+            records["state"][number] = 0
+        assert pair.mirror.become_source() == 28
+        assert int(pair.auxiliary.maps["watermark"].get(0)) == 28  # type: ignore[arg-type]
+        assert not records["state"][29:].any()

@@ -6,7 +6,8 @@
     echo         the client asks at a pace, the server answers
 
 On standard input ``speak`` makes the silent ones of that side speak; ``stop`` ends the pace, and a second later a
-report by kind is printed. A stream's gap is the longest time without a line, until ``stop``.
+report by kind is printed. A stream's gap is the longest time without a line, from its first one (the pace begins when
+all are open) until ``stop``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Talk:
         self.late, self.echoes = kind == LATE[side], side == "server" and kind == "echo"
         self.sent = self.lines = self.wrong = 0
         self.broken = False
-        self.gap, self.last = 0.0, time.monotonic()
+        self.begun, self.gap, self.last = time.monotonic(), 0.0, 0.0
         self._rest = b""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
@@ -62,7 +63,7 @@ class Talk:
         if not data:
             return False
         now = time.monotonic()
-        self.gap, self.last = max(self.gap, now - self.last), now
+        self.gap, self.last = max(self.gap, now - (self.last or now)), now
         *whole, self._rest = (self._rest + data).split(b"\n")
         for one in whole:
             self.wrong += one + b"\n" != line(self.lines)
@@ -123,7 +124,7 @@ class Talks:
         self.waiting.unregister(STDIN)
         for end in self.ends:
             if end.paced:
-                end.gap = max(end.gap, now - end.last)
+                end.gap = max(end.gap, now - (end.last or end.begun))
         return now + SETTLE
 
     def _accept(self) -> None:
