@@ -3,8 +3,8 @@
 
 ``reset``: the client ends each with a RST. ``peer``: the server closes first and the client waits until its own FIN is
 acknowledged, so that neither a socket nor TIME_WAIT of this host holds the port. ``--pause``: seconds between two
-sessions; without one the next SYN can come to the server while it still has the old session: nothing acknowledges a RST,
-and a FIN is acknowledged before the server lets go of its socket. Prints one line of JSON.
+sessions; without one the next SYN can come to the server while it still has the old session: nothing acknowledges a
+RST, and a FIN is acknowledged before the server lets go of its socket. Prints one line of JSON.
 """
 
 from __future__ import annotations
