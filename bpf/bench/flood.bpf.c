@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * flood: a SYN of a random source (address, port, sequence number) with right checksums, for a test-run with live frames,
- * which spends a fraction of what a packet socket does. Between frames it waits by dropping what it is given. Never attached to anything.
+ * which spends a fraction of what a packet socket does. Between frames it waits by dropping what it is given. Never
+ * attached to anything.
  */
 #include <linux/bpf.h>
 

@@ -366,7 +366,7 @@ class TestMirror:
 
     def test_numbers_above_all_flows_were_never_used(self, pair: Pair) -> None:
         """Else each promotion would use up as many as sessions begin before the first sweep."""
-        for frame in TestMirror().some(pair):
+        for frame in self.some(pair):
             pair.take(frame)
         records = pair.auxiliary.maps["records"].view()
         for number in (29, 30):
