@@ -132,7 +132,13 @@ def _keep(compiled: Object, path: Path | None) -> None:
 def _run_compiler(names: list[str], flags: list[str]) -> list[Object]:
     command = [sys.executable, "-m", "aa_cluster.dataplane.compile", *names, *flags]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=COMPILE_DEADLINE_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=COMPILE_DEADLINE_S,
+            check=False,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's are not used, but would spin
+        )
     except subprocess.TimeoutExpired:
         raise DataplaneError(
             f"compiling {', '.join(names)} took over {COMPILE_DEADLINE_S:.0f} s",
