@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
 
@@ -249,18 +249,35 @@ def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: f
         yield Pulses(process)
 
 
+class Absence(msgspec.Struct, frozen=True, array_like=True):
+    """A core stood still from ``began`` (CLOCK_MONOTONIC, s) on for ``ms``."""
+
+    core: int
+    began: float
+    ms: float
+
+    def within_ms(self, began: float, ended: float) -> float:
+        """How much of it lies in that time (s)."""
+        return max(0.0, 1000 * (min(self.began + self.ms / 1000, ended) - max(self.began, began)))
+
+
+def longest_ms(absences: Iterable[Absence]) -> float:
+    """No figure of time is known better than that."""
+    return max((one.ms for one in absences), default=0.0)
+
+
 class Standstill:
     """The watch over the machine's cores; ``stop`` ends it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def stop(self) -> float:
-        """The longest time that a core stood still, in ms: no figure of time is known better than that."""
+    def stop(self) -> tuple[Absence, ...]:
+        """When cores stood still, for 10 ms or longer."""
         out, complaint = self._process.communicate(timeout=10)
         if not out:
             raise LabError(f"the watch over the cores ended: {complaint.strip()[-800:]}")
-        return max((late for _, _, late in msgspec.json.decode(out, type=list[tuple[int, float, float]])), default=0.0)
+        return msgspec.json.decode(out, type=tuple[Absence, ...])
 
 
 @contextmanager
@@ -387,7 +404,7 @@ class Talks:
         for process in self._both:
             _tell(process, "stop")
         client, server = (_line(process, dict[str, TalkReport]) for process in self._both)
-        self.stood_still_ms = self._still.stop()
+        self.stood_still_ms = longest_ms(self._still.stop())
         return client, server
 
 

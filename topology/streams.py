@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ import msgspec
 
 from aa_cluster.errors import LabError
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import program
+from aa_cluster.topology.load import Absence, program
 from aa_cluster.topology.namespaces import batch
 
 PLAIN_ADDRESS = "10.77.1.101"
@@ -80,8 +80,9 @@ class Verdict:
     """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
     says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
 
-    ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``: how late the
-    generator was after it; no gap is known better than that. ``losses``: the first few, in words.
+    ``net_ms``: the largest gap when each is taken without the longest time that a core of this machine stood still
+    during it. ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``: how late
+    the generator was after it; no gap is known better than that. ``losses``: the first few, in words.
     """
 
     counted: int
@@ -89,6 +90,7 @@ class Verdict:
     states: dict[str, int]
     wrong: int
     gap_ms: float
+    net_ms: float
     gap_of: int
     late_ms: float
     by_kind: dict[str, float]
@@ -113,24 +115,25 @@ def lost(report: MixReport, fault: float) -> list[StreamRow]:
     return [row for row in report.streams if 0 < row.established <= fault - YOUNG and row.state != "open"]
 
 
-def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdict:
+def judge(report: MixReport, fault: float, until: float = float("inf"), absences: Sequence[Absence] = ()) -> Verdict:
     """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count."""
     old = [row for row in report.streams if 0 < row.established <= fault - YOUNG]
     gaps = [
-        (1000 * length, row) for row in old for began, length in row.gaps if began + length >= fault and began <= until
+        (row, began, length) for row in old for began, length in row.gaps if began + length >= fault and began <= until
     ]
-    worst = max(gaps, key=lambda gap: gap[0], default=None)
+    worst = max(gaps, key=lambda gap: gap[2], default=None)
     by_kind: dict[str, float] = {}
-    for length, row in gaps:
-        by_kind[row.kind] = max(length, by_kind.get(row.kind, 0.0))
+    for row, _, length in gaps:
+        by_kind[row.kind] = max(1000 * length, by_kind.get(row.kind, 0.0))
     late = (length for began, length in report.late if began + length >= fault and began <= until)
     return Verdict(
         counted=len(old),
         young=len(report.streams) - len(old),
         states=dict(Counter(row.state for row in old)),
         wrong=sum(row.wrong for row in report.streams),
-        gap_ms=worst[0] if worst else 0.0,
-        gap_of=worst[1].number if worst else -1,
+        gap_ms=1000 * worst[2] if worst else 0.0,
+        net_ms=max((_net_ms(began, length, absences) for _, began, length in gaps), default=0.0),
+        gap_of=worst[0].number if worst else -1,
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
         before_ms=max(
@@ -138,6 +141,11 @@ def judge(report: MixReport, fault: float, until: float = float("inf")) -> Verdi
         ),
         losses=tuple(_loss(row, fault) for row in lost(report, fault))[:LOSSES],
     )
+
+
+def _net_ms(began: float, length: float, absences: Sequence[Absence]) -> float:
+    ended = began + length
+    return 1000 * length - max((one.within_ms(began, ended) for one in absences), default=0.0)
 
 
 def _loss(row: StreamRow, fault: float) -> str:

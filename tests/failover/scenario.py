@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import Standstill, standstill
+from aa_cluster.topology.load import Standstill, longest_ms, standstill
 from aa_cluster.topology.streams import Load, judge, load, lost, newcomers
 from tests.failover.autopsy import autopsy
 from tests.failover.figures import Outcome
@@ -64,9 +64,9 @@ class Round:
         claims = strays(self.watch.claims(), reigns)
         for claim in claims[:TOLD]:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
-        return Outcome(
-            judge(mixed, first), newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=self.still.stop()
-        )
+        away = self.still.stop()
+        verdict = judge(mixed, first, absences=away)
+        return Outcome(verdict, newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=longest_ms(away))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import flood, pulses, run_sessions, serving, standstill
+from aa_cluster.topology.load import flood, longest_ms, pulses, run_sessions, serving, standstill
 from aa_cluster.topology.namespaces import batch, checked, write_sysctls
 from aa_cluster.topology.pinned import primary_maps
 from aa_cluster.topology.view import counters
@@ -101,7 +101,7 @@ def test_a_syn_flood(flooded: Lab) -> None:
                     slowest = max(slowest, report.seconds)
                 highest = max(highest, int(tally["half_open"]))
             sent = flooding.wait()
-            running, away = streams.stop(), still.stop()
+            running, away = streams.stop(), longest_ms(still.stop())
         after = counters(lab, 1)
         refused = after["HANDOFF_HALF_OPEN"] - before["HANDOFF_HALF_OPEN"]
         rate = (after["STEER_SYN"] - before["STEER_SYN"]) / sent.seconds
