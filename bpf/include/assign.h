@@ -95,6 +95,15 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	return done;
 }
 
+/*
+ * The flow of a SYN's tuple has not ended. It keeps its NAT, since the stack holds an entry as long as there is the flow: a
+ * SYN that was given another translation begins another session, and the first is over, whatever the record says.
+ */
+static __always_inline bool goes_on(const struct record *record, const struct decision *decision)
+{
+	return record->state < FLOW_CLOSING && same_tuple(&record->reply, &decision->reply);
+}
+
 static __always_inline struct assignment assign(const struct config *conf, const struct decision *decision,
 						const struct request *request)
 {
@@ -106,7 +115,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && !(found.word & ENTRY_REPLY) && is_exactly(found.word, record, &decision->original)) {
-			if (record->state < FLOW_CLOSING) {
+			if (goes_on(record, decision)) {
 				known.owner = entry_owner(found.word);
 				known.running = record->state == FLOW_ESTABLISHED;
 				record->seen_ns = bpf_ktime_get_coarse_ns();

@@ -67,7 +67,7 @@ static __always_inline int keep(struct __sk_buff *skb, const struct config *conf
 	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
-			if (record->state >= FLOW_CLOSING)
+			if (!goes_on(record, decision))
 				end_flow(record, entry_record(found.word));
 			else if (record->state == FLOW_ESTABLISHED && node_of(record->owner)->hop != HOP_LOCAL)
 				hold_again(skb, conf, &decision->original);

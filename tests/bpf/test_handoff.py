@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
@@ -172,6 +173,28 @@ def test_a_new_syn_on_a_closed_flow_is_a_new_decision(plane: Plane) -> None:
     assert (ran.packet.dst, ran.why) == (node_mac(THIRD), {"HANDOFF_SENT": 1})
     assert (plane.flow_count(), plane.entry_count()) == (1, 2)
     assert plane.owner(reply) == THIRD
+
+
+@pytest.mark.parametrize("owner", [OTHER, SELF])
+@pytest.mark.parametrize("state", [SYN_SENT, ESTABLISHED])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_syn_that_was_given_another_translation_begins_another_session(
+    plane: Plane, large: bool, state: int, owner: int
+) -> None:
+    """Nobody has ended the first one, and conntrack has let go of it: its NAT would lead the new one astray."""
+    original, reply = nat("masquerade")
+    before = dataclasses.replace(reply, destination_port=reply.destination_port + 1)
+    plane.schedule(THIRD)
+    entry(original, reply)
+    plane.add_flow(original, before, owner, state)
+    ran = plane.run("handoff", leaving(reply, payload=b"d" * 1460 if large else b""))
+    assert not plane.owner(before)
+    if large:
+        assert (ran.why, plane.entry_count()) == ({"HANDOFF_NO_ROOM": 1}, 0)
+        return
+    assert (ran.packet.dst, ran.why) == (node_mac(THIRD), {"HANDOFF_SENT": 1})
+    assert (plane.flow_count(), plane.entry_count()) == (1, 2)
+    assert (plane.owner(original), plane.owner(reply)) == (THIRD, THIRD)
 
 
 @pytest.mark.parametrize(
