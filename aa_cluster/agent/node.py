@@ -306,7 +306,7 @@ class Node:
         seat = Seat("auxiliary", state.node_id, state.generation, state.epoch, state.primary.id)
         settings = attachment.settings(context, seat, survey, virtual, mac_bytes(state.primary.ha_mac))
         plane = await attachment.attach(context, settings, fresh=False)
-        role = Auxiliary(context, plane, settings, state.primary, survey, self._rejoin)
+        role = self.auxiliary_role(plane, settings, state.primary, survey)
         role.ready = True
         self.role = role
         role.start()

@@ -96,6 +96,7 @@ class SyncMirror:
         if not self.on or self._running:
             return
         self._running = True
+        self._began = self._context.clock()
         self._wakeup.start(self._plane.plane.event_fd())
         self._tasks.start(self._watch(), "missing")
         self._tasks.start(self._compare(), "digests")
@@ -207,7 +208,7 @@ class SyncMirror:
     # Digests.
 
     async def _compare(self) -> None:
-        pause = float(self._section.verify_s)
+        pause = min(BEGIN_PAUSE, self._section.verify_s)  # a former agent's table: nobody knows yet what it is worth
         while True:
             try:
                 async with asyncio.timeout(pause):

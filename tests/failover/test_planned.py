@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from aa_cluster.agent.keepalived import ORDINARY
 from aa_cluster.api import Flows
 from aa_cluster.topology.claims import Reign
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.view import ALL, ask
 from tests.failover.figures import Figures, Limits
@@ -72,6 +74,18 @@ def test_leave_now(lab: Lab, rounds: int, figures: Figures) -> None:
         lab.join(other)
         wait_whole(lab)
     figures.judge(scenario, PLANNED)
+
+
+def test_a_restarted_agent_stands_in_line_again(lab: Lab) -> None:
+    """An auxiliary: it is elected like any other once it knows that it has the whole table, and can be promoted."""
+    first, other = primary(lab), auxiliary(lab)
+    lab.kill_agent(other)
+    lab.restart_agent(other)
+    part = lab.site(other).run / "keepalived.part"
+    until("its full priority", lambda: part.read_text("ascii") == f"{ORDINARY}\n", 5)
+    order(lab, first, "promote", other)
+    assert primary(lab) == other
+    wait_whole(lab)
 
 
 def test_promote(lab: Lab, rounds: int, figures: Figures) -> None:

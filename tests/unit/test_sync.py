@@ -153,6 +153,18 @@ async def test_a_fresh_node_has_all_that_differs_told_at_once() -> None:
     await sync.stop()
 
 
+async def test_a_restarted_agent_soon_knows_whether_it_has_all() -> None:
+    """The same journal goes on: nothing begins, and the next comparison by the clock would be an hour away."""
+    primary = Primary(FakePlane(), np.zeros(4, "<u8"), position=70)
+    primary.plane.mirror.generation = GENERATION
+    sync = made(primary)
+    sync.start()
+    sync.heard(beat(70))
+    await until(lambda: sync.complete)
+    assert not any(isinstance(one, control.SyncAsk) for one in primary.asked)
+    await sync.stop()
+
+
 async def test_it_has_all_when_all_was_told_though_much_changes() -> None:
     """Where sessions come and go all the time some block differs at every comparison."""
     primary = Primary(FakePlane(), np.array([1, 0, 2, 0], "<u8"), position=70, heals=False, still=[2, 1, 0])
