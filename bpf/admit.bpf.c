@@ -245,6 +245,8 @@ static __always_inline enum reason admit_session(struct __sk_buff *skb, const st
 	if (holder == SAME_SESSION) {
 		hold = go_on(conf, &found, flags, &timeout_s);
 		account(conf, found.word & ~ENTRY_REPLY, told->octets);
+	} else if (told->opens && conf->heir) { /* it would not know of the session; it will be told again */
+		return ADMIT_HANDING_OVER;
 	} else if (told->opens) {
 		if (holder == OTHER_TUPLE)
 			return ADMIT_FULL;
@@ -388,7 +390,7 @@ int admit(struct __sk_buff *skb)
 		why = admit_session(skb, conf, &work->told, load.flags);
 	if (why == ADMIT_CLASH)
 		return refuse(skb, conf, port, &load, sealed);
-	if (why == ADMIT_FULL)
+	if (why == ADMIT_FULL || why == ADMIT_HANDING_OVER)
 		return verdict(TC_ACT_SHOT, why);
 	return send_on(skb, port, &load, &sealed->block, why);
 }

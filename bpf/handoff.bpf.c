@@ -219,6 +219,8 @@ int handoff(struct __sk_buff *skb)
 	else if (ip->ihl != 5 && forwarding_wrote(ip, cursor.end))
 		unfit = HANDOFF_OPTIONS;
 
+	if (conf->heir) /* as in `steer`, which this one had passed already */
+		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
 	if (read_decision(skb, &now.tuple, &decision))
 		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
 	if (decision.helper && !shares_helper(conf, &decision))

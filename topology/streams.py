@@ -56,13 +56,15 @@ class MixReport(msgspec.Struct, frozen=True):
 
 
 class UncleanSession(msgspec.Struct, frozen=True, array_like=True):
-    """``again``: SYNs sent again; ``trouble`` is empty when the session completed all the same."""
+    """``again``: SYNs sent again; ``trouble`` is empty when the session completed all the same; ``port``: its
+    client's."""
 
     began: float
     way: str
     took_ms: float
     again: int
     trouble: str
+    port: int = 0
 
 
 class ArrivalReport(msgspec.Struct, frozen=True):
@@ -165,14 +167,19 @@ class Newcomers:
     slowest_ms: float
 
 
+def failed(report: ArrivalReport, fault: float, until: float = float("inf")) -> list[UncleanSession]:
+    """Of those begun between ``fault`` and ``until``."""
+    return [one for one in report.unclean if fault <= one.began <= until and one.trouble]
+
+
 def newcomers(report: ArrivalReport, fault: float, until: float = float("inf")) -> Newcomers:
     """Of those begun between ``fault`` and ``until``."""
     after = [one for one in report.unclean if fault <= one.began <= until]
-    whole, failed = [one for one in after if not one.trouble], [one for one in after if one.trouble]
+    whole, broken = [one for one in after if not one.trouble], failed(report, fault, until)
     return Newcomers(
-        failed=len(failed),
-        why=f"{failed[0].trouble}, {failed[0].way}, begun {1000 * (failed[0].began - fault):.0f} ms after"
-        if failed
+        failed=len(broken),
+        why=f"{broken[0].trouble}, {broken[0].way}, begun {1000 * (broken[0].began - fault):.0f} ms after"
+        if broken
         else "",
         again=max((one.again for one in whole), default=0),
         slowest_ms=max((one.took_ms for one in whole), default=0.0),

@@ -23,8 +23,8 @@ SHARE_HELPERS = 2
 """AA_FEATURE_SHARE_HELPERS of bpf/include/types.h."""
 
 
-def write(maps: Mapping[str, Map], settings: Settings) -> None:
-    """All of it; `config` last, in one map write."""
+def write(maps: Mapping[str, Map], settings: Settings, heir: int = 0) -> None:
+    """All of it; `config` last, in one map write. ``heir``: the node that is about to become primary, 0 for none."""
     _write_ports(maps, settings.ports)
     record = maps["config"].record()
     record["key"] = np.frombuffer(settings.block_key, "<u8")
@@ -40,6 +40,7 @@ def write(maps: Mapping[str, Map], settings: Settings) -> None:
     record["source_key"] = np.frombuffer(decisions.source_key(settings.table_key), "<u8")
     decisions.fill_persistence(record, settings.persistence)
     record["self"], record["primary"] = settings.node_id, settings.primary_id
+    record["heir"] = heir
     record["ha_mac"] = list(settings.ha_mac)
     record["primary_ha_mac"] = list(settings.primary_ha_mac)
     maps["config"].put(0, record)

@@ -85,6 +85,7 @@ class Dataplane:
         self._pulse: int | None = None
         self._sender: Sender | None = None
         self._mirror: Mirror | None = None
+        self._heir = 0
 
     @staticmethod
     def pinned(pins: Path) -> bool:
@@ -113,12 +114,15 @@ class Dataplane:
         self._sets.remove_older(other, compiled, self._maps)
 
     def change_role(self, settings: Settings, heir: bool = False) -> None:
-        """Be in the other role, with the same maps; ``heir`` and the order of things: see ``Hooks.change``."""
+        """Be in the other role, with the same maps; ``heir`` and the order of things: see ``Hooks.change``. No session
+        begins before the last hook has changed, if none did before.
+        """
         before = self._settings
         compiled = self._compiled(settings.role)
         self._sets.load_ahead(settings.role, compiled, self._maps)
         self.update(settings)
         self._activate(compiled, before, heir)
+        self.set_heir(0)
         self._sets.remove_older(settings.role, compiled, self._maps)
 
     def be_silent(self) -> None:
@@ -165,6 +169,7 @@ class Dataplane:
 
     def set_heir(self, node_id: int) -> None:
         """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
+        self._heir = node_id
         self._maps["config"].view()["heir"][0] = node_id
 
     def _compiled(self, role: roles.Role | None = None) -> dict[str, objects.Object]:
@@ -239,7 +244,7 @@ class Dataplane:
     def update(self, settings: Settings) -> None:
         """Change generation, epoch, primary HA MAC or virtual MACs of a running dataplane, in one map write."""
         self._settings = self._hooks.settings = settings
-        configuration.write(self._maps, settings)
+        configuration.write(self._maps, settings, self._heir)
 
     def set_members(self, members: Sequence[Member]) -> None:
         """Primary: the nodes packets can be steered to (itself included). Ids absent from it are cleared."""

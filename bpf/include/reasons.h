@@ -133,6 +133,8 @@
 	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
 	R(190, MUTED, mute, drop, "this node was cut off and has not asked yet whether it is still the primary, or stands down") \
 	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
+	R(193, HANDOFF_HANDING_OVER, handoff, drop, "SYN that was in the stack at the moment in which another node becomes primary") \
+	R(194, ADMIT_HANDING_OVER, admit, drop, "own session announced at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \
 	R(187, GUARD_VRRP, adopt, pass, "VRRP advertisement") \

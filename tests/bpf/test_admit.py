@@ -92,6 +92,17 @@ def test_its_answers_are_steered_and_complete_the_handshake(plane: Plane) -> Non
     assert plane.run("steer", segment(REPLY, "A", b"data")).why == {"STEER_TX": 1}
 
 
+def test_none_begins_while_another_node_becomes_primary(plane: Plane) -> None:
+    """The heir would not know of it. What runs goes on."""
+    plane.run("admit", with_block(CARRIER, announced(SESSION)))
+    plane.configure(heir=OTHER)
+    other = tuple_of(PUBLIC, 50001, SERVER, 80)
+    ran = plane.run("admit", with_block(other, announced(SESSION)))
+    assert (ran.verdict, ran.why, plane.flow_count()) == (TC_SHOT, {"ADMIT_HANDING_OVER": 1}, 1)
+    assert not conntrack.dump()[1:]
+    assert plane.run("admit", with_block(CARRIER, announced(SESSION), "A")).why == {"ADMIT_AGAIN": 1}
+
+
 def test_its_end_is_followed(plane: Plane) -> None:
     plane.run("admit", with_block(CARRIER, announced(SESSION)))
     plane.run("steer", segment(REPLY, "SA"))

@@ -32,6 +32,7 @@ from tests.bpf.harness import (
     SERVER,
     TC_OK,
     TC_REDIRECT,
+    TC_SHOT,
     THIRD,
     TIMEOUTS,
     VIRTUAL,
@@ -487,6 +488,17 @@ def test_one_that_ended_there_is_a_new_session(plane: Plane, state: str) -> None
     original, reply = nat("masquerade")
     entry(original, reply, state=state)
     assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_SENT": 1}
+
+
+def test_no_session_begins_while_another_node_becomes_primary(plane: Plane) -> None:
+    """The one that the stack already had when it began: the heir would not know of it. TCP sends the SYN again."""
+    plane.configure(heir=OTHER)
+    assert plane.run("steer", segment(nat("masquerade")[0], "S")).why == {"STEER_HANDING_OVER": 1}
+    ran = hand_off(plane)
+    assert (ran.verdict, ran.why) == (TC_SHOT, {"HANDOFF_HANDING_OVER": 1})
+    assert plane.flow_count() == 0
+    plane.configure()
+    assert plane.run("handoff", leaving(nat("masquerade")[1])).why == {"HANDOFF_SENT": 1}
 
 
 def test_half_open_flows_keep_to_their_share(plane: Plane) -> None:

@@ -7,10 +7,11 @@ import dataclasses
 import errno
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
+from aa_cluster.dataplane.hooks import Hooks
 from aa_cluster.dataplane.plane import Dataplane
 from aa_cluster.dataplane.settings import Settings
 
@@ -84,3 +85,28 @@ def test_without_heir_nothing_leaves_until_the_macs_are_physical(
 def test_with_an_heir_sessions_go_on(primary: Dataplane, settings: Settings) -> None:
     primary.change_role(auxiliary(settings), heir=True)
     assert gets_out()
+
+
+def test_no_session_begins_until_every_hook_has_changed(
+    primary: Dataplane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SYN let through meanwhile would be the former primary's secret."""
+    seen: list[int] = []
+    change = Hooks.change
+
+    def watched(hooks: Hooks, fds: Mapping[str, int], before: Settings, heir: bool) -> None:
+        seen.append(heir_of(primary))
+        change(hooks, fds, before, heir)
+        seen.append(heir_of(primary))
+
+    monkeypatch.setattr(Hooks, "change", watched)
+    primary.set_heir(2)
+    primary.update(dataclasses.replace(settings, epoch=settings.epoch + 1))
+    assert heir_of(primary) == 2
+    primary.change_role(auxiliary(settings), heir=True)
+    assert (seen, heir_of(primary)) == ([2, 2], 0)
+
+
+def heir_of(plane: Dataplane) -> int:
+    """As the programs see it."""
+    return int(plane._maps["config"].view()["heir"][0])

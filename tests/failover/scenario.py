@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Standstill, longest_ms, standstill
-from aa_cluster.topology.streams import Load, judge, load, lost, newcomers
+from aa_cluster.topology.streams import Load, failed, judge, load, lost, newcomers
 from tests.failover.autopsy import autopsy
 from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
 STREAMS, RATE, FRESH = 1000, 200.0, 20.0
 TOLD = 5
-"""Lost streams whose traces are looked for on every node, and strays whose times are told."""
+"""Lost streams and new sessions that failed whose traces are looked for on every node, and strays whose times are
+told."""
 SETTLE = 0.8
 """Seconds the load runs before anything happens."""
 AFTER = 2.0
@@ -61,6 +62,8 @@ class Round:
         first = self.times[0] if self.times else time.monotonic()
         for row in lost(mixed, first)[:TOLD]:
             print("\n".join([f"lost: {row}", *autopsy(self.lab, row.port)]))
+        for one in failed(arrived, first)[:TOLD]:
+            print("\n".join([f"new and failed: {one}", *autopsy(self.lab, one.port)]))
         claims = strays(self.watch.claims(), reigns)
         for claim in claims[:TOLD]:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")

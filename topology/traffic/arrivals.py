@@ -3,7 +3,8 @@
 
 Each connects, asks one line, gets one back, and closes first; they go the three ways of ``ends.Ways`` in turn. Says
 ``open`` when it begins; at the end of standard input one line of JSON: how many completed, how long the slowest took,
-and each that was not clean (a SYN sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s).
+and each that was not clean (a SYN sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s)
+and its client's port.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from aa_cluster.topology.traffic.ends import Ways, named, prepare, why
 from aa_cluster.topology.traffic.paced import LINE, line
-from aa_cluster.topology.traffic.tcp import retransmits
+from aa_cluster.topology.traffic.tcp import retransmits, state
 
 SLOW_MS = 100
 MOST_KEPT = 5000
@@ -29,12 +30,13 @@ ERROR = select.EPOLLERR | select.EPOLLHUP
 class Arrival:
     """One session, seen by its client."""
 
-    __slots__ = ("again", "began", "connection", "number", "way")
+    __slots__ = ("again", "began", "connection", "number", "port", "way")
 
     def __init__(self, number: int, way: str, connection: socket.socket | None) -> None:
         self.number, self.way, self.connection = number, way, connection
         self.began = time.monotonic()
         self.again = 0
+        self.port = connection.getsockname()[1] if connection is not None else 0
 
 
 class Arrivals:
@@ -49,7 +51,7 @@ class Arrivals:
         self._listeners = {listener.fileno(): listener for listener in ways.listeners}
         self.begun = self.completed = 0
         self.times: list[float] = []
-        self.unclean: list[tuple[float, str, float, int, str]] = []
+        self.unclean: list[tuple[float, str, float, int, str, int]] = []
         self.late = 0.0
         for descriptor in self._listeners:
             self._epoll.register(descriptor, select.EPOLLIN)
@@ -157,13 +159,13 @@ class Arrivals:
             self.completed += 1
             self.times.append(took)
         if (trouble or arrival.again or 1000 * took > SLOW_MS) and len(self.unclean) < MOST_KEPT:
-            self.unclean.append((arrival.began, arrival.way, 1000 * took, arrival.again, trouble))
+            self.unclean.append((arrival.began, arrival.way, 1000 * took, arrival.again, trouble, arrival.port))
 
     def _give_up(self, now: float) -> None:
         while self._ages and (self._ages[0].connection is None or now - self._ages[0].began > self._patience):
             oldest = self._ages.popleft()
             if oldest.connection is not None:
-                self._end(oldest, "timeout")
+                self._end(oldest, f"timeout in {state(oldest.connection)}")
 
 
 def main() -> None:

@@ -11,11 +11,20 @@ from collections.abc import Callable
 TOTAL_RETRANS = 100
 """Offset of ``tcpi_total_retrans`` in ``struct tcp_info`` (linux/tcp.h)."""
 
+STATES = {1: "ESTABLISHED", 2: "SYN_SENT", 3: "SYN_RECV", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 7: "CLOSE", 8: "CLOSE_WAIT"}
+"""Those that a client which waits can be in (net/tcp_states.h)."""
+
 
 def retransmits(connection: socket.socket) -> int:
     """Segments this end has sent more than once."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TOTAL_RETRANS + 4)
     return int(struct.unpack_from("=I", info, TOTAL_RETRANS)[0])
+
+
+def state(connection: socket.socket) -> str:
+    """Where this end's connection stands: ``tcpi_state``."""
+    number = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return STATES.get(number, f"state {number}")
 
 
 def serve(port: int, session: Callable[[socket.socket], None]) -> None:
