@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from aa_cluster import log
 from aa_cluster.agent import attachment, memory
 from aa_cluster.agent.attachment import Seat
@@ -22,8 +24,6 @@ from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from aa_cluster.agent.auxiliary import Auxiliary
     from aa_cluster.agent.primary import Primary
     from aa_cluster.agent.survey import Survey
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.settings import Settings
 
     MakePrimary = Callable[[PlaneThread, Settings, Membership, Survey], Primary]
+
+SEEN_LATE = 2.0
+"""Seconds by which the time a flow was last seen may lag: the sweep moves it."""
 
 _log = log.get("promotion")
 
@@ -60,10 +63,16 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
     return await asyncio.to_thread(context.host.make_entries, others[others["state"] < CLOSED])
 
 
-async def drop_entries(context: Context, role: Auxiliary) -> int:
-    """They go again, also those of flows that have closed meanwhile: this node is not the primary, or no more, and they
-    would outlive their sessions by days."""
-    return await asyncio.to_thread(context.host.drop_entries, await _of_others(role))
+async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:
+    """They go again, also those of flows that have closed ``since`` (CLOCK_MONOTONIC, s) they were made: this node is
+    not the primary, or no more, and they would outlive their sessions by days.
+
+    Not those of flows that had closed before: they run out by themselves, and a new session of this node may be about
+    to have that tuple.
+    """
+    others = await _of_others(role)
+    late = others["seen_ns"] >= np.uint64(max(0.0, since - SEEN_LATE) * 1e9)
+    return await asyncio.to_thread(context.host.drop_entries, others[(others["state"] < CLOSED) | late])
 
 
 async def _of_others(role: Auxiliary) -> np.ndarray:

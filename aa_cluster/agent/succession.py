@@ -108,18 +108,17 @@ class Succession:
             if self._node.role is not role:
                 return True
             gone = frozenset({role.primary.id})
-            watch = promotion.Stopwatch(self._context.clock)
+            watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
             try:
-                entries = await promotion.make_entries(self._context, role)
-                watch.lap("entries")
                 if not await self._is_silent(role):
-                    _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
-                    await promotion.drop_entries(self._context, role)
+                    _log.warning("keepalived calls the primary gone, but it is heard")
                     return False
                 watch.lap("silence")
+                await promotion.make_entries(self._context, role)
+                watch.lap("entries")
                 primary = await self._arm(role, gone, None, watch)
             except AaError as error:
-                await self._stay_auxiliary(role, error)
+                await self._stay_auxiliary(role, error, began)
                 return True
             await self._wear(primary)
             watch.lap("macs")
@@ -167,21 +166,21 @@ class Succession:
         for node_id in gone:
             primary.carry_out_again(membership.TakeOver(node_id))
 
-    async def _stay_auxiliary(self, role: Auxiliary, error: AaError) -> None:
-        """Out of the election, so that another one takes the role."""
+    async def _stay_auxiliary(self, role: Auxiliary, error: AaError, began: float) -> None:
+        """Out of the election, so that another one takes the role. ``began``: before the first entry was made."""
         why = f"it could not become primary: {error.message}"
         name = self._context.name
         _log.error("not promoted", why=str(error))
         self._context.events.say("promote", f"{name} stays an auxiliary: {why}", node=name)
         await self._sit_out(why)
-        self._tasks.start(self._drop_entries(role), "entries")
+        self._tasks.start(self._drop_entries(role, began), "entries")
 
     async def _sit_out(self, why: str) -> None:
         await self.candidate.leave(why)
         self._tasks.start(self._stand_again(), "penance")
 
-    async def _drop_entries(self, role: Auxiliary) -> None:
-        dropped = await promotion.drop_entries(self._context, role)
+    async def _drop_entries(self, role: Auxiliary, since: float) -> None:
+        dropped = await promotion.drop_entries(self._context, role, since)
         _log.info("the entries of others' sessions are let go of", entries=dropped)
 
     async def _stand_again(self) -> None:
@@ -281,7 +280,7 @@ class Succession:
             await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
             auxiliary.ready = True
             await self._set_free(address)
-        self._tasks.start(self._drop_entries(auxiliary), "entries")
+        self._tasks.start(self._drop_entries(auxiliary, self._context.clock()), "entries")
         return api.Promoted(primary=heir.facts.name, generation=armed.generation)
 
     async def _set_free(self, address: str) -> None:
@@ -355,14 +354,15 @@ class Succession:
             return await self._go(role, request)
         await self._must_be_plugged(role)
         await role.plane.call(role.plane.plane.prepare_standby)
+        began = self._context.clock()
         await promotion.make_entries(self._context, role)
-        self._tasks.start(self._drop_unless_promoted(role), "entries")
+        self._tasks.start(self._drop_unless_promoted(role, began), "entries")
         return control.PromoteAck(request.nonce, role.settings.generation, role.epoch)
 
-    async def _drop_unless_promoted(self, role: Auxiliary) -> None:
+    async def _drop_unless_promoted(self, role: Auxiliary, began: float) -> None:
         await asyncio.sleep(UNUSED_SECONDS)
         if self._node.role is role:
-            await self._drop_entries(role)
+            await self._drop_entries(role, began)
 
     async def _must_be_plugged(self, role: Auxiliary) -> None:
         ports = {port.ifindex: port.name for port in role.settings.ports}
