@@ -110,12 +110,13 @@ class Succession:
             gone = frozenset({role.primary.id})
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
             try:
+                entries = await promotion.make_entries(self._context, role)
+                watch.lap("entries")
                 if not await self._is_silent(role):
-                    _log.warning("keepalived calls the primary gone, but it is heard")
+                    _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
+                    await promotion.drop_entries(self._context, role, began)
                     return False
                 watch.lap("silence")
-                await promotion.make_entries(self._context, role)
-                watch.lap("entries")
                 primary = await self._arm(role, gone, None, watch)
             except AaError as error:
                 await self._stay_auxiliary(role, error, began)

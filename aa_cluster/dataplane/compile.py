@@ -12,6 +12,7 @@ but not its name, and what bcc then takes in its place is put back.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -109,7 +110,8 @@ def _program(code: bytes, by_fd: dict[int, str]) -> Program:
 def _another_name() -> None:
     """Not root by name any more, with every capability it had. Nothing, where the kernel does not allow that."""
     if ctypes.CDLL(None).prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0:
-        os.seteuid(_NOBODY)
+        with contextlib.suppress(OSError):
+            os.seteuid(_NOBODY)
 
 
 def main() -> None:

@@ -112,11 +112,10 @@ async def test_while_the_primary_is_heard_it_is_not_promoted_but_asked_again(pol
     machine, node = await polls.two()
     role = node.role
     machine.primary_heard = 0.0
-    made = machine.log.count("entries")
+    tries = machine.log.count("entries")
     master(machine, "ha", "data")
-    await until(lambda: machine.plane.calls.count("primary_heard") >= 30)  # ten in a row, and again
+    await until(lambda: machine.log.count("entries") >= tries + 2)
     assert node.role is role
-    assert machine.log.count("entries") == made, "nothing that would have to go again"
     assert "become_source" not in machine.plane.calls
     machine.primary_heard = float("inf")
     await until(lambda: isinstance(node.role, Primary))
