@@ -109,7 +109,7 @@ class Plane:
     def run(self, program: str, packet: Packet | bytes, ingress: int = LOOPBACK, mark: int = 0, cb: int = 0) -> Ran:
         before = self.maps["reasons"].per_cpu_sum()
         raw = bytes(packet)
-        if program == "steer":
+        if program in ("steer", "relinquish"):
             result = syscall.run_program(self.fds[program], raw)
         else:
             context = skb_context(ingress, mark, cb)
