@@ -348,6 +348,7 @@ int admit(struct __sk_buff *skb)
 	struct sealed_block *sealed;
 	struct load load = {};
 	struct workplace *work;
+	__u8 peer[6];
 	struct ethhdr *eth;
 	enum reason why;
 	__u32 zero = 0;
@@ -356,8 +357,10 @@ int admit(struct __sk_buff *skb)
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
 		return verdict(TC_ACT_OK, ADMIT_OTHER);
-	if (type == be16(ETH_P_HL) && port)
-		return take_answer(skb, conf, port->slot);
+	if (type == be16(ETH_P_HL) && port) {
+		copy_mac(peer, eth->h_source);
+		return take_pulse(skb, conf, port->slot, peer, port->virtual_mac);
+	}
 	if (type != be16(ETH_P_ANNOUNCE))
 		return admit_other(skb, eth);
 	work = workplaces.lookup(&zero);

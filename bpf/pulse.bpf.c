@@ -2,12 +2,12 @@
 /*
  * pulse: is a node there? (docs/liveness.md)
  *
- *   pulse   asks one node on each of its links. Attached nowhere: the agent of the primary runs it with BPF_PROG_TEST_RUN,
- *           once for each node of the mask in cb[0] and cb[1] (bit n: node n), a frame as long as a pulse as its packet.
- *           What the last of the runs returns has a bit for each link on which some node has not answered the last
- *           pulse of the call before.
- *   echo    TC ingress of the HA link, behind the others there: an auxiliary answers, the primary notes the answer. On
- *           data interfaces `adopt` does the one and `admit` the other.
+ *   pulse   asks one node on each of its links. Attached nowhere: the agent runs it with BPF_PROG_TEST_RUN, once for
+ *           each node of the mask in cb[0] and cb[1] (bit n: node n), a frame as long as a pulse as its packet. What the
+ *           last of the runs returns has a bit for each link on which some node has not answered the last pulse of the
+ *           call before. The primary asks its nodes; a node that may be about to take its place asks the primary.
+ *   echo    TC ingress of the HA link, behind the others there: whoever is asked answers, who asked notes the answer. On
+ *           data interfaces `adopt` and `admit` do that.
  *
  * Writes pulses; reads config, slots, nodes.
  */
@@ -66,9 +66,11 @@ static __always_inline __u8 next_node(struct __sk_buff *skb)
 	return id;
 }
 
+/* None but the primary ever sends from the virtual MAC. */
 static __always_inline __u32 ask_node(struct __sk_buff *skb, const struct config *conf, __u8 id)
 {
 	const struct node *node = node_of(id);
+	bool primary = conf->self == conf->primary;
 	__u8 to[6], from[6];
 	__u32 ifindex;
 	__u64 doubts = 0;
@@ -77,7 +79,7 @@ static __always_inline __u32 ask_node(struct __sk_buff *skb, const struct config
 	for (link = 0; link < AA_LINKS; link++) {
 		if (link == AA_HA_LINK) {
 			ifindex = conf->ha_ifindex;
-			copy_mac(to, node->ha_mac);
+			copy_mac(to, primary ? node->ha_mac : conf->primary_ha_mac);
 			copy_mac(from, conf->ha_mac);
 		} else {
 			int slot = link; /* the counter itself stays where the verifier knows its value */
@@ -86,8 +88,8 @@ static __always_inline __u32 ask_node(struct __sk_buff *skb, const struct config
 			if (!port || !port->ifindex)
 				continue;
 			ifindex = port->ifindex;
-			copy_mac(to, mac_of(node, link));
-			copy_mac(from, port->virtual_mac);
+			copy_mac(to, primary ? mac_of(node, link) : port->virtual_mac);
+			copy_mac(from, primary ? port->virtual_mac : port->physical_mac);
 		}
 		doubts |= send_pulse(skb, conf, id, link, ifindex, to, from) << link;
 	}
@@ -100,7 +102,7 @@ int pulse(struct __sk_buff *skb)
 	__u8 id = next_node(skb);
 	__u32 doubts = skb->cb[CB_DOUBTS];
 
-	if (id != 0 && id != conf->self)
+	if (id != 0 && id != conf->self && (conf->self == conf->primary || id == conf->primary))
 		doubts |= ask_node(skb, conf, id);
 	skb->cb[CB_DOUBTS] = doubts;
 	return doubts;

@@ -38,6 +38,9 @@ QUESTIONS, QUESTION_SECONDS = 12, 0.05
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
 SILENT_PULSES = 1.75
+ANSWER_SECONDS = 0.003
+"""A kernel that lives answers within this, or while the entries are made."""
+LIVES = "keepalived calls the primary gone, but it lives"
 PREPARE_SECONDS = 15.0
 GO_SECONDS = 2.0
 TAKE_SECONDS = 2.0
@@ -109,11 +112,17 @@ class Succession:
                 return True
             gone = frozenset({role.primary.id})
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
+            question = await role.plane.call(role.plane.plane.ask_primary)
             try:
+                await asyncio.sleep(ANSWER_SECONDS)
+                if question.answered():
+                    _log.warning(LIVES)
+                    return False
+                watch.lap("answer")
                 entries = await promotion.make_entries(self._context, role)
                 watch.lap("entries")
-                if not await self._is_silent(role):
-                    _log.warning("keepalived calls the primary gone, but it is heard", entries=entries)
+                if not await self._is_silent(role) or question.answered():
+                    _log.warning(LIVES, entries=entries)
                     await promotion.drop_entries(self._context, role, began)
                     return False
                 watch.lap("silence")
@@ -121,6 +130,8 @@ class Succession:
             except AaError as error:
                 await self._stay_auxiliary(role, error, began)
                 return True
+            finally:
+                question.close()
             await self._wear(primary)
             watch.lap("macs")
             _log.info("taken", **watch.steps)

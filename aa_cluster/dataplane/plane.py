@@ -409,10 +409,14 @@ class Dataplane:
         return time.monotonic() < self._flooded_until
 
     def prober(self) -> pulses.Prober:
-        """Primary: a new one, for a thread of its own; ``close`` it before this dataplane."""
+        """A new one, for a thread of its own; ``close`` it before this dataplane."""
         if self._pulse is None:
-            raise DataplaneError("pulses were asked for before the dataplane was started as primary")
+            raise DataplaneError("pulses were asked for before the dataplane was started")
         return pulses.Prober(os.dup(self._pulse), self._maps["pulses"])
+
+    def ask_primary(self) -> pulses.Question:
+        """Auxiliary: a pulse to the primary on each link; ``close`` the question before this dataplane."""
+        return pulses.Question(self.prober(), self._maps["pulses"], self._settings.primary_id)
 
     def pulse_rows(self, node_ids: Iterable[int]) -> dict[tuple[int, int], Pulse]:
         """What is known of each link to these nodes, by (node id, link); links are slots and ``pulses.HA_LINK``."""

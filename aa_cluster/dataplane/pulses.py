@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+
+import numpy as np
 
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.maps import LINKS, MAX_NODES, Map
@@ -24,7 +27,7 @@ _SENT, _ANSWERED = 0, 2
 class Pulse:
     """One link to one node. ``sent``, ``answered``, ``heard`` are sequence numbers; times in ns of CLOCK_MONOTONIC.
 
-    On an auxiliary only ``heard`` moves, in the rows of its primary.
+    On an auxiliary ``heard`` moves, in the rows of its primary; and the others, while there is a ``Question``.
     """
 
     sent: int
@@ -80,6 +83,29 @@ class Prober:
         if not mask:
             return lambda: 0
         return syscall.PreparedRun(self._fd, _FRAME, context_for(mask), repeat=len(mask))
+
+
+class Question:
+    """Is the primary's kernel there? Asked on every link, by an auxiliary that has heard nothing; ``close`` it.
+
+    Each pulse's number must be above all that the primary has had from this node in its generation, also before a
+    reboot of either: the wall clock's ns are. A clock that was set back costs the answer, no more.
+    """
+
+    def __init__(self, prober: Prober, pulses: Map, primary_id: int) -> None:
+        self._prober = prober
+        self._rows = pulses.view()[primary_id * LINKS : (primary_id + 1) * LINKS]
+        self._rows["sent"] = np.maximum(self._rows["sent"], np.uint64(time.time_ns()))
+        prober.send(frozenset({primary_id}))
+
+    def answered(self) -> bool:
+        """On some link until now."""
+        return bool((self._rows["answered"] >= self._rows["sent"]).any())
+
+    def close(self) -> None:
+        """What is not answered never was asked."""
+        self._rows["sent"] = self._rows["answered"]
+        self._prober.close()
 
 
 def context_for(nodes: Collection[int]) -> bytes:

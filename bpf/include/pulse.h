@@ -2,6 +2,7 @@
 /*
  * Pulses (docs/liveness.md): the primary asks each node on each of its links, the node's kernel answers at once. So a node
  * whose agent is busy or stopped is alive, and one that forwards no frame on some link is not, whatever its agent says.
+ * A node that has heard nothing of the primary asks it in the same way, before it takes its place.
  */
 #ifndef AA_PULSE_H
 #define AA_PULSE_H
@@ -92,7 +93,8 @@ static __always_inline int answer_pulse(struct __sk_buff *skb, const struct conf
 {
 	struct pulse *row = pulse_of(frame->head.sender, frame->link);
 
-	if (frame->head.sender != conf->primary && frame->head.generation == be32(conf->generation))
+	if (frame->head.sender != conf->primary && conf->self != conf->primary &&
+	    frame->head.generation == be32(conf->generation))
 		return verdict(TC_ACT_SHOT, PULSE_STRANGER);
 	if (!row || !is_new(row, host32(frame->head.generation), host64(frame->sequence)))
 		return verdict(TC_ACT_SHOT, PULSE_OLD);
@@ -131,17 +133,6 @@ static __always_inline enum reason load_pulse(struct __sk_buff *skb, const struc
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, frame, sizeof(*frame)))
 		return PULSE_MALFORMED;
 	return inspect_pulse(conf, frame, link);
-}
-
-/* A frame of ETH_P_HL that came in on `link`, where none but answers can be. */
-static __always_inline int take_answer(struct __sk_buff *skb, const struct config *conf, __u32 link)
-{
-	struct pulse_frame frame;
-	enum reason why = load_pulse(skb, conf, link, &frame);
-
-	if (why == PULSE_HEARD && frame.head.kind != HL_KIND_ANSWER)
-		why = PULSE_STRANGER;
-	return why == PULSE_HEARD ? note_answer(&frame) : verdict(TC_ACT_SHOT, why);
 }
 
 /* One that came in on `link`, from the MAC `peer`; `own` is this node's there. */

@@ -123,7 +123,7 @@
 	R(140, ADMIT_OTHER, admit, pass, "no announcement") \
 	R(170, PULSE_SENT, pulse, relay, "pulse sent to a node, on one of its links") \
 	R(171, PULSE_FAILED, pulse, drop, "pulse or answer that could not be made or sent") \
-	R(172, PULSE_ANSWERED, pulse, relay, "pulse of the primary verified and answered") \
+	R(172, PULSE_ANSWERED, pulse, relay, "pulse verified and answered") \
 	R(173, PULSE_HEARD, pulse, relay, "answer to a pulse verified and noted") \
 	R(174, PULSE_STRANGER, pulse, drop, "pulse or answer of or for another node, or of another link") \
 	R(175, PULSE_GENERATION, pulse, drop, "pulse or answer of another generation") \

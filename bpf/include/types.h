@@ -169,7 +169,7 @@ _Static_assert(sizeof(struct config) == 344, "config has no hidden padding");
 
 /*
  * What is known of one link to one node. A pulse has a sequence number, which its answer repeats. Times: CLOCK_MONOTONIC.
- * On an auxiliary the row of its primary tells when that one was heard.
+ * On an auxiliary the row of its primary tells when that one was heard, and whether it answers.
  */
 struct pulse {
 	__u64 sent; /* sequence of the newest pulse; only `pulse` writes it */

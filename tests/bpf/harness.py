@@ -132,6 +132,8 @@ class Plane:
             "bucket_mask": self.maps["buckets"].info.entries - 1,
             "flow_limit": self.maps["records"].info.entries - 1,
             "half_open_limit": self.maps["records"].info.entries - 1,
+            "ha_mac": raw_mac(HA_MAC),
+            "primary_ha_mac": raw_mac(HA_MAC),
         } | changes
         for name, value in values.items():
             record[name] = value
@@ -139,7 +141,6 @@ class Plane:
         record["source_key"] = np.frombuffer(SOURCE_KEY, "<u8")
         for state, seconds in TIMEOUTS.items():
             record["timeout_s"][state] = seconds
-        record["ha_mac"] = record["primary_ha_mac"] = raw_mac(HA_MAC)
         self.maps["config"].put(0, record)
 
     def port(self, ifindex: int = LOOPBACK, slot: int = 0, mtu: int = 1500) -> None:

@@ -15,7 +15,7 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import ARP, Ether
 
 from aa_cluster.dataplane import pulses, syscall
-from aa_cluster.dataplane.pulses import Prober, Pulse
+from aa_cluster.dataplane.pulses import Prober, Pulse, Question
 from tests.bpf.harness import (
     CLIENT_MAC,
     HA_MAC,
@@ -32,6 +32,7 @@ from tests.bpf.harness import (
     namespace,
     node_ha_mac,
     node_mac,
+    raw_mac,
 )
 from tests.bpf.pulse_frames import ANSWER, ETHERTYPE, HA_LINK, PULSE, Frame, decode
 
@@ -70,7 +71,8 @@ def plane(wired: Plane) -> Plane:
 @pytest.fixture
 def auxiliary(plane: Plane) -> Plane:
     """This node is an auxiliary of node ``OTHER``."""
-    plane.configure(primary=OTHER, ha_ifindex=socket.if_nametoindex("h0"))
+    ha = socket.if_nametoindex("h0")
+    plane.configure(primary=OTHER, ha_ifindex=ha, primary_ha_mac=raw_mac(PRIMARY_HA_MAC))
     return plane
 
 
@@ -281,6 +283,73 @@ def test_the_guard_comes_before_the_answer(auxiliary: Plane) -> None:
     assert auxiliary.run("echo", asked(HA_LINK).packet(CLIENT_MAC, PRIMARY_HA_MAC)).why == {"PULSE_STRANGER": 1}
 
 
+# An auxiliary that has heard nothing asks its primary.
+
+
+@pytest.fixture
+def question(auxiliary: Plane, wires: dict[str, socket.socket]) -> Iterator[Question]:
+    """Asked already."""
+    prober = Prober(os.dup(auxiliary.fds["pulse"]), auxiliary.maps["pulses"])
+    made = Question(prober, auxiliary.maps["pulses"], OTHER)
+    yield made
+    made.close()
+
+
+def test_the_primary_is_asked_on_every_link(question: Question, wires: dict[str, socket.socket]) -> None:
+    """From the physical MAC: nothing of an auxiliary ever comes from the virtual one."""
+    (data,), (ha,) = frames(wires["d1"]), frames(wires["h1"])
+    assert (Ether(data).dst, Ether(data).src) == (VIRTUAL, PHYSICAL)
+    assert (Ether(ha).dst, Ether(ha).src) == (PRIMARY_HA_MAC, HA_MAC)
+    assert [(one.kind, one.target, one.link) for one in map(decode, (data, ha))] == [
+        (PULSE, OTHER, 0),
+        (PULSE, OTHER, HA_LINK),
+    ]
+    assert not question.answered()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_its_answer_on_any_link_will_do(
+    auxiliary: Plane, question: Question, wires: dict[str, socket.socket], way: str
+) -> None:
+    program, carried, link, _, _ = WAYS[way]
+    (raw,) = frames(wires["h1" if way == "ha" else "d1"])
+    asked_for = decode(raw)
+    answer = asked(link, kind=ANSWER, sequence=asked_for.sequence, sent_ns=asked_for.sent_ns)
+    assert auxiliary.run(program, carried(answer)).why == {"PULSE_HEARD": 1}
+    assert question.answered()
+
+
+def test_each_question_is_asked_anew(auxiliary: Plane, wires: dict[str, socket.socket]) -> None:
+    """The answer to the one before says nothing; and a number that has been used in an earlier life is not used again."""
+    sequences = []
+    for _ in range(2):
+        prober = Prober(os.dup(auxiliary.fds["pulse"]), auxiliary.maps["pulses"])
+        made = Question(prober, auxiliary.maps["pulses"], OTHER)
+        (raw,) = frames(wires["h1"])
+        sequences.append(decode(raw).sequence)
+        assert not made.answered()
+        made.close()
+        late = asked(HA_LINK, kind=ANSWER, sequence=sequences[-1])
+        assert auxiliary.run("echo", on_ha(late)).why == {"PULSE_OLD": 1}
+    assert time.time_ns() > sequences[1] > sequences[0] > time.time_ns() - 10**10
+    assert row(auxiliary, OTHER, HA_LINK).sent == row(auxiliary, OTHER, HA_LINK).answered == 0
+
+
+def test_an_auxiliary_asks_nobody_else(auxiliary: Plane, prober: Prober, wires: dict[str, socket.socket]) -> None:
+    prober.send(frozenset({THIRD}))
+    assert frames(wires["h1"]) == frames(wires["d1"]) == []
+
+
+@pytest.mark.parametrize("way", ["ha", "data"])
+def test_the_primary_answers_its_nodes(plane: Plane, way: str) -> None:
+    program, link, to, source = BACK[way]
+    ran = plane.run(program, asked(link).packet(to, source))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"PULSE_ANSWERED": 1})
+    assert (ran.packet.dst, ran.packet.src, ran.packet.type) == (source, to, ETHERTYPE)
+    assert decode(ran.raw) == Frame(ANSWER, 7, link, SELF, OTHER, sent_ns=1234)
+    assert plane.run(program, asked(link).packet(to, source)).why == {"PULSE_OLD": 1}
+
+
 def test_what_is_no_pulse_passes(plane: Plane) -> None:
     """And what the relay leaves alone on the HA link gets to `echo`."""
     other = Ether(dst=HA_MAC) / IP()
@@ -331,7 +400,6 @@ def test_an_answer_counts_once_and_only_to_a_pulse(plane: Plane, prober: Prober,
         ({"target": THIRD}, "PULSE_STRANGER"),
         ({"sender": SELF}, "PULSE_STRANGER"),
         ({"link": 1}, "PULSE_STRANGER"),
-        ({"kind": PULSE}, "PULSE_STRANGER"),
         ({"cluster_id": 1}, "PULSE_MALFORMED"),
     ],
 )

@@ -75,6 +75,17 @@ class Port:
 
 
 @dataclass
+class FakeQuestion:
+    machine: Machine
+
+    def answered(self) -> bool:
+        return self.machine.primary_answers
+
+    def close(self) -> None:
+        self.machine.log.append("asked")
+
+
+@dataclass
 class FakePlane:
     """Remembers what it was told. ``pins`` on the machine outlive it, as they do in bpffs."""
 
@@ -132,6 +143,10 @@ class FakePlane:
     def primary_heard(self) -> float:
         self.calls.append("primary_heard")
         return self.machine.primary_heard
+
+    def ask_primary(self) -> FakeQuestion:
+        self.calls.append("ask_primary")
+        return FakeQuestion(self.machine)
 
     def forget_journal(self) -> None:
         self.calls.append("forget_journal")
@@ -359,6 +374,7 @@ class Machine:
         self.stuck = False
         self.unprepared = False
         self.primary_heard = float("inf")
+        self.primary_answers = False
         self.carrierless: set[str] = set()
         self.unchangeable: set[str] = set()
         self.keepalived: Path | None = changes.get("keepalived")

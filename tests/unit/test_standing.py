@@ -121,6 +121,19 @@ async def test_while_the_primary_is_heard_it_is_not_promoted_but_asked_again(pol
     await until(lambda: isinstance(node.role, Primary))
 
 
+async def test_while_the_primarys_kernel_answers_it_is_not_promoted(polls: Polls) -> None:
+    """Its agent and its keepalived are both silent. No entry is made meanwhile, each of which would have to go again."""
+    machine, node = await polls.two()
+    role, made = node.role, machine.log.count("entries")
+    machine.primary_answers = True
+    master(machine, "ha", "data")
+    await until(lambda: machine.log.count("asked") >= 2)
+    assert node.role is role
+    assert machine.log.count("entries") == made
+    machine.primary_answers = False
+    await until(lambda: isinstance(node.role, Primary))
+
+
 async def test_a_promotion_that_fails_bars_the_node_for_a_while(polls: Polls) -> None:
     machine, node = await polls.two()
     role, on_disk = node.role, disk(machine)
