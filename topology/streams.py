@@ -7,6 +7,7 @@ Times are CLOCK_MONOTONIC in s, which all processes of the machine share; gaps c
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -82,9 +83,9 @@ class Verdict:
     """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
     says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
 
-    ``net_ms``: the largest gap when each is taken without the longest time that a core of this machine stood still
-    during it. ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``: how late
-    the generator was after it; no gap is known better than that. ``losses``: the first few, in words.
+    ``net_ms``: the largest when each is taken without the longest time that a core of this machine stood still during
+    it (see ``net_ms``). ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``:
+    how late the generator was after it; no gap is known better than that. ``losses``: the first few, in words.
     """
 
     counted: int
@@ -147,7 +148,23 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
 
 def _net_ms(began: float, length: float, absences: Sequence[Absence]) -> float:
     ended = began + length
-    return 1000 * length - max((one.within_ms(began, ended) for one in absences), default=0.0)
+    return net_ms(1000 * length, max((one.within_ms(began, ended) for one in absences), default=0.0))
+
+
+RTO_MS = 200.0
+"""TCP_RTO_MIN of Linux. A segment that is lost is sent again after so long, then after twice as long, and so on."""
+COUNTS_MS = 20.0
+"""A core that is away for less is what a busy machine has all the time."""
+
+
+def net_ms(gap_ms: float, still_ms: float) -> float:
+    """What a gap may have been, had no core stood still for ``still_ms`` during it: shorter by that. If TCP had to try
+    more than once, the try before the last may have missed the end of the outage by no more than that."""
+    tries = int(math.log2(gap_ms / RTO_MS + 1)) if gap_ms > 0 else 0
+    if tries < 2 or still_ms < COUNTS_MS:
+        return gap_ms - still_ms
+    before = gap_ms * ((1 << tries - 1) - 1) / ((1 << tries) - 1)
+    return min(gap_ms - still_ms, before)
 
 
 def _loss(row: StreamRow, fault: float) -> str:

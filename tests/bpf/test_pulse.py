@@ -320,7 +320,7 @@ def test_its_answer_on_any_link_will_do(
 
 
 def test_each_question_is_asked_anew(auxiliary: Plane, wires: dict[str, socket.socket]) -> None:
-    """The answer to the one before says nothing; and a number that has been used in an earlier life is not used again."""
+    """The answer to the one before says nothing; and numbers that an earlier life has used are not used again."""
     sequences = []
     for _ in range(2):
         prober = Prober(os.dup(auxiliary.fds["pulse"]), auxiliary.maps["pulses"])

@@ -32,10 +32,12 @@ _ports = itertools.count(18_100)
 
 @dataclass
 class Seen:
-    """What a thousand sessions came to."""
+    """What a thousand sessions came to. ``overtook``: SYNs that came to the server before the old session's RST did. It
+    challenges them (RFC 5961), which ends the old session, and the client sends them again at once: nothing is lost."""
 
     slowest_ms: int = 0
     repeated: int = 0
+    overtook: int = 0
 
 
 def begun(lab: Lab) -> Counter[str]:
@@ -48,6 +50,13 @@ def _adopted(counted: Counter[str]) -> int:
     return counted["ADOPT_NEW"] + counted["ADOPT_EVICTED"]
 
 
+def syn_challenges(lab: Lab) -> int:
+    """TCPSYNChallenge of the server's kernel."""
+    text = lab.exec("server", ["cat", "/proc/net/netstat"], check=True, capture_output=True, text=True).stdout
+    names, values = (line.split() for line in text.splitlines() if line.startswith("TcpExt:"))
+    return int(values[names.index("TCPSYNChallenge")])
+
+
 def expected(weights: Mapping[int, int]) -> dict[str, int]:
     return {f"node{index}": EACH * weight // sum(weights.values()) for index, weight in weights.items()}
 
@@ -55,6 +64,7 @@ def expected(weights: Mapping[int, int]) -> dict[str, int]:
 def a_thousand(lab: Lab, end: Literal["reset", "peer"], pause: float) -> Seen:
     """All succeed, and each on the node of its moment; a SYN that was sent again may have had a second decision."""
     source_port, seen = next(_ports), Seen()
+    challenged = syn_challenges(lab)
     for turn in range(ROUNDS):
         weights = WEIGHTS[turn % len(WEIGHTS)]
         set_weights(lab, weights)
@@ -67,8 +77,9 @@ def a_thousand(lab: Lab, end: Literal["reset", "peer"], pause: float) -> Seen:
         assert all(abs(taken[node] - share) <= 1 + again for node, share in expected(weights).items()), taken
         assert not any(taken[node] and not share for node, share in expected(weights).items()), taken
         assert EACH <= sum(taken.values()) <= EACH + again
-        seen = Seen(max(seen.slowest_ms, report.slowest_ms), seen.repeated + again)
-    print(f"{ROUNDS * EACH} sessions, slowest {seen.slowest_ms} ms, {seen.repeated} segments sent again")
+        overtook = syn_challenges(lab) - challenged
+        seen = Seen(max(seen.slowest_ms, report.slowest_ms), seen.repeated + again, overtook)
+    print(f"{ROUNDS * EACH} sessions, {seen}")
     return seen
 
 
@@ -82,7 +93,8 @@ def test_a_thousand_times_the_same_tuple(lab: Lab, ruleset: str, end: Literal["r
     for node, had in at_first.items():
         print(f"{node}:", dict(counters(lab, node) - had))
     after = counters(lab, 1)
-    assert (seen.repeated, seen.slowest_ms < 900) == (0, True), "a packet was lost and sent again"
+    assert seen.repeated <= seen.overtook, "a packet was lost and sent again"
+    assert seen.slowest_ms < 900
     for name in ("HANDOFF_AGAIN", "HANDOFF_UNDER_WAY", "HANDOFF_UNPLACED", "HANDOFF_NO_ENTRY"):
         assert after[name] == before[name], name
 

@@ -27,6 +27,7 @@ from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import ChurnReport, TalkReport, Talks, program, run_sessions, talks
 from aa_cluster.topology.namespaces import inside, write_sysctls
 from aa_cluster.topology.pinned import primary_maps
+from aa_cluster.topology.streams import net_ms
 from aa_cluster.topology.view import counters, flows, only, sessions, set_weights, undrain
 from tools.bench import flowtable
 
@@ -44,12 +45,22 @@ _ports = itertools.count(7100)
 
 
 @pytest.fixture(scope="module")
-def trio(make_lab: Callable[..., Lab]) -> Lab:
-    """Three nodes whose conntrack takes nothing up in the middle and is strict about windows."""
+def three(make_lab: Callable[..., Lab]) -> Lab:
     lab = make_lab(3)
     for node in lab.plan.node_names:
         write_sysctls(lab.plan.path(node), STRICT)
     return lab
+
+
+@pytest.fixture
+def trio(three: Lab) -> Iterator[Lab]:
+    """Three nodes whose conntrack takes nothing up in the middle and is strict about windows; whatever a test that
+    failed leaves is put right for the next."""
+    yield three
+    if not three.powered("node2"):
+        three.revive(2)
+        write_sysctls(three.plan.path("node2"), STRICT)
+    undrain(three, 2)
 
 
 def drain_now(lab: Lab, index: int, by: int = 1) -> api.TakenRow:
@@ -87,7 +98,7 @@ def all_went_on(running: Talks, longest: int, what: str) -> None:
         f"{what}: gaps in ms: median {gaps[len(gaps) // 2]}, largest {gaps[-1]}; {again} segments sent again", end="; "
     )
     print(f"the machine stood still for {still:.0f} ms", end="; ")
-    assert gaps[-1] <= longest + still
+    assert net_ms(gaps[-1], still) <= longest
 
 
 def gaps_of(client: Mapping[str, TalkReport], server: Mapping[str, TalkReport]) -> list[int]:

@@ -19,6 +19,7 @@ from aa_cluster.topology.streams import (
     UncleanSession,
     Verdict,
     judge,
+    net_ms,
     newcomers,
 )
 from aa_cluster.topology.traffic.mix import plan
@@ -83,6 +84,23 @@ def test_a_gap_is_net_of_what_a_core_stood_still_in_it(absence: Absence, net: fl
     report = MixReport((row(3, gaps=((100.05, 0.3),)), row(4, gaps=((100.4, 0.2),))), ())
     found = judge(report, FAULT, absences=(absence, Absence(1, 100.06, 10.0)))
     assert (found.gap_ms, round(found.net_ms)) == (pytest.approx(300), net)
+
+
+@pytest.mark.parametrize(
+    ("gap", "still", "net"),
+    [
+        (90, 0, 90),
+        (90, 30, 60),
+        (590, 100, 490),  # one try, that came late
+        (630, 0, 630),
+        (630, 19, 611),
+        (630, 20, 210),  # the one after 210 ms came too early by up to 20 ms
+        (1470, 50, 630),
+        (1470, 900, 570),
+    ],
+)
+def test_what_a_gap_may_have_been(gap: float, still: float, net: float) -> None:
+    assert net_ms(gap, still) == pytest.approx(net)
 
 
 def session(began: float, again: int = 0, trouble: str = "") -> UncleanSession:

@@ -122,7 +122,7 @@ async def test_while_the_primary_is_heard_it_is_not_promoted_but_asked_again(pol
 
 
 async def test_while_the_primarys_kernel_answers_it_is_not_promoted(polls: Polls) -> None:
-    """Its agent and its keepalived are both silent. No entry is made meanwhile, each of which would have to go again."""
+    """Its agent and its keepalived are both silent. No entries are made meanwhile, which would have to go again."""
     machine, node = await polls.two()
     role, made = node.role, machine.log.count("entries")
     machine.primary_answers = True
