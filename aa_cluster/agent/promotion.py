@@ -92,7 +92,9 @@ async def arm(
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
 
-    ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs.
+    ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some of
+    its hooks are still the primary's, and would take the answers to a session that began here: none does, until
+    ``set_heir(0)``.
     """
     before, old = context.state, role.settings
     generation = max(before.generation, old.generation) + 1
@@ -116,6 +118,8 @@ async def arm(
         primary = make(role.plane, settings, members, role.survey)
         await primary.open_up()
         watch.lap("members")
+        if former is not None:
+            await role.plane.call(role.plane.plane.set_heir, settings.node_id)
         await role.plane.call(role.plane.plane.change_role, settings)
         watch.lap("hooks")
         await role.stop()

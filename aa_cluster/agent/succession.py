@@ -423,6 +423,7 @@ class Succession:
         except TimeoutError:
             _log.error("the former primary has not let go: the virtual MACs are taken all the same")
         async with self._node.changing:
+            await primary.plane.call(primary.plane.plane.set_heir, 0)
             await self._wear(primary)
             await self._now_primary(primary, frozenset())
 

@@ -115,14 +115,15 @@ class Dataplane:
 
     def change_role(self, settings: Settings, heir: bool = False) -> None:
         """Be in the other role, with the same maps; ``heir`` and the order of things: see ``Hooks.change``. No session
-        begins before the last hook has changed, if none did before.
+        begins before the last hook has changed, if none did before; at a new primary not before ``set_heir`` says so.
         """
         before = self._settings
         compiled = self._compiled(settings.role)
         self._sets.load_ahead(settings.role, compiled, self._maps)
         self.update(settings)
         self._activate(compiled, before, heir)
-        self.set_heir(0)
+        if settings.role == "auxiliary":
+            self.set_heir(0)
         self._sets.remove_older(settings.role, compiled, self._maps)
 
     def be_silent(self) -> None:
@@ -168,7 +169,8 @@ class Dataplane:
         self.mirror.forget()
 
     def set_heir(self, node_id: int) -> None:
-        """Primary: no session begins here from now on, since that node is about to take over; 0: they do again."""
+        """Primary: no session begins here from now on, since that node (itself, where it is the one) is about to take
+        over; 0: they do again."""
         self._heir = node_id
         self._maps["config"].view()["heir"][0] = node_id
 

@@ -107,10 +107,12 @@ async def test_the_steps_of_a_hand_over_come_in_order(segment: Segment) -> None:
         "node2: become_source",
         "node2: set_members",
         "node2: set_schedule",
+        "node2: set_heir 2",
         "node2: change_role primary",
         "node2: PromoteAck",
         "node1: change_role auxiliary",
         "node1: PromoteTake",
+        "node2: set_heir 0",
     )
     for net in ("int", "ext"):  # at the same time
         in_order(
