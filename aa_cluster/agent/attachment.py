@@ -92,14 +92,9 @@ async def clear(plane: PlaneThread) -> None:
 
 
 async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:
-    """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before."""
-    await asyncio.gather(*(_put_on(context, link, mac) for link, mac in zip(survey.data, virtual, strict=True)))
-
-
-async def _put_on(context: Context, link: LinkFacts, mac: bytes) -> None:
-    """What the survey saw may have changed since."""
-    if (await asyncio.to_thread(context.host.read_link, link.name)).mac != mac:
-        await _change(context, link, mac, True)
+    """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before. What one
+    interface refuses keeps no other from it."""
+    await asyncio.to_thread(_change, context.host, list(zip(survey.data, virtual, strict=True)), True)
 
 
 async def restore(context: Context, survey: Survey, announced: bool = True) -> None:
@@ -107,21 +102,30 @@ async def restore(context: Context, survey: Survey, announced: bool = True) -> N
 
     ``announced``: the cluster's addresses are this node's alone from now on.
     """
-    for link, mac in await asyncio.to_thread(_worn, context.host, survey):
-        await _change(context, link, mac, announced)
+    await asyncio.to_thread(_restore, context.host, survey, announced)
 
 
-async def _change(context: Context, link: LinkFacts, mac: bytes, announced: bool) -> None:
-    await asyncio.to_thread(context.host.set_mac, link.name, mac)
-    if announced:
-        await asyncio.to_thread(context.host.announce, link.name, mac, link.addresses)
-
-
-def _worn(host: Host, survey: Survey) -> list[tuple[LinkFacts, bytes]]:
-    """Interfaces whose MAC is not the physical one now, with the physical one."""
+def _restore(host: Host, survey: Survey, announced: bool) -> None:
     there = host.link_names()
-    return [
-        (link, physical)
-        for link, physical in zip(survey.data, survey.physical, strict=True)
-        if link.name in there and host.read_link(link.name).mac != physical
-    ]
+    pairs = zip(survey.data, survey.physical, strict=True)
+    _change(host, [(link, mac) for link, mac in pairs if link.name in there], announced)
+
+
+def _change(host: Host, wanted: list[tuple[LinkFacts, bytes]], announced: bool) -> None:
+    """All MACs first, where they differ (what the survey saw may have changed since); then they are said. The first
+    error is raised when all has been tried."""
+    errors, changed = [], []
+    for link, mac in wanted:
+        try:
+            if host.read_mac(link.name) != mac:
+                host.set_mac(link.name, mac)
+                changed.append((link, mac))
+        except AaError as error:
+            errors.append(error)
+    for link, mac in changed if announced else ():
+        try:
+            host.announce(link.name, mac, link.addresses)
+        except AaError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

@@ -37,6 +37,7 @@ class Host:
 
     read_link: Callable[[str], LinkFacts]
     link_names: Callable[[], Sequence[str]]
+    read_mac: Callable[[str], bytes]
     set_mac: Callable[[str, bytes], None]
     announce: Callable[[str, bytes, Sequence[str]], None]
     put_neighbour: Callable[[int, str, bytes], None]
@@ -90,6 +91,7 @@ def this_machine() -> Host:
     return Host(
         read_link=links.read,
         link_names=links.names,
+        read_mac=links.read_mac,
         set_mac=links.set_mac,
         announce=announce.gratuitous_arp,
         put_neighbour=neighbours.put,

@@ -92,8 +92,8 @@ async def arm(
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
 
-    ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some of
-    its hooks are still the primary's, and would take the answers to a session that began here: none does, until
+    ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some
+    of its hooks are still the primary's, and would take the answers to a session that began here: none does, until
     ``set_heir(0)``.
     """
     before, old = context.state, role.settings

@@ -80,9 +80,17 @@ def test_set_mac_keeps_the_interface_up(here):
     before = here(lambda: links.read("v0"))
     here(lambda: links.set_mac("v0", MAC))
     after = here(lambda: links.read("v0"))
+    assert here(lambda: links.read_mac("v0")) == MAC
     here(lambda: links.set_mac("v0", before.mac))
     assert (after.mac, after.up) == (MAC, True)
     assert here(lambda: links.read("v0")).mac == before.mac
+
+
+def test_the_mac_of_a_missing_interface(here):
+    with pytest.raises(NetlinkError, match="cannot read the MAC of eth7: No such device"):
+        here(lambda: links.read_mac("eth7"))
+    with pytest.raises(NetlinkError, match=r"cannot set the MAC of eth7 to .*: No such device"):
+        here(lambda: links.set_mac("eth7", MAC))
 
 
 def test_inside_a_running_event_loop(here):

@@ -436,6 +436,7 @@ class Machine:
         return Host(
             read_link=self._read_link,
             link_names=lambda: ("lo", *self.links),
+            read_mac=lambda name: self._read_link(name).mac,
             set_mac=self._set_mac,
             announce=lambda name, mac, addresses: self.log.append(f"announce {name}"),
             put_neighbour=lambda ifindex, address, mac: self.neighbours.append((ifindex, address, mac)),

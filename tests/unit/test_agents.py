@@ -310,7 +310,7 @@ async def test_the_primary_leaves_last(segment: Segment) -> None:
     first.log.clear()
     assert (await leave(primary))[-1] == (0, True)
     assert {name: first.macs[name] for name in physical} == physical
-    assert first.log == ["detached", "mac int", "announce int", "mac ext", "announce ext"]
+    assert first.log == ["detached", "mac int", "mac ext", "announce int", "announce ext"]
     await primary.join(JoinRequest(primary=True))
     assert primary.context.state.generation == 2
 
