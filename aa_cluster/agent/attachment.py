@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from aa_cluster import log
 from aa_cluster.agent.context import Context
-from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.threads import PlaneThread, urgently
 from aa_cluster.core import persistence
 from aa_cluster.errors import AaError
 
@@ -94,7 +93,7 @@ async def clear(plane: PlaneThread) -> None:
 async def wear(context: Context, survey: Survey, virtual: tuple[bytes, ...]) -> None:
     """Give each data interface its virtual MAC, and say so on its segment. The dataplane is attached before. What one
     interface refuses keeps no other from it."""
-    await asyncio.to_thread(_change, context.host, list(zip(survey.data, virtual, strict=True)), True)
+    await urgently(_change, context.host, list(zip(survey.data, virtual, strict=True)), True)
 
 
 async def restore(context: Context, survey: Survey, announced: bool = True) -> None:
@@ -102,7 +101,7 @@ async def restore(context: Context, survey: Survey, announced: bool = True) -> N
 
     ``announced``: the cluster's addresses are this node's alone from now on.
     """
-    await asyncio.to_thread(_restore, context.host, survey, announced)
+    await urgently(_restore, context.host, survey, announced)
 
 
 def _restore(host: Host, survey: Survey, announced: bool) -> None:

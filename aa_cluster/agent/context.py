@@ -15,6 +15,7 @@ from aa_cluster import config as configuration
 from aa_cluster.agent import survey
 from aa_cluster.agent.events import EventHub
 from aa_cluster.agent.state import NodeState, StateFile
+from aa_cluster.agent.threads import urgently
 from aa_cluster.config import Config
 from aa_cluster.wire.keys import KeyRing
 
@@ -65,7 +66,7 @@ class Context:
         """Replace fields of the state, on disk first; the disk may be slow, so it is not waited for on the loop."""
         async with self._saving:
             state = msgspec.structs.replace(self.state, **changes)
-            await asyncio.to_thread(self.file.save, state)
+            await urgently(self.file.save, state)
             self.state = state
 
     async def survey(self) -> Survey:

@@ -182,7 +182,7 @@ def link_rows(
             api.LinkRow(
                 link="ha" if link == HA_LINK else name,
                 heard=(now_ns - seen) / 1e6 if seen else None,
-                rtt=one.rtt_ns / 1e6 if one.answered else None,
+                rtt=one.rtt_ns / 1e6 if one.rtt_ns else None,
                 unanswered=max(0, one.sent - one.answered),
             )
         )

@@ -19,6 +19,7 @@ from aa_cluster.agent import attachment, memory
 from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.state import NodeState, PrimaryState
+from aa_cluster.agent.threads import urgently
 from aa_cluster.dataplane.flows import CLOSED
 from aa_cluster.errors import AaError
 from aa_cluster.wire import control
@@ -60,7 +61,7 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
     Gives how many were made; done again, those of flows that have begun since.
     """
     others = await _of_others(role)
-    return await asyncio.to_thread(context.host.make_entries, others[others["state"] < CLOSED])
+    return await urgently(context.host.make_entries, others[others["state"] < CLOSED])
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -107,36 +108,51 @@ class Succession:
         if not role.ready:
             _log.warning("the primary is gone, but this node is not ready to follow it")
             return False
-        async with self._node.changing:
+        async with self._moving(role):
             if self._node.role is not role:
                 return True
-            gone = frozenset({role.primary.id})
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
-            question = await role.plane.call(role.plane.plane.ask_primary)
+            gone = frozenset({role.primary.id})
             try:
-                await asyncio.sleep(ANSWER_SECONDS)
-                if question.answered():
-                    _log.warning(LIVES)
+                if not await self._is_gone(role, watch):
                     return False
-                watch.lap("answer")
-                entries = await promotion.make_entries(self._context, role)
-                watch.lap("entries")
-                if not await self._is_silent(role) or question.answered():
-                    _log.warning(LIVES, entries=entries)
-                    await promotion.drop_entries(self._context, role, began)
-                    return False
-                watch.lap("silence")
                 primary = await self._arm(role, gone, None, watch)
             except AaError as error:
                 await self._stay_auxiliary(role, error, began)
                 return True
-            finally:
-                question.close()
             await self._wear(primary)
             watch.lap("macs")
             _log.info("taken", **watch.steps)
             await self._now_primary(primary, gone)
         return True
+
+    @asynccontextmanager
+    async def _moving(self, role: Primary | Auxiliary) -> AsyncIterator[None]:
+        """One change of role at a time, and before all other work of this machine."""
+        async with self._node.changing:
+            with role.plane.urgent():
+                yield
+
+    async def _is_gone(self, role: Auxiliary, watch: promotion.Stopwatch) -> bool:
+        """The primary says nothing, and its kernel does not answer; then the entries of all flows are made."""
+        began = self._context.clock()
+        question = await role.plane.call(role.plane.plane.ask_primary)
+        try:
+            await asyncio.sleep(ANSWER_SECONDS)
+            if question.answered():
+                _log.warning(LIVES)
+                return False
+            watch.lap("answer")
+            entries = await promotion.make_entries(self._context, role)
+            watch.lap("entries")
+            if not await self._is_silent(role) or question.answered():
+                _log.warning(LIVES, entries=entries)
+                await promotion.drop_entries(self._context, role, began)
+                return False
+            watch.lap("silence")
+            return True
+        finally:
+            question.close()
 
     async def _is_silent(self, role: Auxiliary) -> bool:
         """No pulse of the primary has come for longer than there may be between two, on any link; and all paths still
@@ -264,7 +280,7 @@ class Succession:
         if heir.state != "active":
             raise StateError(f"{heir.facts.name} is {heir.state}, expected active", "see `aa-cluster nodes`")
         address = heir.facts.ha_address
-        async with self._node.changing:
+        async with self._moving(role):
             if self._node.role is not role:
                 raise StateError("this node is not the primary any more")
             others = frozenset(role.members.nodes) - {role.members.self_id}
@@ -393,7 +409,7 @@ class Succession:
             raise StateError(f"{self._context.name} has not heard the primary's table yet", "try again")
         facts = Facts(former.name, former.ha_mac, role.primary.ha_address, request.macs, former.kernel)
         watch = promotion.Stopwatch(self._context.clock)
-        async with self._node.changing:
+        async with self._moving(role):
             await self._catch_up(role, request.head)
             watch.lap("journal")
             primary = await self._arm(role, frozenset(), facts, watch)
@@ -422,7 +438,7 @@ class Succession:
                 await freed.wait()
         except TimeoutError:
             _log.error("the former primary has not let go: the virtual MACs are taken all the same")
-        async with self._node.changing:
+        async with self._moving(primary):
             await primary.plane.call(primary.plane.plane.set_heir, 0)
             await self._wear(primary)
             await self._now_primary(primary, frozenset())
@@ -433,7 +449,7 @@ class Succession:
         self._tasks.start(self._stand_down(role, beat, peer.address), "stand down")
 
     async def _stand_down(self, role: Primary, beat: control.PrimaryBeat, address: str) -> None:
-        async with self._node.changing:
+        async with self._moving(role):
             if self._node.role is not role:
                 return
             text = f"{self._context.name} stands down: {beat.name} has generation {beat.generation}"

@@ -14,7 +14,7 @@ import numpy as np
 from aa_cluster import log
 from aa_cluster.agent.preparation import Made, Preparation
 from aa_cluster.agent.tasks import TaskSet
-from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.threads import PlaneThread, urgently
 from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, ONE_SIDED, Owned, Timeouts
 from aa_cluster.errors import AaError
 
@@ -99,28 +99,34 @@ class TakeOver:
         the flows' owner is not: then they go on here, and it can be tried again.
         """
         begun = time.monotonic()
-        async with self._working:
-            taking = _Taking(self._preparation, self._lifetimes())
-            found = await self._plane.call(self._calls.flows_of, (node_id,), taking.look)
-            await asyncio.to_thread(taking.first, found)
-            if not lives:
-                await self._plane.call(self._calls.set_hop, node_id, True)
-            switched = time.monotonic()
-            for turn in range(ROUNDS):
-                moved = await self._move(node_id, taking, keep_own)
-                if lives and turn == 0:
-                    switched = time.monotonic()
-                if not moved:
-                    break
+        with self._plane.urgent():
+            async with self._working:
+                taking, switched = await self._switch(node_id, lives, keep_own)
         taken = taking.result(switched - begun, time.monotonic() - begun, keep_own)
         _say(node_id, taken)
         return taken
+
+    async def _switch(self, node_id: int, lives: bool, keep_own: bool) -> tuple[_Taking, float]:
+        """And when it was made (CLOCK_MONOTONIC, s)."""
+        taking = _Taking(self._preparation, self._lifetimes())
+        found = await self._plane.call(self._calls.flows_of, (node_id,), taking.look)
+        await urgently(taking.first, found)
+        if not lives:
+            await self._plane.call(self._calls.set_hop, node_id, True)
+        switched = time.monotonic()
+        for turn in range(ROUNDS):
+            moved = await self._move(node_id, taking, keep_own)
+            if lives and turn == 0:
+                switched = time.monotonic()
+            if not moved:
+                break
+        return taking, switched
 
     async def _move(self, node_id: int, taking: _Taking, keep_own: bool) -> int:
         """Gives how many flows changed hands. A handshake may have gone on, a SYN may have been on its way to the node,
         while its flows were prepared; an entry made ready long ago may be gone."""
         found = await self._plane.call(self._calls.flows_of, (node_id,))
-        await asyncio.to_thread(taking.again, found)
+        await urgently(taking.again, found)
         return await self._plane.call(self._calls.reassign, node_id, self._self_id, keep_own)
 
     # Preparation, in the background.

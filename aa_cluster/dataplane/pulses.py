@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -21,6 +20,8 @@ _FRAME = bytes(12) + b"\x88\xb6" + bytes(56)  # struct pulse_packet, which the p
 _CONTEXT_BYTES, _CB_AT = 192, 48  # struct __sk_buff
 _ROW = struct.Struct("=QQQQQQQII")  # struct pulse
 _SENT, _ANSWERED = 0, 2
+_QUESTION_BITS = np.uint64(16)
+"""So many questions between two pulses of the primary: one every 50 ms for an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +89,25 @@ class Prober:
 class Question:
     """Is the primary's kernel there? Asked on every link, by an auxiliary that has heard nothing; ``close`` it.
 
-    Each pulse's number must be above all that the primary has had from this node in its generation, also before a
-    reboot of either: the wall clock's ns are. A clock that was set back costs the answer, no more.
+    Each pulse's number must be above all that the primary has had from this node in its generation, also before this
+    node rebooted: it goes on from the primary's own numbers, which only rise.
     """
 
     def __init__(self, prober: Prober, pulses: Map, primary_id: int) -> None:
         self._prober = prober
         self._rows = pulses.view()[primary_id * LINKS : (primary_id + 1) * LINKS]
-        self._rows["sent"] = np.maximum(self._rows["sent"], np.uint64(time.time_ns()))
+        self._rows["sent"] = np.maximum(self._rows["sent"], self._rows["heard"].max() << _QUESTION_BITS)
+        before = self._rows["sent"].copy()
         prober.send(frozenset({primary_id}))
+        self._asked = self._rows["sent"] > before
 
     def answered(self) -> bool:
         """On some link until now."""
-        return bool((self._rows["answered"] >= self._rows["sent"]).any())
+        return bool((self._rows["answered"] >= self._rows["sent"])[self._asked].any())
 
     def close(self) -> None:
-        """What is not answered never was asked."""
-        self._rows["sent"] = self._rows["answered"]
+        """Nobody is waited for any more."""
+        self._rows["answered"] = self._rows["sent"]
         self._prober.close()
 
 

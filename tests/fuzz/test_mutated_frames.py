@@ -131,10 +131,11 @@ def header_length(frame: bytearray, dice: random.Random) -> None:
     if is_udp(frame):
         covered_byte(frame, dice)
         return
-    at = tcp_at(frame)
-    swallows = len(frame) < at + 60 + BLOCK_BYTES
-    if len(frame) > at + TCP_OFFSET:
-        frame[at + TCP_OFFSET] = (dice.choice([0, 1, 4, 15 if swallows else 3]) << 4) | (frame[at + TCP_OFFSET] & 0x0F)
+    at = tcp_at(frame) + TCP_OFFSET
+    swallows = len(frame) < at - TCP_OFFSET + 60 + BLOCK_BYTES
+    if len(frame) > at:
+        words = dice.choice([words for words in (0, 1, 4, 15 if swallows else 3) if words != frame[at] >> 4])
+        frame[at] = (words << 4) | (frame[at] & 0x0F)
 
 
 def covered_byte(frame: bytearray, dice: random.Random) -> None:
@@ -146,7 +147,7 @@ def covered_byte(frame: bytearray, dice: random.Random) -> None:
         range(ip + IP_ADDRESSES, ip + IP_ADDRESSES + 8),
         range(tcp + TCP_PORTS, tcp + TCP_PORTS + 4),
         range(tcp + TCP_SEQUENCE, tcp + TCP_SEQUENCE + (2 if is_udp(frame) else 4)),  # UDP's length
-        range(max(0, len(frame) - BLOCK_BYTES), len(frame)),
+        range(max(ETHERTYPE, len(frame) - BLOCK_BYTES), len(frame)),
     ]
     place = dice.choice([at for each in ranges for at in each if at < len(frame)])
     frame[place] ^= dice.randrange(1, 256)
