@@ -11,29 +11,15 @@
 #include "maps.h"
 #include "parse.h"
 
-static __always_inline bool begins_session(struct cursor *cursor, int type)
-{
-	struct tcphdr *tcp;
-	struct iphdr *ip;
-
-	return type == be16(ETH_P_IP) && parse_ipv4_options(cursor, &ip) == IPPROTO_TCP && parse_tcp(cursor, &tcp) >= 0 &&
-	       opens(tcp);
-}
-
 int relinquish(struct xdp_md *ctx)
 {
 	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
 	const struct config *conf = configuration();
 	const struct port *port = port_of(ctx->ingress_ifindex);
 	struct ethhdr *eth;
-	int type;
 
-	type = parse_ethernet(&cursor, &eth);
-	if (type < 0 || !port || !conf || !same_mac(eth->h_dest, port->virtual_mac))
+	if (parse_ethernet(&cursor, &eth) < 0 || !port || !conf || !same_mac(eth->h_dest, port->virtual_mac))
 		return verdict(XDP_PASS, RELINQUISH_OTHER);
-	/* The other interfaces may still have `steer`, which would take the answers for this node's. */
-	if (conf->heir && begins_session(&cursor, type))
-		return verdict(XDP_DROP, RELINQUISH_HANDING_OVER);
 	copy_mac(eth->h_source, port->physical_mac);
 	copy_mac(eth->h_dest, mac_of(node_of(conf->primary), port->slot));
 	return verdict(XDP_TX, RELINQUISH_TX);

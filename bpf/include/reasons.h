@@ -136,7 +136,6 @@
 	R(193, HANDOFF_HANDING_OVER, handoff, drop, "SYN that was in the stack at the moment in which another node becomes primary") \
 	R(194, ADMIT_HANDING_OVER, admit, drop, "own session announced at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
-	R(184, RELINQUISH_HANDING_OVER, relinquish, drop, "former primary: SYN while not all interfaces send on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \
 	R(187, GUARD_VRRP, adopt, pass, "VRRP advertisement") \
 	R(188, ADMIT_LATE, admit, pass, "addressed to the MAC this interface had, or is about to have") \
