@@ -113,17 +113,19 @@ def _restore(host: Host, survey: Survey, announced: bool) -> None:
 def _change(host: Host, wanted: list[tuple[LinkFacts, bytes]], announced: bool) -> None:
     """All MACs first, where they differ (what the survey saw may have changed since); then they are said. The first
     error is raised when all has been tried."""
+    from aa_cluster.netlink.announce import Claim
+
     errors, changed = [], []
     for link, mac in wanted:
         try:
             if host.read_mac(link.name) != mac:
                 host.set_mac(link.name, mac)
-                changed.append((link, mac))
+                changed.append(Claim(link.name, mac, link.addresses))
         except AaError as error:
             errors.append(error)
-    for link, mac in changed if announced else ():
+    if announced:
         try:
-            host.announce(link.name, mac, link.addresses)
+            host.announce(changed)
         except AaError as error:
             errors.append(error)
     if errors:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aa_cluster.agent.survey import Survey
     from aa_cluster.dataplane.plane import Dataplane
     from aa_cluster.dataplane.settings import Settings
+    from aa_cluster.netlink.announce import Claim
     from aa_cluster.netlink.links import LinkFacts
     from aa_cluster.netlink.traffic import Received
 
@@ -39,7 +40,7 @@ class Host:
     link_names: Callable[[], Sequence[str]]
     read_mac: Callable[[str], bytes]
     set_mac: Callable[[str, bytes], None]
-    announce: Callable[[str, bytes, Sequence[str]], None]
+    announce: Callable[[Sequence[Claim]], None]
     put_neighbour: Callable[[int, str, bytes], None]
     read_neighbours: Callable[[int], Mapping[str, bytes]]
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]

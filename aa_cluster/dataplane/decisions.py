@@ -70,7 +70,7 @@ def write_schedule(maps: Maps, kind: str, sequence: Sequence[int], weights: Mapp
     members = set(weights) | set(sequence)
     _check_ids(members)
     active = _number(maps["bank"])
-    syscall.wait_for_programs()
+    _wait_since_switched("bank")
     record = maps["sequences"].record()
     record["length"], record["kind"], record["members"] = len(sequence), KINDS[kind], _bits(members)
     for node in set(sequence):
@@ -78,7 +78,7 @@ def write_schedule(maps: Maps, kind: str, sequence: Sequence[int], weights: Mapp
     record["node"][: len(sequence)] = sequence
     aside = 1 - (active & 1)
     maps["sequences"].put(aside, record)
-    maps["bank"].put(0, np.array(aside, "<u4"))
+    _switch(maps, "bank", aside)
 
 
 def write_draining(maps: Maps, ids: Collection[int]) -> None:
@@ -101,13 +101,27 @@ def write_policy(maps: Maps, policy: Policy, slots: Mapping[str, int]) -> bool:
     now = table[active * RULE_LINES :][: len(lines)]
     if _get(maps["policies"], active) == header.tobytes() and now.tobytes() == lines.tobytes():
         return False
-    syscall.wait_for_programs()
+    _wait_since_switched("policy_bank")
     aside = 1 - active
     table[aside * RULE_LINES :][: len(lines)] = lines
     hits[aside * RULE_COUNTERS :][:RULE_COUNTERS] = 0
     maps["policies"].put(aside, header)
-    maps["policy_bank"].put(0, np.array(aside, "<u4"))
+    _switch(maps, "policy_bank", aside)
     return True
+
+
+_STARTED = time.monotonic()
+_switched: dict[str, float] = {}
+
+
+def _wait_since_switched(bank: str) -> None:
+    """Until nobody uses what was in force before the last switch. This process may not have made that one."""
+    syscall.wait_for_programs(_switched.get(bank, _STARTED))
+
+
+def _switch(maps: Maps, bank: str, active: int) -> None:
+    maps[bank].put(0, np.array(active, "<u4"))
+    _switched[bank] = time.monotonic()
 
 
 def compile_rules(rules: Sequence[Rule], slots: Mapping[str, int], dtype: np.dtype) -> np.ndarray:

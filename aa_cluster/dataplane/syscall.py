@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import platform
 import struct
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,15 +57,24 @@ _MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s
 _MEMBARRIER_CMD_GLOBAL = 1
 
 
-def wait_for_programs() -> None:
-    """Returns when every program that runs now has ended: what it read may then be written over. Milliseconds.
+_waited = -math.inf
 
+
+def wait_for_programs(since: float = math.inf) -> None:
+    """Returns when every program that runs now has ended: what it read may then be written over. Tens of ms.
+
+    ``since``: those that ran then (CLOCK_MONOTONIC, s); they have, if another wait began later.
     membarrier(2), whose global form is the kernel's synchronize_rcu(); BPF programs run inside RCU read sections. Where
     there is no membarrier nothing is waited for.
     """
+    global _waited
+    if _waited > since:
+        return
+    began = time.monotonic()
     number = _MEMBARRIER.get(platform.machine())
     if number is not None:
         _libc.syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+    _waited = began
 
 
 def map_create(kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str) -> int:

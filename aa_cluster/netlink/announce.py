@@ -6,8 +6,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink.rtnl import translated
 
 ETH_P_ARP = 0x0806
@@ -18,13 +21,31 @@ PROTOCOL_IPV4 = 0x0800
 REQUEST = 1
 
 
-def gratuitous_arp(name: str, mac: bytes, addresses: Iterable[str], times: int = 3) -> None:
-    """Announce each IPv4 address of ``addresses`` (``10.77.1.1``, ``10.77.1.1/24``) with ``mac`` on interface ``name``.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``mac`` has each of ``addresses`` (``10.77.1.1``, ``10.77.1.1/24``) on interface ``name``."""
 
-    IPv6 addresses are left out. ``times``: a frame may be lost, so it is said more than once.
+    name: str
+    mac: bytes
+    addresses: Sequence[str]
+
+
+def gratuitous_arp(claims: Iterable[Claim], times: int = 3) -> None:
+    """Announce each IPv4 address of each claim; IPv6 addresses are left out. What one interface refuses keeps no other
+    from it; the first such ``NetlinkError`` is raised then.
+
+    ``times``: a frame may be lost, so it is said more than once. One socket says it all: to close one takes the kernel
+    tens of ms.
     """
-    frames = [announcement(mac, one) for one in map(_host, addresses) if isinstance(one, ipaddress.IPv4Address)]
-    translated(f"announce {mac.hex(':')} on {name}", lambda: _send(name, frames * times))
+    errors = []
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packet:
+        for claim in claims:
+            try:
+                translated(f"announce {claim.mac.hex(':')} on {claim.name}", partial(_say, packet, claim, times))
+            except NetlinkError as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def announcement(mac: bytes, address: ipaddress.IPv4Address) -> bytes:
@@ -37,8 +58,7 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.ip_interface(text).ip
 
 
-def _send(name: str, frames: list[bytes]) -> None:
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packet:
-        packet.bind((name, 0))
-        for frame in frames:
-            packet.send(frame)
+def _say(packet: socket.socket, claim: Claim, times: int) -> None:
+    addresses = [one for one in map(_host, claim.addresses) if isinstance(one, ipaddress.IPv4Address)]
+    for address in addresses * times:
+        packet.sendto(announcement(claim.mac, address), (claim.name, ETH_P_ARP))

@@ -28,6 +28,7 @@ from aa_cluster.dataplane.flows import FLOW_ROW, Choice, Owned
 from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.settings import Member, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
+from aa_cluster.netlink.announce import Claim
 from aa_cluster.netlink.links import LinkFacts
 from aa_cluster.netlink.neighbour_watch import Sighting
 from aa_cluster.netlink.traffic import Received
@@ -438,7 +439,7 @@ class Machine:
             link_names=lambda: ("lo", *self.links),
             read_mac=lambda name: self._read_link(name).mac,
             set_mac=self._set_mac,
-            announce=lambda name, mac, addresses: self.log.append(f"announce {name}"),
+            announce=self._announce,
             put_neighbour=lambda ifindex, address, mac: self.neighbours.append((ifindex, address, mac)),
             read_neighbours=lambda ifindex: self.table.get(ifindex, {}),
             correct_neighbours=self._correct,
@@ -456,6 +457,10 @@ class Machine:
             kernel="6.18-test",
             keepalived=str(self.keepalived or "keepalived"),
         )
+
+    def _announce(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self.log.append(f"announce {claim.name}")
 
     async def _forget_sessions(self, survey: object) -> int:
         self.log.append("forgot")
