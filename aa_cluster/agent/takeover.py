@@ -108,7 +108,7 @@ class TakeOver:
 
     async def _switch(self, node_id: int, lives: bool, keep_own: bool) -> tuple[_Taking, float]:
         """And when it was made (CLOCK_MONOTONIC, s)."""
-        taking = _Taking(self._preparation, self._lifetimes())
+        taking = _Taking(self._preparation, self._lifetimes(), self._calls.unchanged)
         found = await self._plane.call(self._calls.flows_of, (node_id,), taking.look)
         await urgently(taking.first, found)
         if not lives:
@@ -157,16 +157,23 @@ class TakeOver:
         for bite in _bites(due):
             start = time.monotonic()
             async with self._working:
-                await asyncio.to_thread(self._preparation.prepare, bite, self._lifetimes())
+                await asyncio.to_thread(self._prepare_bite, bite)
             await asyncio.sleep(REST * (time.monotonic() - start))
         return pause
+
+    def _prepare_bite(self, bite: Owned) -> None:
+        """A flow that has ended may have made room for another of its tuple since it was looked at: that one's entry is
+        the same, and not to be touched."""
+        self._preparation.prepare(self._calls.unchanged(bite), self._lifetimes())
 
 
 class _Taking:
     """One take-over under way."""
 
-    def __init__(self, preparation: Preparation, lifetimes: Mapping[int, int]) -> None:
-        self._preparation, self._lifetimes = preparation, lifetimes
+    def __init__(
+        self, preparation: Preparation, lifetimes: Mapping[int, int], unchanged: Callable[[Owned], Owned]
+    ) -> None:
+        self._preparation, self._lifetimes, self._unchanged = preparation, lifetimes, unchanged
         self._made = Made()
         self._before = self._ended = 0
         self._seen = np.zeros(0, bool)
@@ -201,10 +208,10 @@ class _Taking:
         self._made += self._preparation.mend(_of(found, old), self._lifetimes)
 
     def _work(self, waiting: Owned) -> None:
-        """The entry of a session that has ended is not made anew."""
+        """The entry of a session that has ended is not made anew, and may be another's by now."""
         over = waiting.rows["state"] == CLOSED
         self._made += self._preparation.complete(_of(waiting, ~over), self._lifetimes)
-        self._preparation.prepare(_of(waiting, over), self._lifetimes)
+        self._preparation.prepare(self._unchanged(_of(waiting, over)), self._lifetimes)
 
     def _count(self, numbers: np.ndarray) -> None:
         if len(numbers):

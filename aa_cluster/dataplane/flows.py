@@ -153,7 +153,19 @@ def owned(records: Map, watermark: Map, owners: Collection[int], wanted: Choice 
     if wanted is not None:
         at = at[wanted(used, at)]
     live = used[at]
+    there = (live["state"] != 0) & (live["state"] != DEAD)  # a packet may have ended one meanwhile
+    if not there.all():
+        at, live = at[there], live[there]
     return Owned(at + 1, _as_rows(live), live["ended"] & ONE_SIDED != 0)
+
+
+def unchanged(records: Map, found: Owned) -> Owned:
+    """Those that are in the table as they were: not ended since, and their numbers not another flow's."""
+    now = records.view()[found.numbers]
+    same = np.ones(len(now), bool)
+    for name in ("created_ns", "state", "owner"):
+        same &= now[name] == found.rows[name]
+    return found if same.all() else Owned(found.numbers[same], found.rows[same], found.one_sided[same])
 
 
 def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarray:
@@ -162,11 +174,14 @@ def rows(records: Map, watermark: Map, accounts: Map | None = None) -> np.ndarra
     ``seen_ns`` lags behind a flow's last packet by ten seconds at most.
     """
     used = in_use(records, watermark)
-    chosen = (used["state"] != 0) & (used["state"] != DEAD)
-    live = used[chosen]
+    at = np.flatnonzero((used["state"] != 0) & (used["state"] != DEAD))
+    live = used[at]
+    there = (live["state"] != 0) & (live["state"] != DEAD)
+    if not there.all():
+        at, live = at[there], live[there]
     out = _as_rows(live, FLOW_ROW if accounts is None else ACCOUNTED_ROW)
     if accounts is not None:
-        carried = accounts.view()[1 : len(used) + 1][chosen]
+        carried = accounts.view()[at + 1]
         for name in ("packets", "octets"):
             out[name], out[f"reply_{name}"] = carried[name].T
     return out

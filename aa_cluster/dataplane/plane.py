@@ -370,6 +370,10 @@ class Dataplane:
         """The flows of these nodes, by record, as they are at this moment; only those ``wanted``."""
         return flows.owned(self._maps["records"], self._maps["watermark"], owners, wanted)
 
+    def unchanged(self, found: Owned) -> Owned:
+        """Those that are still in the table, as they were. Any thread: it only looks."""
+        return flows.unchanged(self._maps["records"], found)
+
     def account_look(self) -> accounts.Look | None:
         """What all flows carried until now; None when accounting is off."""
         return accounts.look(*self._accounted()) if self._settings.accounting else None

@@ -20,7 +20,7 @@ import numpy as np
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flow_fill import recount
-from aa_cluster.dataplane.flows import DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
 from aa_cluster.dataplane.maps import JOURNAL, Map
 
 RECORDS_PER_FRAME = 15
@@ -236,7 +236,7 @@ class Mirror:
         """What promotion needs of this table; gives how many flows it holds. `mirror` takes nothing from then on.
 
         Numbers that are free become DEAD ones, long rested: the next sweep gives them back. Those above all flows were
-        never used. Flows were seen just now.
+        never used. Flows were seen just now, but those that have closed are as old as they are.
         The journal begins anew, with nothing sent.
         """
         self._state["closed"][0] = 1
@@ -247,7 +247,8 @@ class Mirror:
         used = self._in_use()
         free = (used["state"] == 0) | (used["state"] == DEAD)
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        used["seen_ns"] = np.where(free, np.uint64(0), np.uint64(now))
+        used["seen_ns"][free] = 0
+        used["seen_ns"][~free & (used["state"] != CLOSED)] = now
         used["held_ns"] = used["position"] = 0
         used["state"][free] = DEAD
         used["state"][used["state"] == SYN_SENT] = SYN_RECV  # its answer may have been seen: an ACK is enough

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -363,6 +364,18 @@ class TestMirror:
         assert not table["position"].any()
         assert pair.auxiliary.maps["replication"].view()["head"][0] == 0
         assert int(pair.auxiliary.maps["watermark"].get(0)) == 30  # type: ignore[arg-type]
+
+    def test_a_flow_that_has_closed_stays_as_old_as_it_is(self, pair: Pair) -> None:
+        """However often the role moves, it goes when its time is over."""
+        for frame in self.some(pair):
+            pair.take(frame)
+        records = pair.auxiliary.maps["records"].view()
+        records["seen_ns"][1:31] = 5
+        records["state"][7] = flows.CLOSED
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        pair.mirror.become_source()
+        assert int(records["seen_ns"][7]) == 5
+        assert (np.delete(records["seen_ns"][1:31], 6) >= before).all()
 
     def test_numbers_above_all_flows_were_never_used(self, pair: Pair) -> None:
         """Else each promotion would use up as many as sessions begin before the first sweep."""
