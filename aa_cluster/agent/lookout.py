@@ -56,6 +56,7 @@ class Lookout:
         self.on_carrier: Callable[[], None] = lambda: None
         self._carriers: Carriers | None = None
         self._down: set[int] = set()
+        self._held: tuple[membership.Node, ...] | None = None
         self._tasks = TaskSet()
 
     def start(self) -> None:
@@ -71,9 +72,23 @@ class Lookout:
             self._carriers = None
         await self._pulse.stop()
 
+    def hold(self) -> None:
+        """Nobody is asked until ``release``: a successor says nothing from the virtual MACs before they are its own,
+        and the node that hands them over answers as a primary until then."""
+        self._held = ()
+
+    def release(self) -> None:
+        """Those who were to be watched meanwhile are; they have worked for another primary until now."""
+        nodes, self._held = self._held, None
+        if nodes:
+            self.watch(nodes, proven=True)
+
     def watch(self, nodes: Iterable[membership.Node], proven: bool = False) -> None:
         """From now on these others are asked; they are in the node map. ``proven``: they have worked for another
         primary until now."""
+        if self._held is not None:
+            self._held = tuple(nodes)
+            return
         others = [node for node in nodes if node.id != self._context.state.node_id]
         dead = frozenset(node.id for node in others if node.dead)
         ids = frozenset(node.id for node in others)

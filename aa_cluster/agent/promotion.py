@@ -93,9 +93,10 @@ async def arm(
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
 
+    No session begins between the first hook and the last: what `steer` lets in and `handoff` does not see has no flow.
     ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some
     of its hooks are still the primary's, and would take the answers to a session that began here: none does, until
-    ``set_heir(0)``.
+    ``set_heir(0)``. Nor is anybody asked for a pulse, until ``lookout.release``.
     """
     before, old = context.state, role.settings
     generation = max(before.generation, old.generation) + 1
@@ -117,11 +118,14 @@ async def arm(
     try:
         await role.plane.call(role.plane.plane.become_source)
         primary = make(role.plane, settings, members, role.survey)
+        if former is not None:
+            primary.lookout.hold()
         await primary.open_up()
         watch.lap("members")
-        if former is not None:
-            await role.plane.call(role.plane.plane.set_heir, settings.node_id)
+        await role.plane.call(role.plane.plane.set_heir, settings.node_id)
         await role.plane.call(role.plane.plane.change_role, settings)
+        if former is None:
+            await role.plane.call(role.plane.plane.set_heir, 0)
         watch.lap("hooks")
         await role.stop()
         primary.start()

@@ -8,6 +8,7 @@ Three ways lead there: the election finds the primary gone (``_stand``); the pri
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -41,7 +42,8 @@ PENANCE_SECONDS = 30.0
 SILENT_PULSES = 1.75
 ANSWER_SECONDS = 0.003
 """A kernel that lives answers within this, or while the entries are made."""
-LIVES = "keepalived calls the primary gone, but it lives"
+LIVES_SECONDS = 1.0
+"""Found again within this, it is the same that was said before."""
 PREPARE_SECONDS = 15.0
 GO_SECONDS = 2.0
 TAKE_SECONDS = 2.0
@@ -69,6 +71,7 @@ class Succession:
         self._asked: dict[bytes, asyncio.Task[AnyMessage]] = {}
         self._taken: asyncio.Event | None = None
         self._silence = asyncio.Lock()
+        self._lived = -math.inf
         self.candidate = Candidate(node.context, self._stand)
 
     async def close(self) -> None:
@@ -140,19 +143,25 @@ class Succession:
         try:
             await asyncio.sleep(ANSWER_SECONDS)
             if question.answered():
-                _log.warning(LIVES)
+                self._say_it_lives()
                 return False
             watch.lap("answer")
             entries = await promotion.make_entries(self._context, role)
             watch.lap("entries")
             if not await self._is_silent(role) or question.answered():
-                _log.warning(LIVES, entries=entries)
+                self._say_it_lives(entries)
                 await promotion.drop_entries(self._context, role, began)
                 return False
             watch.lap("silence")
             return True
         finally:
             question.close()
+
+    def _say_it_lives(self, entries: int = 0) -> None:
+        """Once, however often it is found again without a pause."""
+        before, self._lived = self._lived, self._context.clock()
+        if self._lived - before > LIVES_SECONDS:
+            _log.warning("keepalived calls the primary gone, but it lives", entries=entries)
 
     async def _is_silent(self, role: Auxiliary) -> bool:
         """No pulse of the primary has come for longer than there may be between two, on any link; and all paths still
@@ -441,6 +450,7 @@ class Succession:
         async with self._moving(primary):
             await primary.plane.call(primary.plane.plane.set_heir, 0)
             await self._wear(primary)
+            primary.lookout.release()
             await self._now_primary(primary, frozenset())
 
     # Somebody else is primary.

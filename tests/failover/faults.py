@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +30,18 @@ def agent_killed(node: int | str) -> Fault:
 
 def agent_frozen(node: int | str) -> Fault:
     return Fault("agent frozen", lambda lab: lab.pause(node), lambda lab: lab.heal(lab.node_name(node)))
+
+
+def userland_killed(node: int | str) -> Fault:
+    """Its agent and its keepalived: nothing of the cluster runs there but the kernel's programs."""
+
+    def make(lab: Lab) -> None:
+        lab.kill_agent(node)  # it would start keepalived again
+        run = lab.site(lab.node_name(node)).run
+        for name in ("keepalived.pid", "vrrp.pid"):
+            os.kill(int((run / name).read_text()), signal.SIGKILL)
+
+    return Fault("agent and keepalived killed", make, lambda lab: lab.restart_agent(node))
 
 
 def cut(node: int | str, *links: str, silent: bool = False) -> Fault:

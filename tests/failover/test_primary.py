@@ -53,11 +53,13 @@ def test_dies(lab: Lab, rules: str, rounds: int, figures: Figures) -> None:
     figures.judge(scenario, DIES)
 
 
-@pytest.mark.parametrize("make", [faults.agent_killed, faults.agent_frozen], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [faults.agent_killed, faults.agent_frozen, faults.userland_killed], ids=lambda make: make.__name__
+)
 def test_goes_on_without_its_agent(
     lab: Lab, make: Callable[[str], faults.Fault], rounds: int, figures: Figures
 ) -> None:
-    """A primary whose agent is gone for two seconds stays primary."""
+    """A primary whose agent is gone for two seconds stays primary; also without its keepalived: its kernel answers."""
     for _ in range(rounds):
         before = primary(lab)
         fault = make(before)

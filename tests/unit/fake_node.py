@@ -185,6 +185,9 @@ class FakePlane:
         none = np.zeros(0, int)
         return Owned(none, np.zeros(0, FLOW_ROW), none.astype(bool))
 
+    def unchanged(self, found: Owned) -> Owned:
+        return found
+
     def prober(self) -> FakeProber:
         if self.machine.voiceless:
             raise DataplaneError("the program is gone")

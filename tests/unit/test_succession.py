@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.state import NodeState, StateFile
 from aa_cluster.api import JoinRequest
 from aa_cluster.core import membership
+from aa_cluster.dataplane.settings import Settings
 from aa_cluster.errors import DataplaneError, StateError
 from aa_cluster.wire import control
 from aa_cluster.wire.keys import KeyRing
@@ -127,6 +129,27 @@ async def test_the_steps_of_a_hand_over_come_in_order(segment: Segment) -> None:
     assert first.macs["int"] == bytes((0x52, 0, 0, 0, 1, 0)), "physical again"
     assert diary.count("node2: change_role primary") == 1
     assert diary.count("node1: change_role auxiliary") == 1
+
+
+async def test_the_former_primary_is_asked_for_no_pulse_before_it_has_let_go(segment: Segment) -> None:
+    """Until then it answers none, and the virtual MACs that pulses come from are its own."""
+    first, primary = await segment.primary()
+    second, successor = await segment.auxiliary(2)
+    await know_each_other(successor)
+    second.deaf |= {(1, link) for link in (0, 1, 16)}
+    change = first.plane.change_role
+
+    def slowly(settings: Settings, heir: bool = False) -> None:
+        time.sleep(0.7)  # in the dataplane's thread: several times as long as a node may be silent
+        second.deaf.clear()
+        change(settings, heir)
+
+    first.plane.change_role = slowly  # type: ignore[method-assign]
+    await hand_over(primary, "node2")
+    await until(lambda: states(successor) == {"node1": "active", "node2": "active"})
+    assert not [call for call in second.plane.calls if call.startswith(("set_hop 1", "reassign 1"))]
+    second.deaf |= {(1, 0)}
+    await until(lambda: states(successor)["node1"] == "dead")
 
 
 async def test_the_answer_to_go_does_not_wait_for_a_repetition(segment: Segment) -> None:
