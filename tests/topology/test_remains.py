@@ -94,6 +94,6 @@ def test_a_new_session_where_an_old_one_was(lab: Lab, ruleset: str, owner: int, 
             began = time.monotonic()
             pair = session(lab, listener, port)
             assert time.monotonic() - began < AT_ONCE
-            (flow,) = (one for one in flows(lab) if one.source_port == port)
+            (flow,) = (one for one in flows(lab) if (one.source_port, one.destination_port) == (port, SERVER[1]))
             assert flow.owner_name in (f"node{owner}", f"node{later}")
             forget(pair)
