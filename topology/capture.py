@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ from aa_cluster.errors import LabError
 from aa_cluster.topology.namespaces import inside
 
 ETH_P_ALL = 3
+Step = tuple[int, int, int, int]
+"""struct sock_filter: code, jt, jf, k."""
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
 SO_ATTACH_FILTER = 26
@@ -92,11 +95,13 @@ class ArpFrame:
 class Capture:
     """Catches frames of one EtherType while its block runs: in a switch's namespace all ports, else all interfaces.
 
-    ``frames()`` is everything caught until now, also while running. ``LabError`` at the end if it lost any.
+    ``frames()`` is everything caught until now, also while running. ``LabError`` at the end if it lost any. ``steps``:
+    a filter of one's own, which must take frames of that EtherType only.
     """
 
-    def __init__(self, namespace: Path, ethertype: int = ETH_P_ARP) -> None:
+    def __init__(self, namespace: Path, ethertype: int = ETH_P_ARP, steps: Sequence[Step] = ()) -> None:
         self._namespace, self._ethertype = namespace, ethertype.to_bytes(2, "big")
+        self._steps = steps or of_ethertype(ethertype)
         self._caught: list[Frame] = []
         self._stop, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._read, name="capture", daemon=True)
@@ -121,7 +126,7 @@ class Capture:
     def _open(self) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-        _attach(opened, int.from_bytes(self._ethertype, "big"))
+        _attach(opened, self._steps)
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         return opened
 
@@ -154,11 +159,56 @@ def by_kind(frames: list[ArpFrame]) -> Counter[tuple[str, str]]:
     return Counter((frame.segment, frame.kind) for frame in frames)
 
 
-def _attach(opened: socket.socket, ethertype: int) -> None:
-    """A classic BPF filter: this EtherType, whole frames; anything else is not even copied."""
-    program = b"".join(
-        struct.pack("=HBBI", *step)
-        for step in ((0x28, 0, 0, 12), (0x15, 0, 1, ethertype), (6, 0, 0, 0xFFFF), (6, 0, 0, 0))
-    )
+def of_ethertype(ethertype: int) -> tuple[Step, ...]:
+    """Whole frames of it; anything else is not even copied."""
+    return ((0x28, 0, 0, 12), (0x15, 0, 1, ethertype), (6, 0, 0, 0xFFFF), (6, 0, 0, 0))
+
+
+RESETS: tuple[Step, ...] = (
+    (0x28, 0, 0, 12),
+    (0x15, 0, 6, ETH_P_IP),
+    (0x30, 0, 0, 23),
+    (0x15, 0, 4, socket.IPPROTO_TCP),
+    (0xB1, 0, 0, 14),  # X: the IPv4 header's length
+    (0x50, 0, 0, 14 + 13),
+    (0x45, 0, 1, 0x04),
+    (6, 0, 0, 0xFFFF),
+    (6, 0, 0, 0),
+)
+"""TCP segments over IPv4 that reset a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A TCP segment with RST. ``port``: the switch port it came in at, so who sent it."""
+
+    at: float
+    port: str
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    sequence: int
+    acknowledged: int
+    flags: int
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        header = 14 + 4 * (frame.data[14] & 15)
+        ports = struct.unpack_from("!HH", frame.data, header)
+        sequence, acknowledged = struct.unpack_from("!II", frame.data, header + 4)
+        ends = [socket.inet_ntoa(frame.data[offset : offset + 4]) for offset in (26, 30)]
+        return cls(
+            at=frame.at,
+            port=frame.port,
+            source=(ends[0], ports[0]),
+            destination=(ends[1], ports[1]),
+            sequence=sequence,
+            acknowledged=acknowledged,
+            flags=frame.data[header + 13],
+        )
+
+
+def _attach(opened: socket.socket, steps: Sequence[Step]) -> None:
+    """A classic BPF filter."""
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
     buffer = ctypes.create_string_buffer(program)
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(buffer)))
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(steps), ctypes.addressof(buffer)))

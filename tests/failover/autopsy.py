@@ -1,22 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every node still knows of a session that was lost: its flow, its conntrack entries, what the agents said."""
+"""What is still known of a session that was lost: who reset it, what TCP counted everywhere, its flow and its conntrack
+entries on every node, what the agents said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
+from aa_cluster.topology.capture import ETH_P_IP, RESETS, Capture, Reset
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.pinned import maps_of
 from tests.failover.oracle import agents
 
 LINES = 15
+PLAIN = frozenset(
+    {"InSegs", "OutSegs", "TCPHPHits", "TCPPureAcks", "TCPHPAcks", "DelayedACKs", "TCPOrigDataSent", "TCPDelivered"}
+)
 
 
-def autopsy(lab: Lab, port: int) -> Iterator[str]:
+class Witness:
+    """While its block runs: every reset that goes through the switch, and what the hosts' and nodes' TCP counted."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._capture = Capture(lab.plan.path("switch"), ETH_P_IP, RESETS)
+        self._before: dict[str, dict[str, int]] = {}
+
+    def __enter__(self) -> Self:
+        self._before = self._count()
+        self._capture.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._capture.__exit__(kind, error, trace)
+
+    def resets(self, port: int | None = None) -> list[Reset]:
+        """Those that have ``port`` at either end; all of them without one."""
+        caught = (Reset.of(frame) for frame in self._capture.frames())
+        return [one for one in caught if port is None or port in (one.source[1], one.destination[1])]
+
+    def counted(self) -> Iterator[str]:
+        """What changed since the block began, a line each host; plain traffic is left out."""
+        for host, now in self._count().items():
+            before = self._before.get(host, {})
+            changed = {name: value - before.get(name, 0) for name, value in now.items() if value != before.get(name, 0)}
+            yield f"{host} counted: " + ", ".join(f"{name} {by}" for name, by in sorted(changed.items()))
+
+    def _count(self) -> dict[str, dict[str, int]]:
+        hosts = ("client", "server", *agents(self._lab))
+        return {host: inside(self._lab.plan.path(host), tcp_counters) for host in hosts}
+
+
+def tcp_counters() -> dict[str, int]:
+    """TCP's counters of this thread's network namespace, by their names in /proc."""
+    out: dict[str, int] = {}
+    for table in ("snmp", "netstat"):
+        lines = Path("/proc/thread-self/net", table).read_text("ascii").splitlines()
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            if names.startswith("Tcp"):
+                out.update(zip(names.split()[1:], map(int, values.split()[1:]), strict=True))
+    return {name: value for name, value in out.items() if name not in PLAIN}
+
+
+def autopsy(lab: Lab, port: int, witness: Witness) -> Iterator[str]:
     """``port``: of the host that opened the session. One line a trace."""
+    yield from (f"reset: {one}" for one in witness.resets(port))
     for node in agents(lab):
         yield from (f"{node} flow: {row}" for row in _flows(lab, node, port))
         yield from (f"{node} entry: {line}" for line in _entries(lab, node, port))

@@ -12,7 +12,7 @@ from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Standstill, longest_ms, standstill
 from aa_cluster.topology.streams import Load, failed, judge, load, lost, newcomers
-from tests.failover.autopsy import autopsy
+from tests.failover.autopsy import Witness, autopsy
 from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
@@ -35,8 +35,8 @@ def go_on(seconds: float) -> None:
 class Round:
     """``times``: when each thing began that happened (CLOCK_MONOTONIC, s)."""
 
-    def __init__(self, lab: Lab, running: Load, watch: Watch, still: Standstill) -> None:
-        self.lab, self.running, self.watch, self.still = lab, running, watch, still
+    def __init__(self, lab: Lab, running: Load, watch: Watch, still: Standstill, witness: Witness) -> None:
+        self.lab, self.running, self.watch, self.still, self.witness = lab, running, watch, still, witness
         self.times: list[float] = []
 
     def happen(self, what: Callable[..., object], *given: object) -> float:
@@ -61,9 +61,11 @@ class Round:
         mixed, arrived = self.running.stop()
         first = self.times[0] if self.times else time.monotonic()
         for row in lost(mixed, first)[:TOLD]:
-            print("\n".join([f"lost: {row}", *autopsy(self.lab, row.port)]))
+            print("\n".join([f"lost: {row}", *autopsy(self.lab, row.port, self.witness)]))
         for one in failed(arrived, first)[:TOLD]:
-            print("\n".join([f"new and failed: {one}", *autopsy(self.lab, one.port)]))
+            print("\n".join([f"new and failed: {one}", *autopsy(self.lab, one.port, self.witness)]))
+        if lost(mixed, first) or failed(arrived, first):
+            print("\n".join(self.witness.counted()))
         claims = strays(self.watch.claims(), reigns)
         for claim in claims[:TOLD]:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
@@ -78,6 +80,6 @@ def under_load(
 ) -> Iterator[Round]:
     """Streams are open and have run for a moment when the block begins."""
     sessions = load(lab, count, rate, fresh, min(72, count // 4), patience)
-    with standstill(lab) as still, Watch(lab) as watch, sessions as running:
+    with standstill(lab) as still, Watch(lab) as watch, Witness(lab) as witness, sessions as running:
         go_on(SETTLE)
-        yield Round(lab, running, watch, still)
+        yield Round(lab, running, watch, still, witness)

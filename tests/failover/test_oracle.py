@@ -51,6 +51,7 @@ def test_streams_that_end_fall_silent_or_say_something_wrong(lab: Lab) -> None:
         verdict = run.end(ONLY_FIRST, after=1.5).verdict
     assert verdict.states == {"open": 117, "closed": 1, "stuck": 1, "reset": 1}
     assert (verdict.lost, verdict.stuck, verdict.reset, verdict.wrong) == (3, 1, 1, 1)
+    assert {one.port for one in run.witness.resets()} & {"client-int", "server-ext"}, "who sent the reset"
 
 
 def test_a_stream_that_was_too_young_does_not_count(lab: Lab) -> None:
