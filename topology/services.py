@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hosts serve: an nginx of their own on port 80, over IPv4 and IPv6, which answers with who asked whom; and, for the
-tests that want it, names."""
+"""What hosts serve: an nginx of their own on port 80, over IPv4 and IPv6, which answers with who asked whom; and
+names, for the tests that want them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real name server behind the cluster: kept on the primary as by default, and through every node if a rule says so."""
+"""A real name server behind the cluster: kept on the primary as by default, and through every node if a rule
+says so."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def test_a_transfer_arrives_whole(lab: Lab, way: str, owner: int, family: int) -
     before = counters(lab, 1)["STEER_DATAGRAM"]
     with serving(lab, "server", "quic", PORT):
         report = quic(lab, "client", way, SERVER[family], PORT, SIZE, timeout=200)
-    rows = [row for row in flows_of(lab, CLIENT[family], [report.port], (SERVER[family], PORT)) if row.protocol == "udp"]
+    rows = [
+        row for row in flows_of(lab, CLIENT[family], [report.port], (SERVER[family], PORT)) if row.protocol == "udp"
+    ]
     assert report.bytes == SIZE
     assert report.sent == report.received
     assert owners(rows) == {f"node{owner}": 1}

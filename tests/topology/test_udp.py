@@ -155,9 +155,11 @@ def test_nothing_of_the_block_leaves_the_cluster(answering: Lab, family: int) ->
     lab = answering
     only(lab, 2)
     sent = {b"ask %d %d " % (session, 1) for session in range(20)}
-    with Capture(lab.plan.path("server"), ETHERTYPE[family]) as capture:
-        with udp_sessions(lab, "client", SERVER[family], 80, 20, questions=1) as sessions:
-            assert sessions.begun.completed == 20, sessions.begun.failed
+    with (
+        Capture(lab.plan.path("server"), ETHERTYPE[family]) as capture,
+        udp_sessions(lab, "client", SERVER[family], 80, 20, questions=1) as sessions,
+    ):
+        assert sessions.begun.completed == 20, sessions.begun.failed
     came = [frame for frame in capture.frames() if is_question(frame, family)]
     assert {payload(frame, family) for frame in came} == sent
     assert len(came) == 20

@@ -2,10 +2,10 @@
 """New short sessions at a steady rate, both ends in this process: ``CLIENT-NS SERVER-NS --rate N``.
 
 Each connects, asks one line, gets one back, and closes first; they go the ways of ``ends.Ways`` in turn. Those over UDP
-are a datagram and its answer, and ask again after a second, as TCP's SYN does. Says
-``open`` when it begins; at the end of standard input one line of JSON: how many completed, how long the slowest took,
-and each that was not clean (a SYN or a question sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s)
-and its client's port.
+are a datagram and its answer, and ask again after a second, as TCP does with its SYN. Says ``open`` when it begins; at
+the end of standard input one line of JSON: how many completed, how long the slowest took, and each that was not clean
+(a SYN or a question sent again, slower than 100 ms, failed), with when it began (CLOCK_MONOTONIC, s) and its client's
+port.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 """Many established streams of four kinds, both ends in this process: ``CLIENT-NS SERVER-NS --count N``.
 
 ``push``: who accepted sends; ``pull``: who opened sends; ``ask``: who opened asks, the other answers; ``idle``:
-silent, half of them until told to speak. Each goes one of several ways (``ends.Ways``), over TCP or UDP. What is sent are numbered lines
-of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more are opened each
-second.
+silent, half of them until told to speak. Each goes one of several ways (``ends.Ways``), over TCP or UDP. What is sent
+are numbered lines of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more
+are opened each second.
 
 Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is
 the time a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept
@@ -230,9 +230,7 @@ class Mixture:
             if isinstance(stream, DatagramStream) and stream.state in ("open", "opening"):
                 self._correspond(stream, receiver, asker[:2], data)
 
-    def _correspond(
-        self, stream: DatagramStream, receiver: socket.socket, asker: tuple[str, int], data: bytes
-    ) -> None:
+    def _correspond(self, stream: DatagramStream, receiver: socket.socket, asker: tuple[str, int], data: bytes) -> None:
         """The first datagram makes its asker the other end, and is answered; a session may not come to have another
         address or port in the midst of its life."""
         end = stream.acceptor

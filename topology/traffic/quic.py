@@ -17,7 +17,9 @@ import random
 import ssl
 import time
 
-from aioquic.asyncio import connect, serve
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -45,7 +47,7 @@ def identity() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """A certificate for nobody in particular, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     day = datetime.timedelta(days=1)
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     made = made.serial_number(1).not_valid_before(now - day).not_valid_after(now + day)
@@ -95,9 +97,15 @@ async def run(way: str, address: str, port: int, size: int, seed: int) -> dict[s
         own = await (give(reader, writer, size, seed) if way == "send" else take(reader, writer, size))
         other = (await reader.readexactly(DIGEST)).decode()
         seconds = time.monotonic() - start
-        name = connection._transport.get_extra_info("sockname")
+        port = port_of(connection)
     sent, received = (own, other) if way == "send" else (other, own)
-    return {"bytes": size, "seconds": seconds, "sent": sent, "received": received, "port": name[1]}
+    return {"bytes": size, "seconds": seconds, "sent": sent, "received": received, "port": port}
+
+
+def port_of(connection: QuicConnectionProtocol) -> int:
+    """aioquic tells nobody where it sends from."""
+    transport = connection._transport
+    return int(transport.get_extra_info("sockname")[1]) if transport is not None else 0
 
 
 async def serving(port: int) -> None:

@@ -99,7 +99,7 @@ def _open(family: socket.AddressFamily, port: int) -> socket.socket:
 
 def _asked(one: socket.socket, ancillary: list[tuple[int, int, bytes]]) -> str:
     for _, _, data in ancillary:
-        return socket.inet_ntop(one.family, data[PLACE[one.family]])  # type: ignore[index]
+        return socket.inet_ntop(one.family, data[PLACE[one.family]])
     return ""
 
 

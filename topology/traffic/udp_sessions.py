@@ -75,7 +75,7 @@ def begin(session: Session, questions: int, unanswered: int, first: int) -> bool
     for _ in range(unanswered):
         session.say(TELL, first)
         first = 0
-    return all([session.ask(first if turn == 0 else 0) for turn in range(questions)])
+    return all(session.ask(first if turn == 0 else 0) for turn in range(questions))
 
 
 def together(sessions: list[Session], parallel: int, work: Callable[[Session], bool]) -> dict[str, object]:
