@@ -30,7 +30,7 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -89,6 +89,7 @@ class Mixture:
         self._listeners = {listener.fileno(): listener for listener in ways.listeners}
         self._receivers = {receiver.fileno(): receiver for receiver in ways.receivers}
         self._opening = 0
+        self._trouble: list[str] = []
         self._paced = True
         self._still = False
         for descriptor in (*self._listeners, *self._receivers):
@@ -96,14 +97,15 @@ class Mixture:
 
     # -- the three parts of its life
 
-    def open(self, patience: float) -> int:
-        """All of the plan; how many are open."""
+    def open(self, patience: float) -> dict[str, object]:
+        """All of the plan; how many are open, and of the others why not."""
         end = time.monotonic() + patience
         while (self._waiting or self._opening) and time.monotonic() < end:
             while self._waiting and self._opening < OPENING:
                 self._begin(self._waiting.pop())
             self._turn(0.02)
-        return sum(stream.state == "open" for stream in self.streams.values())
+        states = Counter(stream.state for stream in self.streams.values())
+        return {"open": states.pop("open", 0), "trouble": [*self._trouble, *(f"{states[one]} {one}" for one in states)]}
 
     def run(self) -> None:
         """Until the end of standard input."""
@@ -191,7 +193,7 @@ class Mixture:
 
     def _serve(self, stream: Stream, end: End, descriptor: int, events: int) -> None:
         if events & ERROR and isinstance(end.connection, socket.socket) and not by_udp(stream.way):
-            stream.end(why(end.connection))
+            self._end(stream, end.connection)
         elif events & select.EPOLLOUT:
             stream.established = time.monotonic()
             stream.say(end)
@@ -205,6 +207,13 @@ class Mixture:
                 self._first_beat(stream)
         if stream.state not in ("open", "opening"):
             self._forget(stream)
+
+    def _end(self, stream: Stream, connection: socket.socket) -> None:
+        reason = why(connection)
+        if stream.state == "opening":
+            where = "opener" if stream.opener.connection is connection else "acceptor"
+            self._trouble.append(f"{stream.number} {stream.way} port {stream.port}: {reason} at its {where}")
+        stream.end(reason)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -374,7 +383,7 @@ def main() -> None:
     prepare()
     ways = Ways(given.client, given.server, given.port, given.published, given.ways.split(","))
     mixture = Mixture(ways, given)
-    print(json.dumps({"open": mixture.open(30.0)}), flush=True)
+    print(json.dumps(mixture.open(30.0)), flush=True)
     mixture.run()
     mixture.finish(given.patience)
     told = mixture.report()
