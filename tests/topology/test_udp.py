@@ -49,7 +49,8 @@ def seen_as(seen: Sequence[str]) -> set[str]:
 def exact(
     lab: Lab, ends: tuple[str, str], where: tuple[str, int], asker: str, count: int = 300
 ) -> tuple[Counter[str], set[str]]:
-    """Owners of ``count`` sessions whose every question was answered, and by whose address the server knew them."""
+    """Owners of ``count`` sessions whose every question was answered, and who answered."""
+    before = counters(lab, 1)
     with udp_sessions(lab, ends[0], *where, count) as sessions:
         assert sessions.begun.completed == count, sessions.begun.failed
         rows = udp_flows(lab, ends[1], sessions.begun.ports, where)
@@ -59,7 +60,14 @@ def exact(
         assert len({line.split()[2] for line in sessions.begun.seen}) == count, "two sessions had one port"
         assert seen_as(sessions.begun.seen) == {asker}
         assert sessions.again().completed == count
+        assert len(rows) == count, (
+            f"without a flow: {_without(rows, sessions.begun.ports)}; {counters(lab, 1) - before}"
+        )
         return owners(rows), {line.split()[0] for line in sessions.begun.seen}
+
+
+def _without(rows: Sequence[FlowRow], ports: Sequence[int]) -> list[int]:
+    return sorted(set(ports) - {row.source_port for row in rows})
 
 
 @FAMILIES
