@@ -61,7 +61,7 @@ def exact(
         assert seen_as(sessions.begun.seen) == {asker}
         assert sessions.again().completed == count
         assert len(rows) == count, (
-            f"without a flow: {_without(rows, sessions.begun.ports)}; {counters(lab, 1) - before}"
+            f"no flow: {_without(rows, sessions.begun.ports)}; {counters(lab, 1) - before}"
         )
         return owners(rows), {line.split()[0] for line in sessions.begun.seen}
 
