@@ -31,7 +31,7 @@ async def forget(survey: Survey) -> int:
 
 
 def forwarded(rows: np.ndarray, addresses: Iterable[str]) -> np.ndarray:
-    """Those in which no end is one of these addresses, or one that nobody forwards to: loopback, link-local, multicast."""
+    """Those in which no end is one of these addresses, or one that nobody forwards to (loopback, multicast, …)."""
     own = np.frombuffer(b"".join(map(mapped, addresses)), "V16")
     foreign = np.ones(len(rows), bool)
     for name in ("saddr", "reply_saddr"):

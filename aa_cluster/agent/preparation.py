@@ -63,9 +63,7 @@ class Preparation:
         """The same of rows."""
         return self.ready(flows.numbers, flows.rows["created_ns"], _needs(flows))
 
-    def wanting(
-        self, numbers: np.ndarray, created_ns: np.ndarray, state: np.ndarray, needed: np.ndarray
-    ) -> np.ndarray:
+    def wanting(self, numbers: np.ndarray, created_ns: np.ndarray, state: np.ndarray, needed: np.ndarray) -> np.ndarray:
         """Not ready; of ended flows only those that were, of none those for which it could not be done."""
         stamps, none = self._of(numbers), created_ns & ~STATE
         known = stamps & ~STATE == none

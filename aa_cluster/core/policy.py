@@ -107,7 +107,7 @@ BUILT_IN = (
     Rule("keep", protocol=PROTOCOLS["udp"], ports=(Ports(53, 53),)),  # DNS
     Rule("keep", protocol=PROTOCOLS["udp"], ports=(Ports(123, 123),)),  # NTP
 )
-"""Short exchanges: a question and its answer cost less on the primary, which sees the question anyway, than handed off."""
+"""Short exchanges: a question and its answer cost less on the primary, which sees the question anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Decision:
 def decide(
     rules: Sequence[Rule], default: Action, keep_mark: Mark, session: Session, built_in: Sequence[Rule] = ()
 ) -> Decision:
-    """The keep mark first, then the first rule that matches, the operator's before the built-in ones, then the default."""
+    """The keep mark first, then the first rule that matches, the operator's before built-in ones, then the default."""
     if keep_mark.mask and keep_mark.on(session.connmark, session.mark):
         return Decision(
             "keep", None, f"connmark {session.connmark:#x} or packet mark {session.mark:#x} has keep_mark {keep_mark}"

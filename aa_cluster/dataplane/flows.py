@@ -63,7 +63,7 @@ FLOW_ROW = np.dtype(
         ("seen_ns", "<u8"),
     ]
 )
-"""One flow: both tuples as on the wire, addresses v4-mapped, times in ns of CLOCK_MONOTONIC. ``ended``: as the record's."""
+"""One flow: both tuples as on the wire, addresses v4-mapped, times in ns of CLOCK_MONOTONIC, the record's ``ended``."""
 
 ACCOUNT = ("packets", "octets", "reply_packets", "reply_octets")
 ACCOUNTED_ROW = np.dtype(
@@ -85,7 +85,7 @@ _TIMEOUTS = {
 
 
 def timeout_index(protocol: np.ndarray, state: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """Which of ``Timeouts`` is that of each flow: TCP's by state; a UDP flow has one, and another when it is a stream."""
+    """Which of ``Timeouts`` is each flow's: TCP's by state; a UDP flow has one, and another when it is a stream."""
     stream = (state >= ESTABLISHED) & (ended & LASTS != 0)
     out: np.ndarray = np.where(protocol == UDP, np.where(stream, STREAM, DATAGRAMS), state & 7)
     return out

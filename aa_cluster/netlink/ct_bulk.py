@@ -57,8 +57,8 @@ class Outcome:
     """``codes``: an errno a row, 0 where it is as was asked for.
 
     ENOENT: there is no such entry, or one that has only one of the two tuples (it is left as it is). EEXIST
-    (``create``): a tuple of the row is another entry's. ENOMEM (``create``): the table is full. EPROTONOSUPPORT: neither
-    TCP nor UDP over IPv4 or IPv6.
+    (``create``): a tuple of the row is another entry's. ENOMEM (``create``): the table is full. EPROTONOSUPPORT:
+    neither TCP nor UDP over IPv4 or IPv6.
     ``existing``: rows of ``create`` whose entry was there.
     """
 
@@ -107,7 +107,7 @@ def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Existing = 
     """Makes entries with both tuples, the NAT between them, mark, and state as ``update``. No helper, no labels.
 
     One that is there already is left, or else updated; with ``replace`` others that have one of a row's tuples go. The
-    first row for which there is no room ends it: all behind it are ENOMEM too. (Order: IPv4 before IPv6, TCP before UDP.)
+    first row for which there is no room ends it: all behind it, IPv4 before IPv6 and TCP before UDP, are ENOMEM too.
     """
     by_state = _by_state(lifetimes)
     codes = _converse("create", rows, by_state)

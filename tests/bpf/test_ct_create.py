@@ -42,7 +42,10 @@ def test_the_entry_is_as_netfilter_would_have_made_it() -> None:
 
 
 KINDS = {
-    (family, protocol): (Tuple(family, protocol, client, 40000, public, 2121), Tuple(family, protocol, out, 50000, to, 21))
+    (family, protocol): (
+        Tuple(family, protocol, client, 40000, public, 2121),
+        Tuple(family, protocol, out, 50000, to, 21),
+    )
     for family, client, public, out, to in (
         (4, "10.77.1.100", "10.77.1.1", "10.77.2.1", "10.77.2.100"),
         (6, "fd77:1::100", "fd77:1::1", "fd77:2::1", "fd77:2::100"),

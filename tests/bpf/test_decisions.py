@@ -493,9 +493,7 @@ class TestPolicy:
         for _ in range(10):
             policy = self.policy(dice)
             decisions.write_policy(plane.maps, policy, self.SLOTS)
-            expected = [
-                decide(policy.rules, policy.default, policy.keep_mark, one, policy.built_in) for one in them
-            ]
+            expected = [decide(policy.rules, policy.default, policy.keep_mark, one, policy.built_in) for one in them]
             before = decisions.read_hits(plane.maps)
             numbers = []
             for session, one in zip(them, expected, strict=True):

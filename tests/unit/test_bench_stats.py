@@ -65,7 +65,9 @@ def _finish(template: frames.Template, source: bytes, destination: bytes, sport:
     for at, value in ((last[0], source), (last[1], destination), (transport, sport), (transport + 2, dport)):
         frame[at : at + len(value)] = value
     addresses = frames.words_sum(source + destination)
-    sums = [(transport + (16 if kind.protocol == 6 else 6), template.tcp_sum + addresses + frames.words_sum(sport + dport))]
+    sums = [
+        (transport + (16 if kind.protocol == 6 else 6), template.tcp_sum + addresses + frames.words_sum(sport + dport))
+    ]
     if kind.family == 4:
         sums.append((24, template.ip_sum + addresses))
     for at, total in sums:
@@ -77,9 +79,7 @@ def _finish(template: frames.Template, source: bytes, destination: bytes, sport:
 
 @pytest.mark.parametrize("kind", frames.KINDS, ids=str)
 @given(st.binary(max_size=6), st.binary(min_size=12, max_size=12), st.sampled_from((0, 60, 61, 81, 1514)))
-def test_checksums_of_a_filled_template_are_right(
-    kind: frames.Kind, payload: bytes, ends: bytes, length: int
-) -> None:
+def test_checksums_of_a_filled_template_are_right(kind: frames.Kind, payload: bytes, ends: bytes, length: int) -> None:
     macs = b"\1" * 6, b"\2" * 6
     given_ = {"payload": payload, "length": length, "kind": kind}
     make = frames.tcp if kind.protocol == 6 else frames.udp

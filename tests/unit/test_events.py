@@ -52,7 +52,12 @@ async def test_a_reader_gets_what_happens_while_it_reads() -> None:
 )
 def test_filters(wanted: Filter, passes: bool) -> None:
     event = api.Event(
-        time=0, event="neighbour", node="node2", address="10.0.0.1", text="", detail={"other": "10.0.0.2", "protocol": "udp", "family": "ipv6"}
+        time=0,
+        event="neighbour",
+        node="node2",
+        address="10.0.0.1",
+        text="",
+        detail={"other": "10.0.0.2", "protocol": "udp", "family": "ipv6"},
     )
     assert wanted.passes(event) == passes
 

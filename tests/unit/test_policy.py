@@ -70,7 +70,7 @@ def test_built_in_lines_are_among_the_128() -> None:
     """A policy that fills them all has to do without."""
     ports = f"[{', '.join(str(port) for port in range(1, 2 * 127, 2))}]"
     text = f'[policy]\nrules = [{{ action = "keep", ports = {ports} }}]\n'
-    with pytest.raises(ConfigError, match="127 pairs .* expected 126 at most"):
+    with pytest.raises(ConfigError, match=r"127 pairs .* expected 126 at most"):
         read(text)
     whole = read(f"{text}keep_short_exchanges = false\n")
     assert len(compile_policy(whole, SLOTS, LINE)) == 127

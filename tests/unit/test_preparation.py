@@ -22,7 +22,15 @@ from aa_cluster.dataplane.flows import (
     UDP,
     timeout_index,
 )
-from aa_cluster.netlink.ct_messages import ANSWERED, CT_ESTABLISHED, CT_SYN_RECV, CT_TIME_WAIT, LASTING, UNREPLIED, needs
+from aa_cluster.netlink.ct_messages import (
+    ANSWERED,
+    CT_ESTABLISHED,
+    CT_SYN_RECV,
+    CT_TIME_WAIT,
+    LASTING,
+    UNREPLIED,
+    needs,
+)
 
 RECORD = np.dtype(
     [("state", "u1"), ("ended", "u1"), ("created_ns", "<u8"), ("original_protocol", "u1"), ("owner", "u1")]

@@ -228,7 +228,9 @@ def _cases_of(kind: Kind) -> list[Case]:
     both = partial(world.from_client, shape=Shape.BOTH, kind=kind)
     ours, theirs = _owned_by(SELF, ESTABLISHED), _owned_by(OTHER, ESTABLISHED)
     called = kind.named
-    fresh = partial(Case, prepare_fresh=_track_fresh, clean_fresh=_forget_flows, fresh=True, kind=kind, sizes=KIND_SIZES)
+    fresh = partial(
+        Case, prepare_fresh=_track_fresh, clean_fresh=_forget_flows, fresh=True, kind=kind, sizes=KIND_SIZES
+    )
     case = partial(Case, kind=kind, sizes=KIND_SIZES)
     return [
         case(called("steer: hit"), "steer", XDP_TX, client, hit, theirs),
