@@ -134,7 +134,7 @@ def _frame(kind: Kind, to: bytes, sender: bytes, shape: Shape, segment: bytes, l
 
 
 def with_block(first: Template, block: bytes) -> Template:
-    """The SYN or datagram of ``first`` with a handoff block behind it, whose addresses, ports and tag the feeder writes.
+    """The SYN or datagram of ``first`` with a handoff block behind it: the feeder writes its addresses, ports and tag.
 
     The transport checksum leaves the block out: the programs only ever adjust it.
     """
