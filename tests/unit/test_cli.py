@@ -275,13 +275,13 @@ def test_flows_pass_the_filters_on(call, agent):
 
 def test_flows_of_one_kind(call, agent):
     row = msgspec.structs.replace(
-        FLOWS.flows[0], family="ipv6", protocol="udp", source="fd77:1::100", state="established", phase="stream"
+        FLOWS.flows[0], family="ipv6", protocol="udp", source="fd77:a::100", state="established", phase="stream"
     )
     agent.answers["/v1/flows"] = msgspec.structs.replace(FLOWS, flows=(row,))
     result = call("flows", "--family", "ipv6", "--protocol", "udp", "--state", "stream")
     assert agent.asked[0][1] == "/v1/flows?family=ipv6&protocol=udp&state=stream&limit=100"
     words = result.stdout.splitlines()[1].split()
-    assert words[:2] == ["udp/ipv6", "[fd77:1::100]:40000"]
+    assert words[:2] == ["udp/ipv6", "[fd77:a::100]:40000"]
     assert "stream" in words
     assert "established" not in words
     told = json.loads(call("flows", "-j").stdout)["flows"][0]
