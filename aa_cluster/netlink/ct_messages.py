@@ -38,7 +38,7 @@ from aa_cluster.netlink.conntrack import Status
 Family = Literal[4, 6]
 Protocol = Literal[6, 17]
 FAMILIES: tuple[Family, ...] = (4, 6)
-PROTOCOLS: tuple[Protocol, ...] = (TCP, UDP)
+PROTOCOLS: tuple[Protocol, ...] = (6, 17)
 Kind = Literal["by_reply", "by_original", "change", "create", "delete", "delete_by_reply"]
 """``by_*``: a change of nothing, to ask whether there is an entry with that tuple."""
 
