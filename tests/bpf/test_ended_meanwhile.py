@@ -133,7 +133,6 @@ async def test_that_of_another_session_is_let_alone(plane: Plane, looker: Looker
     assert the_entry() == ("ESTABLISHED", True)
 
 
-@pytest.mark.parametrize("state", [0, DEAD])
 def session(family: int, protocol: int) -> tuple[Tuple, Tuple, Tuple]:
     """Original, as it leaves the gateway, and reply tuple; both ends translated."""
     client, server, public, inner = (
@@ -223,6 +222,7 @@ class TestAllKinds:
         assert self.found(original).timeout > LIFETIMES[DATAGRAMS]
 
 
+@pytest.mark.parametrize("state", [0, DEAD])
 def test_one_that_ends_while_it_is_looked_at_is_not_found(plane: Plane, looker: Looker, state: int) -> None:
     begin(plane, OTHER)
     number = begin(plane, OTHER)

@@ -369,7 +369,7 @@ class TestMirror:
     @pytest.mark.parametrize("family", [4, 6])
     def test_what_was_not_answered_yet(self, pair: Pair, family: int, protocol: int, state: int) -> None:
         """Of TCP the answer may have been seen, an ACK is enough then; a UDP flow waits for the next answer."""
-        self.some(pair, 3)
+        pair.take(*self.some(pair, 3))
         records = pair.auxiliary.maps["records"].view()
         for end in ("original", "reply"):
             records[f"{end}_protocol"][1:4], records[f"{end}_family"][1:4] = protocol, family
