@@ -21,6 +21,15 @@
 /* In skb->cb[0] between the redirect and our second sight of the same packet on its ingress interface. */
 #define ON_ITS_WAY 0x41415357
 
+/* More than the stack has room for. A program is never interrupted by itself on one CPU. */
+struct handing {
+	struct sealed_block sealed;
+	struct decision decision;
+	struct tuple leaving; /* the packet's, behind POSTROUTING */
+	struct tuple answers; /* … read backwards */
+};
+BPF_TABLE("percpu_array", __u32, struct handing, handings, 1);
+
 /* 0: the packet's direction is the original one. */
 static __always_inline int read_decision(struct __sk_buff *skb, const struct tuple *answers, struct decision *decision)
 {
@@ -63,7 +72,7 @@ static __always_inline int restore_addresses(struct __sk_buff *skb, const struct
 
 	if (now->family == 6)
 		return bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct ipv6_header, saddr),
-					   original->saddr, 32, 0);
+					   (void *)original->saddr, 32, 0);
 	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, 0, difference, 0) ||
 	       bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct iphdr, saddr), both, sizeof(both), 0);
 }
@@ -200,17 +209,18 @@ static __always_inline enum reason fitness(struct __sk_buff *skb, const struct l
 }
 
 static __always_inline int hand_off(struct __sk_buff *skb, const struct config *conf, const struct port *port,
-				    const struct load *now, const struct tuple *leaving, const struct decision *decision,
-				    struct sealed_block *sealed, const struct assignment *assigned)
+				    const struct load *now, struct handing *work, const struct assignment *assigned)
 {
 	const struct node *node = node_of(assigned->owner);
+	const struct decision *decision = &work->decision;
+	struct sealed_block *sealed = &work->sealed;
 
 	fill_block(sealed, conf, decision, assigned->owner, port->slot, skb->mark);
 	/* no memory: only what has just begun can still stay */
 	if (bpf_skb_change_tail(skb, ETH_HLEN + now->total_length + sizeof(sealed->block), 0))
 		return assigned->why == HANDOFF_SENT ? stay(conf, decision, HANDOFF_NO_ROOM) :
 						       verdict(TC_ACT_OK, HANDOFF_NO_ROOM);
-	if (restore_headers(skb, now, leaving, &decision->original) || put_block(skb, now, &sealed->block) ||
+	if (restore_headers(skb, now, &work->leaving, &decision->original) || put_block(skb, now, &sealed->block) ||
 	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
 		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
 	skb->cb[0] = ON_ITS_WAY;
@@ -221,23 +231,24 @@ static __always_inline int hand_off(struct __sk_buff *skb, const struct config *
 int handoff(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
-	struct tuple leaving, answers;
-	struct sealed_block sealed;
-	struct decision decision;
+	const struct decision *decision;
 	const struct config *conf;
 	const struct node *node;
 	const struct port *port;
+	struct handing *work;
 	struct load now = {};
 	struct ethhdr *eth;
 	struct assignment assigned;
 	enum reason unfit = HANDOFF_SENT;
 	struct request request;
+	__u32 zero = 0;
 	int type;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
-	if (parse_load(&cursor, &now, &sealed) || !may_begin(&now))
+	work = handings.lookup(&zero);
+	if (!work || parse_load(&cursor, &now, &work->sealed) || !may_begin(&now))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	if (skb->cb[0] == ON_ITS_WAY) {
 		skb->cb[0] = 0;
@@ -258,39 +269,40 @@ int handoff(struct __sk_buff *skb)
 	else if (now.extended || forwarding_wrote_options(&now, eth + 1, cursor.end))
 		unfit = HANDOFF_OPTIONS;
 
-	leaving = sealed.original;
-	invert(&answers, &leaving);
-	if (now.protocol == IPPROTO_UDP && leaves_as_it_is(conf, &answers))
+	decision = &work->decision;
+	work->leaving = work->sealed.original;
+	invert(&work->answers, &work->leaving);
+	if (now.protocol == IPPROTO_UDP && leaves_as_it_is(conf, &work->answers))
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
 	if (conf->heir && now.protocol == IPPROTO_TCP) /* as in `steer`, which this one had passed already */
 		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
-	if (read_decision(skb, &answers, &decision))
+	if (read_decision(skb, &work->answers, &work->decision))
 		return verdict(TC_ACT_OK, now.protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
-	if (decision.helper && !shares_helper(conf, &decision))
+	if (decision->helper && !shares_helper(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
-	if (decision.status & IPS_EXPECTED)
-		return keep(skb, conf, &decision, HANDOFF_EXPECTED);
+	if (decision->status & IPS_EXPECTED)
+		return keep(skb, conf, decision, HANDOFF_EXPECTED);
 	if (unfit == HANDOFF_SENT)
-		unfit = fitness(skb, &now, port, &decision);
+		unfit = fitness(skb, &now, port, decision);
 	if (unfit != HANDOFF_SENT)
-		return keep(skb, conf, &decision, unfit);
+		return keep(skb, conf, decision, unfit);
 
-	request.connmark = decision.connmark;
+	request.connmark = decision->connmark;
 	request.mark = skb->mark;
 	request.octets = now.total_length;
 	request.slot = port->slot;
-	assigned = assign(conf, &decision, &request);
+	assigned = assign(conf, decision, &request);
 	emit_if_due(skb, conf);
 	if (!assigned.owner)
 		return verdict(assigned.why == HANDOFF_HANDING_OVER ? TC_ACT_SHOT : TC_ACT_OK, assigned.why);
 	node = node_of(assigned.owner);
 	if (!node || node->hop == HOP_NONE)
-		return stay(conf, &decision, HANDOFF_NO_OWNER);
+		return stay(conf, decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
 		return verdict(TC_ACT_OK, assigned.why == HANDOFF_UNDER_WAY ? HANDOFF_UNDER_WAY : HANDOFF_LOCAL);
 	if (assigned.running)
-		hold_again(skb, conf, &decision.original);
-	return hand_off(skb, conf, port, &now, &leaving, &decision, &sealed, &assigned);
+		hold_again(skb, conf, &decision->original);
+	return hand_off(skb, conf, port, &now, work, &assigned);
 }
 
 /*

@@ -18,6 +18,7 @@ struct decision {
 	__u32 status;
 	__u8 helper; /* HELPER_* */
 	bool under_way; /* conntrack has seen more of it than its first packet */
+	__u8 pad[6]; /* bcc: whole words */
 };
 
 static __always_inline void tell_table_full(const struct tuple *original, __u8 slot)
@@ -84,7 +85,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	begun.slot = request->slot;
 	record->original = decision->original;
 	record->reply = decision->reply;
-	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
+	record->created_ns = record->seen_ns = record->held_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
 	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;

@@ -377,11 +377,9 @@ def arp(operation: int, sender: tuple[str, str], target: tuple[str, str], ether:
 def entry(original: FlowTuple, reply: FlowTuple, mark: int = 0, state: str = "SYN_SENT") -> None:
     """A conntrack entry in this namespace, as the primary's netfilter would have made it. ``reply`` as on the wire.
     ``state``: TCP's; of UDP only whether it is ESTABLISHED counts, so answered."""
-    command = ["conntrack", "-I", "--timeout", "120", "--mark", str(mark)]
-    if original.protocol == UDP_PROTOCOL:
-        command += ["-p", "udp", *(["-u", "SEEN_REPLY"] if state == "ESTABLISHED" else [])]
-    else:
-        command += ["-p", "tcp", "--state", state]
+    udp = ["-p", "udp", *(["-u", "SEEN_REPLY"] if state == "ESTABLISHED" else [])]
+    command = ["conntrack", "-I", *(udp if original.protocol == UDP_PROTOCOL else ["-p", "tcp", "--state", state])]
+    command += ["--timeout", "120", "--mark", str(mark)]
     command += ["-s", str(original.source), "-d", str(original.destination)]
     command += ["--sport", str(original.source_port), "--dport", str(original.destination_port)]
     command += ["-r", str(reply.source), "-q", str(reply.destination)]

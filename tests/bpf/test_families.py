@@ -327,8 +327,10 @@ def test_the_entry_of_a_session_nobody_answers_is_renewed(plane: Plane, kind: Ki
     """The primary's stack sees none of its datagrams, and would give its NAT away."""
     both = session(kind)
     entry(*both)
-    subprocess.run(["conntrack", "-U", "-f", f"ipv{kind[0]}", "-p", "udp", "--timeout", "3"], capture_output=True, check=True)
-    plane.add_flow(*both, OTHER, SYN_SENT, seen_ns=now() - 5 * 10**9)
+    update = ["conntrack", "-U", "-p", "udp", "-s", str(both[0].source), "--timeout", "3"]
+    subprocess.run(update, capture_output=True, check=True)
+    index = plane.add_flow(*both, OTHER, SYN_SENT, seen_ns=now() - 9 * 10**9)
+    plane.maps["records"].view()["held_ns"][index] = now() - 9 * 10**9
     plane.run("steer", segment(both[0], ""))
     plane.sweep()
     assert remaining(kind) > TIMEOUTS[0] - 5
@@ -431,7 +433,7 @@ def test_other_icmpv6_is_the_primarys(plane: Plane) -> None:
 
 
 @IPV6
-@pytest.mark.parametrize("cut", [20, 53, 56, 61])
+@pytest.mark.parametrize("cut", [55, 56, 61])
 def test_cut_short(plane: Plane, kind: Kind, cut: int) -> None:
     raw = bytes(segment(session(kind)[0], "S"))[:cut]
     assert plane.run("steer", raw).verdict == XDP_PASS
