@@ -39,7 +39,7 @@ NEIGHBOUR_FILTER = (
 
 
 def advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
-    """The frame that tells all nodes of a segment that ``mac`` has ``address`` now, whatever they knew (RFC 4861, 7.2.6).
+    """The frame that tells all nodes of a segment that ``mac`` has ``address`` now (RFC 4861, 7.2.6).
 
     It says "router", too: the cluster forwards, and who hears that a router is none any more drops its routes (7.2.5).
     """
@@ -67,7 +67,7 @@ def checksum(source: bytes, destination: bytes, body: bytes) -> int:
 
 
 def sender(frame: bytes) -> tuple[str, bytes] | None:
-    """(address, MAC) that a solicitation says its sender has, or an advertisement its target; ``None`` when it says nothing.
+    """(address, MAC) that a solicitation says its sender has, or an advertisement its target; ``None`` for nothing.
 
     Nothing: duplicate address detection (source ``::``), an advertisement that is not to replace what is known, a
     frame whose own source is another MAC, from behind a router, cut short, or with a wrong checksum.

@@ -52,7 +52,8 @@ class Sighting:
 
 
 class NeighbourWatch:
-    """Two sockets a data interface, for ARP and NDP, and one for the tables. ``NetlinkError`` when they cannot be opened (root).
+    """Two sockets a data interface, for ARP and NDP, and one for the tables. ``NetlinkError`` when they cannot be
+    opened (root).
 
     ``overrun``: the kernel had more to tell than was read, so look at its whole table. The reader clears it.
     """

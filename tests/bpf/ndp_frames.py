@@ -44,7 +44,9 @@ def group_mac(group: str) -> str:
     return (b"\x33\x33" + IPv6Address(group).packed[12:]).hex(":")
 
 
-def whole(source: str, destination: str, message: Packet, to: str | None = None, mac: str = PHYSICAL, **ip: int) -> Packet:
+def whole(
+    source: str, destination: str, message: Packet, to: str | None = None, mac: str = PHYSICAL, **ip: int
+) -> Packet:
     """From ``mac``, to where the destination's multicast goes, or ``to``."""
     head = Ether(src=mac, dst=to or group_mac(destination))
     return Ether(bytes(head / IPv6(**{"src": source, "dst": destination, "hlim": 255} | ip) / message))
@@ -108,7 +110,9 @@ TELLING = {
     "advertisement behind options": whole(
         OWN_LOCAL, CLIENT6, IPv6ExtHdrDestOpt() / alert() / ICMPv6ND_NA(tgt=CLUSTER_IP6), CLIENT_MAC
     ),
-    "solicitation behind options": whole(OWN_LOCAL, CLIENT6, IPv6ExtHdrDestOpt() / ICMPv6ND_NS(tgt=CLIENT6), CLIENT_MAC),
+    "solicitation behind options": whole(
+        OWN_LOCAL, CLIENT6, IPv6ExtHdrDestOpt() / ICMPv6ND_NS(tgt=CLIENT6), CLIENT_MAC
+    ),
 }
 """What would tell a segment that an auxiliary is on it, as it would leave."""
 

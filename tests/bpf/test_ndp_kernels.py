@@ -204,7 +204,9 @@ def test_two_asking_at_once_are_both_served(nodes: dict[int, Node]) -> None:
         node.forget()
     run("sw", "ip link set host-eth0 down")
     pings = [
-        subprocess.Popen(["nsenter", f"--net={path(f'n{node}')}", "ping", "-6", "-c3", HOST6], stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            ["nsenter", f"--net={path(f'n{node}')}", "ping", "-6", "-c3", HOST6], stdout=subprocess.DEVNULL
+        )
         for node in AUXILIARIES
     ]
     try:
@@ -244,7 +246,9 @@ def test_an_interface_that_comes_up_says_nothing(nodes: dict[int, Node]) -> None
     write_sysctls(path("n3"), {"net/ipv6/conf/d0/forwarding": "0", "net/ipv6/conf/d0/accept_ra": "1"})
     run("n3", "ip link set d0 down")
     run("n3", "ip link set d0 up")
-    run("n3", f"ip address add {CLUSTER6}/64 dev d0")  # with duplicate address detection, which the primary must not hear
+    run(
+        "n3", f"ip address add {CLUSTER6}/64 dev d0"
+    )  # with duplicate address detection, which the primary must not hear
     run("n3", "ip address add fd77:1::77/64 dev d0")
     until("its kernel to have spoken", lambda: auxiliary.counted("NDP_KEPT") >= before + 4, 5)
     deadline = time.monotonic() + 3

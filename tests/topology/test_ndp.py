@@ -199,4 +199,6 @@ def test_hosts_learn_at_once_where_the_cluster_is_after_a_promotion(make_lab: Ca
 
 def announced(frames: Sequence[NdpFrame]) -> set[str]:
     """Addresses that node2 told all nodes of a segment."""
-    return {one.target for one in frames if one.type == 136 and one.member == "node2" and one.destination_ip == "ff02::1"}
+    return {
+        one.target for one in frames if one.type == 136 and one.member == "node2" and one.destination_ip == "ff02::1"
+    }

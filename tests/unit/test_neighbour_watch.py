@@ -9,7 +9,6 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -81,7 +80,9 @@ SAYS = ICMPv6NDOptDstLLAddr(lladdr=MAC.hex(":"))
 
 
 def heard(body: Packet, source: str = HOST6, to: str = "ff02::1", mac: bytes = MAC, **ip: int) -> bytes:
-    return bytes(Ether(src=mac.hex(":"), dst="33:33:00:00:00:01") / IPv6(**{"src": source, "dst": to, "hlim": 255} | ip) / body)
+    return bytes(
+        Ether(src=mac.hex(":"), dst="33:33:00:00:00:01") / IPv6(**{"src": source, "dst": to, "hlim": 255} | ip) / body
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,20 @@ def test_the_kernels_messages_over_ipv6() -> None:
         message(dst=bytes(3)),
         message()[:20],
     ],
-    ids=["deleted", "IPv6, unspecified", "a group", "IPv6, short", "bridge", "no ARP", "failed", "permanent", "no MAC", "zero MAC", "short", "cut"],
+    ids=[
+        "deleted",
+        "IPv6, unspecified",
+        "a group",
+        "IPv6, short",
+        "bridge",
+        "no ARP",
+        "failed",
+        "permanent",
+        "no MAC",
+        "zero MAC",
+        "short",
+        "cut",
+    ],
 )
 def test_messages_that_say_nothing(data: bytes) -> None:
     assert table_changes(data) == []
