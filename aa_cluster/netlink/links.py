@@ -8,6 +8,7 @@ import fcntl
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +156,7 @@ def _addresses(sock: IPRoute, index: int) -> tuple[tuple[str, ...], tuple[str, .
     return _sorted(found), _sorted(link_locals)
 
 
-def _sorted(found: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> tuple[str, ...]:
+def _sorted(found: Iterable[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> tuple[str, ...]:
     return tuple(str(one) for one in sorted(found, key=lambda one: (one.version, int(one), one.network.prefixlen)))
 
 

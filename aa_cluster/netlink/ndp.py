@@ -60,7 +60,7 @@ def checksum(source: bytes, destination: bytes, body: bytes) -> int:
     """ICMPv6's, over the pseudo-header and ``body`` (RFC 8200, 8.1); 0 for a body whose own checksum is right."""
     data = source + destination + struct.pack("!II", len(body), ICMPV6) + body
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
