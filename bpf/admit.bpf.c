@@ -61,7 +61,8 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 	wanted = block_tag(conf->key, sealed);
 	if (tag != wanted)
 		return ADMIT_TAG;
-	if (block->family != 4 || !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination) ||
+	if (block->family != sealed->original.family ||
+	    (block->family == 4 && (!is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))) ||
 	    (block->kind == BLOCK_KIND_FLOW && block->protocol != sealed->original.protocol))
 		return ADMIT_BLOCK;
 	return ADMIT_NEW;
@@ -78,46 +79,33 @@ static __always_inline bool is_left_over(struct nf_conn *ct, __u8 protocol)
 /* 0 when no session has that tuple; what is left over of one goes. `ended`: the flow table knows that it is. */
 static __always_inline int make_free(struct __sk_buff *skb, const struct tuple *tuple, bool ended)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
+	struct ct_question question;
 	struct nf_conn *ct;
-	bool left_over;
 
-	ct_question(&key, &options, tuple);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, tuple);
+	ct = ct_ask(skb, &question);
 	if (!ct)
 		return 0;
-	left_over = ended || is_left_over(ct, tuple->protocol);
-	if (left_over)
-		ct_change_timeout(ct, 0);
+	if (ended || is_left_over(ct, tuple->protocol)) {
+		ct_expire(skb, &question, ct);
+		return 0;
+	}
 	ct_release(ct);
-	if (!left_over)
-		return -1;
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE); /* removes what has expired */
-	if (ct)
-		ct_release(ct);
-	return 0;
+	return -1;
 }
 
 /* Holds the session's tuples on this node: −1 when they are another's. */
 static __always_inline int reserve(struct __sk_buff *skb, const struct config *conf, const struct tuple *original,
 				   const struct tuple *reply, __u32 connmark, bool ended)
 {
-	union ct_address source = {}, destination = {};
-	struct bpf_sock_tuple key;
-	struct ct_options options;
 	struct nf_conn *ct;
 
 	if (make_free(skb, reply, ended) || make_free(skb, original, ended))
 		return -1;
-	ct_question(&key, &options, original);
-	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct = ct_make(skb, original);
 	if (!ct)
 		return -1;
-	source.word[0] = unmap_ipv4(reply->daddr);
-	destination.word[0] = unmap_ipv4(reply->saddr);
-	ct_set_nat_info(ct, &destination, host16(reply->sport), CT_MANIP_DST);
-	ct_set_nat_info(ct, &source, host16(reply->dport), CT_MANIP_SRC);
+	ct_translate(ct, reply);
 	ct_field(ct, __u32, AA_CT_MARK) = connmark;
 	ct_set_timeout(ct, conf->timeout_s[original->protocol == IPPROTO_UDP ? FLOW_DATAGRAMS : FLOW_SYN_SENT] * 1000);
 	ct = ct_insert_entry(ct);
@@ -129,12 +117,8 @@ static __always_inline int reserve(struct __sk_buff *skb, const struct config *c
 
 static __always_inline void set_timeout(struct __sk_buff *skb, const struct tuple *original, __u32 timeout_s)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_find(skb, original);
 
-	ct_question(&key, &options, original);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (ct)
 		ct_hold(ct, timeout_s, false);
 }
@@ -292,7 +276,7 @@ static __always_inline int send_on(struct __sk_buff *skb, const struct port *por
 				   struct handoff_block *block, enum reason why)
 {
 	if (take_block_off(skb, load, block) ||
-	    write_whole_ethernet(skb, block->next_hop, port->virtual_mac, be16(ETH_P_IP)))
+	    write_whole_ethernet(skb, block->next_hop, port->virtual_mac, type_of(load)))
 		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
 	skb->cb[0] = ON_ITS_WAY;
 	count(why);
@@ -374,7 +358,7 @@ int admit(struct __sk_buff *skb)
 	cursor.end = (void *)(long)skb->data_end;
 	if (parse_ethernet(&cursor, &eth) < 0 || parse_load(&cursor, &load, sealed))
 		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
-	if (load.total_length < load.header_length + sizeof(sealed->block) || load.total_length + ETH_HLEN > skb->len ||
+	if (!is_whole(skb, &load) || load.total_length < load.header_length + sizeof(sealed->block) ||
 	    load_block(skb, &load, &sealed->block))
 		return verdict(TC_ACT_SHOT, ADMIT_MALFORMED);
 	cursor.at = (void *)(long)skb->data;

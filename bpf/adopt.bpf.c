@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * adopt: TC ingress on an auxiliary's data interfaces, and its guard. Work comes only from the primary: a SYN must carry
- * a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the packet; any other
- * packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a packet
- * whose first piece does. The rest is dropped and counted.
+ * adopt: TC ingress on an auxiliary's data interfaces, and its guard. Work comes only from the primary: a SYN or a first
+ * datagram must carry a handoff block that verifies, whose decision becomes a conntrack entry before netfilter sees the
+ * packet; any other packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a
+ * packet whose first piece does. The rest is dropped and counted.
  * A session of this node's own that the primary refuses loses its entry. Pulses of the primary are answered.
  * Reads config, ports, expected; writes pulses; tells refused blocks through events.
  */
@@ -23,19 +23,11 @@
 #include "take_back.h"
 
 #ifndef AA_ADOPTED_TIMEOUT_MS
-#define AA_ADOPTED_TIMEOUT_MS 120000 /* until the SYN itself sets conntrack's own timeout, a moment later */
+#define AA_ADOPTED_TIMEOUT_MS 120000 /* until the packet itself sets conntrack's own timeout, a moment later */
 #endif
 
 #define VRRP_PROTOCOL 112
 #define VRRP_GROUP be32(0xe0000012) /* 224.0.0.18 */
-
-/* What the frame said before anything was changed. */
-struct arrival {
-	__u16 total_length;
-	__u16 tcp_length;
-	__u16 tcp; /* where its header begins in the frame */
-	bool odd; /* the payload without the block */
-};
 
 /* BLOCK_TAG last: it is the dearest check. ADOPT_NEW stands for "nothing wrong". */
 static __always_inline enum reason inspect(const struct config *conf, const struct port *port,
@@ -54,8 +46,9 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 		return BLOCK_OLD;
 	if (block->owner != conf->self || block->slot != port->slot)
 		return BLOCK_NODE;
-	if (block->family != 4 || block->protocol != IPPROTO_TCP || block->helper > HELPER_LAST || block->reserved ||
-	    !is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))
+	if (block->family != sealed->original.family || block->protocol != sealed->original.protocol ||
+	    block->helper > HELPER_LAST || block->reserved ||
+	    (block->family == 4 && (!is_mapped_ipv4(block->source) || !is_mapped_ipv4(block->destination))))
 		return BLOCK_MALFORMED;
 	__builtin_memcpy(&tag, block->tag, 8);
 	wanted = block_tag(conf->key, sealed);
@@ -71,103 +64,76 @@ static __always_inline void tell_refused(const struct tuple *original, const str
 	events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP);
 }
 
-/* Is the entry the very one the block describes, and still of use? */
-static __always_inline bool describes(const struct handoff_block *block, struct nf_conn *ct)
+/* The tuple of the answers that the block's session will get: what its packets become, read backwards. */
+static __always_inline void answers_of(struct tuple *answers, const struct handoff_block *block)
 {
-	return ct_field(ct, __be32, AA_CT_REPLY + AA_CT_SRC_ADDR) == unmap_ipv4(block->destination) &&
-	       ct_field(ct, __be32, AA_CT_REPLY + AA_CT_DST_ADDR) == unmap_ipv4(block->source) &&
-	       ct_field(ct, __be16, AA_CT_REPLY + AA_CT_SRC_PORT) == block->destination_port &&
-	       ct_field(ct, __be16, AA_CT_REPLY + AA_CT_DST_PORT) == block->source_port &&
-	       ct_field(ct, __u8, AA_CT_TCP_STATE) < CT_TCP_TIME_WAIT;
+	__builtin_memcpy(answers->saddr, block->destination, 16);
+	__builtin_memcpy(answers->daddr, block->source, 16);
+	answers->sport = block->destination_port;
+	answers->dport = block->source_port;
+	answers->protocol = block->protocol;
+	answers->family = block->family;
+	answers->zero = 0;
 }
 
-/* What the primary says of a tuple is so: what conntrack has there goes, and the next look-up removes it. */
-static __always_inline void expire(struct __sk_buff *skb, struct bpf_sock_tuple *key, struct nf_conn *ct)
+/* Is the entry the very one the block describes, and still of use? */
+static __always_inline bool describes(const struct tuple *answers, struct nf_conn *ct)
 {
-	struct ct_options options;
+	struct tuple reply;
 
-	ct_change_timeout(ct, 0);
-	ct_release(ct);
-	ct_options_init(&options);
-	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
-	if (ct)
-		ct_release(ct);
+	ct_tuple(ct, AA_CT_REPLY, answers, &reply);
+	return same_tuple(&reply, answers) &&
+	       (answers->protocol == IPPROTO_UDP || ct_field(ct, __u8, AA_CT_TCP_STATE) < CT_TCP_TIME_WAIT);
 }
 
 /* 1: the entry is there already. 0: there is none (now): conntrack would replace one that ended or differs by a
- * decision of its own. */
-static __always_inline int present(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
+ * decision of its own. What the primary says of a tuple is so. */
+static __always_inline int present(struct __sk_buff *skb, const struct tuple *original, const struct tuple *answers)
 {
-	struct ct_options options;
+	struct ct_question question;
 	struct nf_conn *ct;
 
-	ct_options_init(&options);
-	ct = skb_ct_lookup(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, original);
+	ct = ct_ask(skb, &question);
 	if (!ct)
 		return 0;
-	if (describes(block, ct)) {
+	if (describes(answers, ct)) {
 		ct_release(ct);
 		return 1;
 	}
-	expire(skb, key, ct);
+	ct_expire(skb, &question, ct);
 	return 0;
 }
 
 /* 1: an entry had the tuple that this session's answers come with, and is gone. The primary gives none away twice: it is
  * of a session that has ended there, or that never reached it. */
-static __always_inline int make_room(struct __sk_buff *skb, const struct handoff_block *block)
+static __always_inline int make_room(struct __sk_buff *skb, const struct tuple *answers)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct tuple answers = {};
+	struct ct_question question;
 	struct nf_conn *ct;
 
-	__builtin_memcpy(answers.saddr, block->destination, 16);
-	__builtin_memcpy(answers.daddr, block->source, 16);
-	answers.sport = block->destination_port;
-	answers.dport = block->source_port;
-	answers.protocol = block->protocol;
-	answers.family = block->family;
-	ct_question(&key, &options, &answers);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, answers);
+	ct = ct_ask(skb, &question);
 	if (!ct)
 		return 0;
-	expire(skb, &key, ct);
+	ct_expire(skb, &question, ct);
 	return 1;
 }
 
-static __always_inline int create(struct __sk_buff *skb, struct bpf_sock_tuple *key, const struct handoff_block *block)
+static __always_inline int create(struct __sk_buff *skb, const struct sealed_block *sealed, const struct tuple *answers)
 {
-	union ct_address source = {}, destination = {};
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_make(skb, &sealed->original);
 
-	ct_options_init(&options);
-	ct = skb_ct_alloc(skb, key, sizeof(key->ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
 		return -1;
-	/* Both, also where nothing is translated: else the auxiliary's own NAT rules would decide. */
-	source.word[0] = unmap_ipv4(block->source);
-	destination.word[0] = unmap_ipv4(block->destination);
-	ct_set_nat_info(ct, &destination, host16(block->destination_port), CT_MANIP_DST);
-	ct_set_nat_info(ct, &source, host16(block->source_port), CT_MANIP_SRC);
-	ct_field(ct, __u32, AA_CT_MARK) = host32(block->connmark);
+	ct_translate(ct, answers);
+	ct_field(ct, __u32, AA_CT_MARK) = host32(sealed->block.connmark);
 	ct_set_timeout(ct, AA_ADOPTED_TIMEOUT_MS);
 	ct = ct_insert_entry(ct);
 	if (!ct)
 		return -1;
 	ct_release(ct);
 	return 0;
-}
-
-static __always_inline int strip(struct __sk_buff *skb, const struct arrival *arrival, struct handoff_block *block)
-{
-	__u16 total = arrival->total_length - sizeof(*block), length = arrival->tcp_length - sizeof(*block);
-
-	if (fix_lengths(skb, arrival->tcp, be16(arrival->total_length), be16(total), be16(arrival->tcp_length), be16(length),
-			block_sum(block, false, arrival->odd)))
-		return -1;
-	return bpf_skb_change_tail(skb, ETH_HLEN + total, 0);
 }
 
 static __always_inline int guard_arp(struct __sk_buff *skb, struct cursor *cursor)
@@ -186,79 +152,44 @@ static __always_inline int guard_arp(struct __sk_buff *skb, struct cursor *curso
 
 static __always_inline bool has_entry(struct __sk_buff *skb, const struct tuple *tuple)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_find(skb, tuple);
 
-	ct_question(&key, &options, tuple);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (!ct)
 		return false;
 	ct_release(ct);
 	return true;
 }
 
-static __always_inline int guard_connection(struct __sk_buff *skb, const struct tuple *tuple)
+static __always_inline int guard_connection(struct __sk_buff *skb, const struct tuple *tuple, enum reason passed)
 {
 	if (!has_entry(skb, tuple))
 		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
-	return verdict(TC_ACT_OK, GUARD_PASS);
+	return verdict(TC_ACT_OK, passed);
 }
 
+#define ICMP_OFFSET_MASK 0x1ff /* more than headers take */
+#define INNER_MOST (IPV4_LONGEST + 64) /* of the packet inside an error: IPv4 with options, IPv6 with extension headers */
+
 /* `icmp`: where its header begins. A driver may have left what is behind it outside of the part we can read. */
-static __always_inline int guard_icmp(struct __sk_buff *skb, __u32 icmp)
+static __always_inline int guard_icmp(struct __sk_buff *skb, __u32 icmp, __u8 protocol)
 {
-	__u32 enough = icmp + sizeof(struct icmp_header) + IPV4_LONGEST + sizeof(struct port_pair);
+	__u32 enough;
 	struct cursor cursor;
 	struct tuple about;
 	int kind;
 
+	icmp &= ICMP_OFFSET_MASK;
+	enough = icmp + sizeof(struct icmp_header) + INNER_MOST;
 	if (bpf_skb_pull_data(skb, enough < skb->len ? enough : skb->len))
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	cursor.at = (void *)(long)skb->data + icmp;
 	cursor.end = (void *)(long)skb->data_end;
-	kind = parse_icmp_error(&cursor, &about);
+	kind = protocol == IPPROTO_ICMP ? parse_icmp_error(&cursor, &about) : parse_icmpv6_error(&cursor, &about);
 	if (kind > 0)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
 	if (kind < 0 || !has_entry(skb, &about))
 		return verdict(TC_ACT_SHOT, GUARD_ICMP_NO_ENTRY);
 	return verdict(TC_ACT_OK, GUARD_ICMP);
-}
-
-/* In a first piece without flags a SYN could hide, and end up here as a new connection without a block. */
-static __always_inline int guard_first_fragment(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor)
-{
-	struct tcphdr *tcp;
-	struct tuple tuple;
-
-	if (parse_tcp(cursor, &tcp) < 0)
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	if (opens(tcp))
-		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
-	tuple_from_packet(&tuple, ip, tcp);
-	if (!has_entry(skb, &tuple))
-		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
-	return verdict(TC_ACT_OK, GUARD_FRAGMENT);
-}
-
-/* Of a session that began here: none other is let in. */
-static __always_inline int guard_datagram(struct __sk_buff *skb, const struct iphdr *ip, struct cursor *cursor)
-{
-	struct port_pair *pair;
-	struct tuple tuple;
-
-	if ((ip->frag_off & IPV4_FRAGMENT_BITS) || parse_ports(cursor, &pair))
-		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
-	map_ipv4(tuple.saddr, ip->saddr);
-	map_ipv4(tuple.daddr, ip->daddr);
-	tuple.sport = pair->source;
-	tuple.dport = pair->destination;
-	tuple.protocol = IPPROTO_UDP;
-	tuple.family = 4;
-	tuple.zero = 0;
-	if (!has_entry(skb, &tuple))
-		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
-	return verdict(TC_ACT_OK, GUARD_DATAGRAM);
 }
 
 /* Packets of the session as they leave this node, by both its tuples: `announce` looks what the helper made of them. */
@@ -298,30 +229,41 @@ static __always_inline int give_to_agent(struct __sk_buff *skb)
 	return verdict(TC_ACT_SHOT, ADOPT_BY_AGENT);
 }
 
-static __always_inline int adopt_syn(struct __sk_buff *skb, struct sealed_block *sealed, const struct arrival *arrival)
+static __always_inline int adopt_first(struct __sk_buff *skb, struct sealed_block *sealed, const struct load *load)
 {
-	struct bpf_sock_tuple key;
 	enum reason done = ADOPT_AGAIN;
+	struct tuple answers;
 
-	ct_key(&key, &sealed->original);
-	if (!present(skb, &key, &sealed->block)) {
+	answers_of(&answers, &sealed->block);
+	if (!present(skb, &sealed->original, &answers)) {
 		if (sealed->block.helper && skb->mark != DELIVERED_MARK)
 			return give_to_agent(skb);
 		done = ADOPT_NEW;
 		if (sealed->block.helper)
 			return verdict(TC_ACT_SHOT, ADOPT_CLASH);
-		while (create(skb, &key, &sealed->block)) {
-			if (done == ADOPT_EVICTED || !make_room(skb, &sealed->block))
+		while (create(skb, sealed, &answers)) {
+			if (done == ADOPT_EVICTED || !make_room(skb, &answers))
 				return verdict(TC_ACT_SHOT, ADOPT_CLASH);
 			done = ADOPT_EVICTED;
 		}
 	}
 	if (sealed->block.helper)
 		note_control(sealed);
-	if (strip(skb, arrival, &sealed->block))
+	if (take_block_off(skb, load, &sealed->block))
 		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
 	skb->mark = host32(sealed->block.mark);
 	return verdict(TC_ACT_OK, done);
+}
+
+/* GUARD_NO_BLOCK when there is none; ADOPT_NEW when it is the primary's. */
+static __always_inline enum reason read_block(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+					      const struct load *load, struct sealed_block *sealed)
+{
+	if (load->total_length < load->header_length + sizeof(sealed->block))
+		return GUARD_NO_BLOCK;
+	if (load_block(skb, load, &sealed->block))
+		return GUARD_MALFORMED;
+	return inspect(conf, port, sealed);
 }
 
 /* A SYN that was not handed off. */
@@ -340,19 +282,124 @@ static __always_inline bool is_vrrp(struct cursor cursor, int type)
 	return type == be16(ETH_P_IP) && parse_ipv4(&cursor, &ip) == VRRP_PROTOCOL && ip->daddr == VRRP_GROUP;
 }
 
+/* Whole, or a piece: one that is not the first has no ports. */
+enum piece { WHOLE, FIRST_PIECE, LATER_PIECE };
+
+/* The protocol, or −1; `tuple` gets the addresses. */
+static __always_inline int parse_network(struct cursor *cursor, int type, struct tuple *tuple, enum piece *piece)
+{
+	struct ipv6_fragment *fragment = 0;
+	struct ipv6_header *ipv6;
+	struct iphdr *ip;
+	int protocol;
+
+	if (type == be16(ETH_P_IP)) {
+		protocol = parse_ipv4_options(cursor, &ip);
+		if (protocol < 0)
+			return -1;
+		tuple_ipv4(tuple, ip);
+		*piece = ip->frag_off & IPV4_OFFSET_BITS   ? LATER_PIECE :
+			 ip->frag_off & IPV4_FRAGMENT_BITS ? FIRST_PIECE :
+							     WHOLE;
+		return protocol;
+	}
+	protocol = parse_ipv6(cursor, &ipv6);
+	if (protocol < 0)
+		return -1;
+	protocol = parse_extensions(cursor, protocol, &fragment);
+	if (protocol < 0)
+		return -1;
+	tuple_ipv6(tuple, ipv6);
+	if (fragment)
+		*piece = fragment->offset & IPV6_OFFSET_BITS ? LATER_PIECE : FIRST_PIECE;
+	return protocol;
+}
+
+/* In a first piece without flags a SYN could hide, and end up here as a new connection without a block. */
+static __always_inline int guard_first_piece(struct __sk_buff *skb, struct cursor *cursor, const struct tuple *tuple)
+{
+	struct tcphdr *tcp;
+
+	if (tuple->protocol == IPPROTO_TCP) {
+		if (parse_tcp(cursor, &tcp) < 0)
+			return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+		if (opens(tcp))
+			return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
+	}
+	return guard_connection(skb, tuple, GUARD_FRAGMENT);
+}
+
+/* What is not the primary's block may be what the two say to each other. */
+static __always_inline int guard_datagram(struct __sk_buff *skb, const struct tuple *tuple, enum reason why)
+{
+	if (has_entry(skb, tuple))
+		return verdict(TC_ACT_OK, GUARD_DATAGRAM);
+	return verdict(TC_ACT_SHOT, why == GUARD_NO_BLOCK ? GUARD_NO_ENTRY : why);
+}
+
+/* The network header is next. Frames with a tag are never handed off: the primary does that without. */
+static __always_inline int take_ip(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+				   struct cursor *cursor, int type, bool tagged)
+{
+	struct cursor network = *cursor;
+	enum piece piece = WHOLE;
+	struct sealed_block sealed;
+	struct port_pair *pair;
+	struct load load = {};
+	struct tcphdr *tcp;
+	struct ethhdr *eth;
+	enum reason why;
+	int protocol;
+
+	protocol = parse_network(cursor, type, &sealed.original, &piece);
+	if (protocol < 0)
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	if (piece == WHOLE && protocol == (type == be16(ETH_P_IP) ? IPPROTO_ICMP : PROTOCOL_ICMPV6))
+		return guard_icmp(skb, cursor->at - (void *)(long)skb->data, protocol);
+	if (!is_shared_protocol(protocol))
+		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
+	/* A later piece may overtake the first. It harms nobody alone: conntrack looks at whole packets only, and one whose
+	 * first piece stays out is never whole. */
+	if (piece == LATER_PIECE)
+		return verdict(TC_ACT_OK, GUARD_FRAGMENT);
+	if (parse_ports(cursor, &pair))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	tuple_transport(&sealed.original, protocol, pair);
+	if (piece == FIRST_PIECE)
+		return guard_first_piece(skb, cursor, &sealed.original);
+	if (protocol == IPPROTO_TCP) {
+		if (parse_tcp(cursor, &tcp) < 0)
+			return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+		if (!opens(tcp))
+			return guard_connection(skb, &sealed.original, GUARD_PASS);
+	}
+	if (tagged)
+		return protocol == IPPROTO_TCP ? verdict(TC_ACT_SHOT, GUARD_NO_BLOCK) :
+						 guard_connection(skb, &sealed.original, GUARD_DATAGRAM);
+	if (parse_load(&network, &load, &sealed) || !is_whole(skb, &load))
+		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
+	why = read_block(skb, conf, port, &load, &sealed);
+	if (why == ADOPT_NEW)
+		return adopt_first(skb, &sealed, &load);
+	if (protocol == IPPROTO_UDP)
+		return guard_datagram(skb, &sealed.original, why);
+	if (why == GUARD_NO_BLOCK)
+		return guard_unblocked(conf, &sealed.original);
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) <= (void *)(long)skb->data_end)
+		tell_refused(&sealed.original, eth, port->slot);
+	return verdict(TC_ACT_SHOT, why);
+}
+
 int adopt(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
 	const struct config *conf = configuration();
 	const struct port *port = port_of(skb->ifindex);
 	struct sealed_block sealed;
-	struct arrival arrival = {};
-	enum reason why;
 	struct ethhdr *eth;
-	struct tcphdr *tcp;
-	struct iphdr *ip;
-	int type, headers;
 	bool tagged;
+	int type;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
@@ -380,52 +427,7 @@ int adopt(struct __sk_buff *skb)
 	tagged = is_tag(type); /* the second tag: the kernel has taken the outer one off the frame */
 	if (tagged)
 		type = parse_tag(&cursor);
-	if (type != be16(ETH_P_IP))
+	if (type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6))
 		return verdict(TC_ACT_SHOT, type < 0 ? GUARD_MALFORMED : GUARD_NOT_IPV4);
-	type = parse_ipv4_options(&cursor, &ip);
-	if (type < 0)
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	arrival.tcp = ETH_HLEN + ipv4_length(ip);
-	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS))
-		return guard_icmp(skb, arrival.tcp + (tagged ? sizeof(struct vlan_tag) : 0));
-	if (type == IPPROTO_UDP)
-		return guard_datagram(skb, ip, &cursor);
-	if (type != IPPROTO_TCP)
-		return verdict(TC_ACT_SHOT, GUARD_NOT_TCP);
-	/* A later piece may overtake the first. It harms nobody alone: conntrack looks at whole packets only, and one whose
-	 * first piece stays out is never whole. */
-	if (ip->frag_off & IPV4_OFFSET_BITS)
-		return verdict(TC_ACT_OK, GUARD_FRAGMENT);
-	if (ip->frag_off & IPV4_FRAGMENT_BITS)
-		return guard_first_fragment(skb, ip, &cursor);
-	headers = parse_tcp(&cursor, &tcp);
-	if (headers < 0)
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	tuple_from_packet(&sealed.original, ip, tcp);
-	if (!opens(tcp))
-		return guard_connection(skb, &sealed.original);
-	if (tagged) /* the primary hands off without tags */
-		return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
-
-	sealed.sequence = tcp->seq;
-	sealed.zero = 0;
-	headers += ipv4_length(ip);
-	arrival.total_length = host16(ip->tot_len);
-	arrival.tcp_length = arrival.total_length - ipv4_length(ip);
-	arrival.odd = arrival.total_length & 1;
-	if (arrival.total_length < headers || ETH_HLEN + arrival.total_length > skb->len)
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	if (arrival.total_length < headers + sizeof(sealed.block))
-		return guard_unblocked(conf, &sealed.original);
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + arrival.total_length - sizeof(sealed.block), &sealed.block,
-			       sizeof(sealed.block)))
-		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
-	why = inspect(conf, port, &sealed);
-	if (why == GUARD_NO_BLOCK && is_expected(conf, &sealed.original))
-		return verdict(TC_ACT_OK, GUARD_EXPECTED);
-	if (why != ADOPT_NEW) {
-		tell_refused(&sealed.original, eth, port->slot);
-		return verdict(TC_ACT_SHOT, why);
-	}
-	return adopt_syn(skb, &sealed, &arrival);
+	return take_ip(skb, conf, port, &cursor, type, tagged);
 }

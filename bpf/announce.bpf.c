@@ -32,22 +32,20 @@ struct session {
 /* 0 when the packet goes in the direction the session was opened in. */
 static __always_inline int read_session(struct __sk_buff *skb, const struct tuple *leaving, struct session *session)
 {
+	struct ct_question question;
 	struct tuple inverse;
-	struct bpf_sock_tuple key;
-	struct ct_options options;
 	struct nf_conn *ct;
 
 	invert(&inverse, leaving); /* behind POSTROUTING the packet carries the reply tuple, inverted */
-	ct_question(&key, &options, &inverse);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, &inverse);
+	ct = ct_ask(skb, &question);
 	if (!ct)
 		return -1;
-	ct_tuple(ct, AA_CT_ORIGINAL, &session->original);
-	session->original.protocol = leaving->protocol;
+	ct_tuple(ct, AA_CT_ORIGINAL, leaving, &session->original);
 	session->connmark = ct_field(ct, __u32, AA_CT_MARK);
 	session->status = ct_field(ct, __u32, AA_CT_STATUS);
 	ct_release(ct);
-	return options.direction == FLOW_REPLY ? 0 : -1;
+	return question.options.direction == FLOW_REPLY ? 0 : -1;
 }
 
 static __always_inline void fill_announcement(struct sealed_block *sealed, const struct config *conf,
@@ -63,7 +61,7 @@ static __always_inline void fill_announcement(struct sealed_block *sealed, const
 	block->cluster_id = be16(conf->cluster_id);
 	block->owner = conf->self;
 	block->slot = port->slot;
-	block->family = 4;
+	block->family = session->original.family;
 	block->protocol = session->original.protocol;
 	block->connmark = be32(session->connmark);
 	block->source_port = session->original.sport;
@@ -98,14 +96,11 @@ static __always_inline int send_through_primary(struct __sk_buff *skb, const str
 static __always_inline int read_expectation(struct __sk_buff *skb, const struct tuple *leaving, struct tuple *coming)
 {
 	struct tuple inverse;
-	struct bpf_sock_tuple key;
-	struct ct_options options;
 	struct nf_conn *ct;
 	int none;
 
 	invert(&inverse, leaving);
-	ct_question(&key, &options, &inverse);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct = ct_find(skb, &inverse);
 	if (!ct)
 		return -1;
 	none = ct_expectation(ct, coming);
@@ -143,14 +138,15 @@ int announce(struct __sk_buff *skb)
 	struct load load = {};
 	struct ethhdr *eth;
 	__u8 next_hop[6];
+	int type;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || !port || !conf)
+	type = parse_ethernet(&cursor, &eth);
+	if ((type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6)) || !port || !conf)
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	if (!own && !(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	copy_mac(next_hop, eth->h_dest);
-	if (parse_load(&cursor, &load, &sealed) || skb->gso_segs > 1 || load.total_length < load.header_length ||
-	    load.total_length + ETH_HLEN > skb->len)
+	if (parse_load(&cursor, &load, &sealed) || skb->gso_segs > 1 || !is_whole(skb, &load))
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	sealed.block.kind = matters(&load, own) ? BLOCK_KIND_FLOW : BLOCK_KIND_EXPECT;
 	if (sealed.block.kind == BLOCK_KIND_EXPECT &&

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * handoff: TC egress on the primary's data interfaces. A forwarded SYN has been through the whole ruleset: its conntrack
- * entry holds every decision. The policy says whether the session is shared, persistence or the schedule with whom; the
- * flow is recorded under both tuples; an auxiliary's SYN gets its original headers back, the handoff block appended, and
- * leaves by the interface it came in on.
+ * handoff: TC egress on the primary's data interfaces. A forwarded SYN or first datagram has been through the whole
+ * ruleset: its conntrack entry holds every decision. The policy says whether the session is shared, persistence or the
+ * schedule with whom; the flow is recorded under both tuples; an auxiliary's packet gets its original headers back, the
+ * handoff block appended, and leaves by the interface it came in on.
  * Writes records, buckets, accounts, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
 #include "assign.h"
-#include "block.h"
-#include "checksum.h"
+#include "carry.h"
 #include "conntrack.h"
 #include "emit.h"
 #include "keep.h"
@@ -22,84 +21,90 @@
 /* In skb->cb[0] between the redirect and our second sight of the same packet on its ingress interface. */
 #define ON_ITS_WAY 0x41415357
 
-/* The packet as it is about to leave. */
-struct egress {
-	struct tuple tuple;
-	__be32 sequence;
-	__u16 total_length;
-	__u16 tcp_length;
-	__u16 tcp; /* where its header begins in the frame */
-	__u8 ttl;
-	__u8 protocol;
+/* More than the stack has room for. A program is never interrupted by itself on one CPU. */
+struct handing {
+	struct sealed_block sealed;
+	struct decision decision;
+	struct tuple leaving; /* the packet's, behind POSTROUTING */
+	struct tuple answers; /* … read backwards */
 };
+BPF_TABLE("percpu_array", __u32, struct handing, handings, 1);
 
-static __always_inline int read_decision(struct __sk_buff *skb, const struct tuple *leaving, struct decision *decision)
+/* 0: the packet's direction is the original one. */
+static __always_inline int read_decision(struct __sk_buff *skb, const struct tuple *answers, struct decision *decision)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
+	struct ct_question question;
 	struct nf_conn *ct;
-	__u8 tcp_state;
 
 	/* After POSTROUTING the packet carries the reply tuple, inverted. Looked up as it stands it may hit another
 	 * connection's original tuple (hairpin, no NAT), so ask for the reply. */
-	__builtin_memset(&key, 0, sizeof(key));
-	key.ipv4.saddr = unmap_ipv4(leaving->daddr);
-	key.ipv4.daddr = unmap_ipv4(leaving->saddr);
-	key.ipv4.sport = leaving->dport;
-	key.ipv4.dport = leaving->sport;
-	ct_options_init(&options);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, answers);
+	ct = ct_ask(skb, &question);
 	if (!ct)
 		return -1;
-	ct_tuple(ct, AA_CT_ORIGINAL, &decision->original);
-	ct_tuple(ct, AA_CT_REPLY, &decision->reply);
+	ct_tuple(ct, AA_CT_ORIGINAL, answers, &decision->original);
+	ct_tuple(ct, AA_CT_REPLY, answers, &decision->reply);
 	decision->connmark = ct_field(ct, __u32, AA_CT_MARK);
 	decision->status = ct_field(ct, __u32, AA_CT_STATUS);
-	tcp_state = ct_field(ct, __u8, AA_CT_TCP_STATE);
-	decision->under_way = tcp_state > CT_TCP_SYN_SENT && tcp_state < CT_TCP_TIME_WAIT;
+	decision->under_way = ct_under_way(ct, answers->protocol);
 	decision->helper = ct_helper(ct);
 	ct_release(ct);
-	return options.direction == FLOW_REPLY ? 0 : -1;
+	return question.options.direction == FLOW_REPLY ? 0 : -1;
 }
 
-static __always_inline int restore_headers(struct __sk_buff *skb, const struct egress *now, const struct tuple *original)
+/* Hop limit or TTL: forwarding took one; the auxiliary takes it again. */
+static __always_inline int restore_hops(struct __sk_buff *skb, const struct load *now)
 {
-	__be32 old_source = unmap_ipv4(now->tuple.saddr), source = unmap_ipv4(original->saddr);
-	__be32 old_destination = unmap_ipv4(now->tuple.daddr), destination = unmap_ipv4(original->daddr);
-	__be16 old_hop = be16((__u16)(now->ttl << 8 | now->protocol));
-	__be16 hop = be16((__u16)((now->ttl + 1) << 8 | now->protocol));
-	int ip = ETH_HLEN, check = TCP_CHECKSUM_OFFSET(now->tcp);
-	__be32 both_ports = (__u32)original->sport | (__u32)original->dport << 16;
-	__u8 ttl = now->ttl + 1; /* forwarding took one; the auxiliary takes it again */
+	__be16 old = be16((__u16)(now->hops << 8 | now->protocol));
+	__be16 new = be16((__u16)((now->hops + 1) << 8 | now->protocol));
+	__u8 hops = now->hops + 1;
 
-	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_source, source, 4) ||
-	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_destination, destination, 4) ||
-	       bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old_hop, hop, 2) ||
-	       bpf_l4_csum_replace(skb, check, old_source, source, BPF_F_PSEUDO_HDR | 4) ||
-	       bpf_l4_csum_replace(skb, check, old_destination, destination, BPF_F_PSEUDO_HDR | 4) ||
-	       bpf_l4_csum_replace(skb, check, now->tuple.sport, original->sport, 2) ||
-	       bpf_l4_csum_replace(skb, check, now->tuple.dport, original->dport, 2) ||
-	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, ttl), &ttl, 1, 0) ||
-	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, saddr), &source, 4, 0) ||
-	       bpf_skb_store_bytes(skb, ip + (int)__builtin_offsetof(struct iphdr, daddr), &destination, 4, 0) ||
-	       bpf_skb_store_bytes(skb, now->tcp, &both_ports, 4, 0);
+	if (now->family == 6)
+		return bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct ipv6_header, hops), &hops, 1, 0);
+	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, old, new, 2) ||
+	       bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct iphdr, ttl), &hops, 1, 0);
+}
+
+static __always_inline int restore_addresses(struct __sk_buff *skb, const struct load *now, const struct tuple *original,
+					     __u32 difference)
+{
+	__be32 both[2] = {unmap_ipv4(original->saddr), unmap_ipv4(original->daddr)};
+
+	if (now->family == 6)
+		return bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct ipv6_header, saddr),
+					   (void *)original->saddr, 32, 0);
+	return bpf_l3_csum_replace(skb, IPV4_CHECKSUM_OFFSET, 0, difference, 0) ||
+	       bpf_skb_store_bytes(skb, ETH_HLEN + (int)__builtin_offsetof(struct iphdr, saddr), both, sizeof(both), 0);
+}
+
+/* As the packet came in; its tuple now is `leaving`. What two v4-mapped addresses differ by, the IPv4 ones do. */
+static __always_inline int restore_headers(struct __sk_buff *skb, const struct load *now, const struct tuple *leaving,
+					   const struct tuple *original)
+{
+	__u32 difference = bpf_csum_diff((__be32 *)leaving->saddr, 32, (__be32 *)original->saddr, 32, 0);
+	__be32 both_ports = (__u32)original->sport | (__u32)original->dport << 16;
+	__u64 flags = checksum_flags(now);
+	int check = checksum_offset(now);
+
+	return restore_hops(skb, now) || restore_addresses(skb, now, original, difference) ||
+	       bpf_l4_csum_replace(skb, check, 0, difference, flags | BPF_F_PSEUDO_HDR) ||
+	       bpf_l4_csum_replace(skb, check, leaving->sport, original->sport, flags | 2) ||
+	       bpf_l4_csum_replace(skb, check, leaving->dport, original->dport, flags | 2) ||
+	       bpf_skb_store_bytes(skb, now->transport, &both_ports, 4, 0);
 }
 
 static __always_inline void fill_block(struct sealed_block *sealed, const struct config *conf,
-				       const struct decision *decision, const struct egress *now, __u8 owner, __u8 slot,
-				       __u32 mark)
+				       const struct decision *decision, __u8 owner, __u8 slot, __u32 mark)
 {
 	struct handoff_block *block = &sealed->block;
 	__u64 tag;
 
 	sealed->original = decision->original;
-	sealed->sequence = now->sequence;
-	sealed->zero = 0;
 	block->cluster_id = be16(conf->cluster_id);
 	block->owner = owner;
 	block->slot = slot;
-	block->family = 4;
-	block->protocol = IPPROTO_TCP;
+	block->family = decision->original.family;
+	block->protocol = decision->original.protocol;
 	block->helper = decision->helper;
 	block->reserved = 0;
 	block->generation = be32(conf->generation);
@@ -118,18 +123,6 @@ static __always_inline void fill_block(struct sealed_block *sealed, const struct
 	block->length = be16(sizeof(*block));
 	tag = block_tag(conf->key, sealed);
 	__builtin_memcpy(block->tag, &tag, 8);
-}
-
-static __always_inline int append_block(struct __sk_buff *skb, const struct egress *now, struct handoff_block *block,
-					__u32 payload_offset_odd)
-{
-	__u16 total = now->total_length + sizeof(*block);
-	__u16 length = now->tcp_length + sizeof(*block);
-
-	if (bpf_skb_store_bytes(skb, ETH_HLEN + now->total_length, block, sizeof(*block), 0))
-		return -1;
-	return fix_lengths(skb, now->tcp, be16(now->total_length), be16(total), be16(now->tcp_length), be16(length),
-			   block_sum(block, true, payload_offset_odd));
 }
 
 static __always_inline bool shares_helper(const struct config *conf, const struct decision *decision)
@@ -168,28 +161,94 @@ static __always_inline bool forwarding_wrote(const struct iphdr *ip, const void 
 	return left != 0;
 }
 
+static __always_inline bool forwarding_wrote_options(const struct load *now, void *network, const void *end)
+{
+	struct iphdr *ip = network;
+
+	if (now->family != 4 || (void *)(ip + 1) > end)
+		return false;
+	return ip->ihl != 5 && forwarding_wrote(ip, end);
+}
+
+/* May this packet begin a session? Nothing else of TCP is of interest here; each datagram is, until its flow is known. */
+static __always_inline bool may_begin(const struct load *now)
+{
+	return now->protocol == IPPROTO_UDP || opening(now->flags);
+}
+
+/*
+ * A datagram of a known flow. In the original direction it carries the block again, as a repeated SYN does, until `steer`
+ * knows the flow; those of this node's own, and answers that were in the stack, leave as they are.
+ */
+static __always_inline bool leaves_as_it_is(const struct config *conf, const struct tuple *answers)
+{
+	const struct node *owner;
+	struct record *record;
+	struct found found = {};
+
+	if (!find(conf, hash_tuple(conf, answers), &found))
+		return false;
+	record = record_of(found.word);
+	if (!record || !is_exactly(found.word, record, answers))
+		return false;
+	owner = node_of(entry_owner(found.word));
+	return owner->hop == HOP_LOCAL || !(found.word & ENTRY_REPLY);
+}
+
+/* HANDOFF_SENT: the packet can carry a block. */
+static __always_inline enum reason fitness(struct __sk_buff *skb, const struct load *now, const struct port *port,
+					   const struct decision *decision)
+{
+	__u32 room = now->total_length + sizeof(struct handoff_block);
+
+	if (room > port->mtu || skb->gso_segs > 1)
+		return HANDOFF_NO_ROOM;
+	if (decision->helper && room > AA_PUNT_FRAME - ETH_HLEN) /* no agent takes a longer one */
+		return HANDOFF_NO_ROOM;
+	return HANDOFF_SENT;
+}
+
+static __always_inline int hand_off(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+				    const struct load *now, struct handing *work, const struct assignment *assigned)
+{
+	const struct node *node = node_of(assigned->owner);
+	const struct decision *decision = &work->decision;
+	struct sealed_block *sealed = &work->sealed;
+
+	fill_block(sealed, conf, decision, assigned->owner, port->slot, skb->mark);
+	/* no memory: only what has just begun can still stay */
+	if (bpf_skb_change_tail(skb, ETH_HLEN + now->total_length + sizeof(sealed->block), 0))
+		return assigned->why == HANDOFF_SENT ? stay(conf, decision, HANDOFF_NO_ROOM) :
+						       verdict(TC_ACT_OK, HANDOFF_NO_ROOM);
+	if (restore_headers(skb, now, &work->leaving, &decision->original) || put_block(skb, now, &sealed->block) ||
+	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
+		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
+	skb->cb[0] = ON_ITS_WAY;
+	count(assigned->why);
+	return bpf_redirect(port->ifindex, 0);
+}
+
 int handoff(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
-	struct sealed_block sealed;
-	struct decision decision;
+	const struct decision *decision;
 	const struct config *conf;
 	const struct node *node;
 	const struct port *port;
-	struct egress now = {};
+	struct handing *work;
+	struct load now = {};
 	struct ethhdr *eth;
-	struct tcphdr *tcp;
-	struct iphdr *ip;
 	struct assignment assigned;
 	enum reason unfit = HANDOFF_SENT;
 	struct request request;
-	__u32 room;
-	bool odd;
+	__u32 zero = 0;
+	int type;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_IP) || parse_ipv4_options(&cursor, &ip) != IPPROTO_TCP ||
-	    (ip->frag_off & IPV4_FRAGMENT_BITS))
+	type = parse_ethernet(&cursor, &eth);
+	if (type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
-	if (parse_tcp(&cursor, &tcp) < 0 || !opens(tcp))
+	work = handings.lookup(&zero);
+	if (!work || parse_load(&cursor, &now, &work->sealed) || !may_begin(&now))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	if (skb->cb[0] == ON_ITS_WAY) {
 		skb->cb[0] = 0;
@@ -203,63 +262,47 @@ int handoff(struct __sk_buff *skb)
 	conf = configuration();
 	if (!conf || !conf->self)
 		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
-
-	tuple_from_packet(&now.tuple, ip, tcp);
-	now.sequence = tcp->seq;
-	now.total_length = host16(ip->tot_len);
-	now.tcp_length = now.total_length - ipv4_length(ip);
-	now.tcp = ETH_HLEN + ipv4_length(ip);
-	now.ttl = ip->ttl;
-	now.protocol = ip->protocol;
-	odd = now.total_length & 1;
-	if (now.total_length < ipv4_length(ip) + tcp->doff * 4 || now.total_length + ETH_HLEN > skb->len || ip->ttl == 255)
+	if (!is_whole(skb, &now) || now.hops == 255)
 		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
 	if (skb->vlan_present) /* its answers come in tagged, and neighbours there are not relayed */
 		unfit = HANDOFF_TAGGED;
-	else if (ip->ihl != 5 && forwarding_wrote(ip, cursor.end))
+	else if (now.extended || forwarding_wrote_options(&now, eth + 1, cursor.end))
 		unfit = HANDOFF_OPTIONS;
 
-	if (conf->heir) /* as in `steer`, which this one had passed already */
+	decision = &work->decision;
+	work->leaving = work->sealed.original;
+	invert(&work->answers, &work->leaving);
+	if (now.protocol == IPPROTO_UDP && leaves_as_it_is(conf, &work->answers))
+		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+	if (conf->heir && now.protocol == IPPROTO_TCP) /* as in `steer`, which this one had passed already */
 		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
-	if (read_decision(skb, &now.tuple, &decision))
-		return verdict(TC_ACT_OK, HANDOFF_NO_ENTRY);
-	if (decision.helper && !shares_helper(conf, &decision))
+	if (read_decision(skb, &work->answers, &work->decision))
+		return verdict(TC_ACT_OK, now.protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
+	if (decision->helper && !shares_helper(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
-	if (decision.status & IPS_EXPECTED)
-		return keep(skb, conf, &decision, HANDOFF_EXPECTED);
-	room = now.total_length + sizeof(sealed.block);
-	if (unfit == HANDOFF_SENT &&
-	    (room > port->mtu || (decision.helper && room > AA_PUNT_FRAME - ETH_HLEN))) /* no agent takes a longer one */
-		unfit = HANDOFF_NO_ROOM;
+	if (decision->status & IPS_EXPECTED)
+		return keep(skb, conf, decision, HANDOFF_EXPECTED);
+	if (unfit == HANDOFF_SENT)
+		unfit = fitness(skb, &now, port, decision);
 	if (unfit != HANDOFF_SENT)
-		return keep(skb, conf, &decision, unfit);
+		return keep(skb, conf, decision, unfit);
 
-	request.connmark = decision.connmark;
+	request.connmark = decision->connmark;
 	request.mark = skb->mark;
 	request.octets = now.total_length;
 	request.slot = port->slot;
-	assigned = assign(conf, &decision, &request);
+	assigned = assign(conf, decision, &request);
 	emit_if_due(skb, conf);
 	if (!assigned.owner)
-		return verdict(TC_ACT_OK, assigned.why);
+		return verdict(assigned.why == HANDOFF_HANDING_OVER ? TC_ACT_SHOT : TC_ACT_OK, assigned.why);
 	node = node_of(assigned.owner);
 	if (!node || node->hop == HOP_NONE)
-		return stay(conf, &decision, HANDOFF_NO_OWNER);
+		return stay(conf, decision, HANDOFF_NO_OWNER);
 	if (node->hop == HOP_LOCAL)
 		return verdict(TC_ACT_OK, assigned.why == HANDOFF_UNDER_WAY ? HANDOFF_UNDER_WAY : HANDOFF_LOCAL);
 	if (assigned.running)
-		hold_again(skb, conf, &decision.original);
-
-	fill_block(&sealed, conf, &decision, &now, assigned.owner, port->slot, skb->mark);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + room, 0)) /* no memory: only what has just begun can still stay */
-		return assigned.why == HANDOFF_SENT ? stay(conf, &decision, HANDOFF_NO_ROOM) :
-						      verdict(TC_ACT_OK, HANDOFF_NO_ROOM);
-	if (restore_headers(skb, &now, &decision.original) || append_block(skb, &now, &sealed.block, odd) ||
-	    write_ethernet(skb, mac_of(node, port->slot), port->virtual_mac))
-		return verdict(TC_ACT_SHOT, HANDOFF_FAILED);
-	skb->cb[0] = ON_ITS_WAY;
-	count(assigned.why);
-	return bpf_redirect(port->ifindex, 0);
+		hold_again(skb, conf, &decision->original);
+	return hand_off(skb, conf, port, &now, work, &assigned);
 }
 
 /*

@@ -20,12 +20,8 @@
 
 static __always_inline void let_go(struct __sk_buff *skb, const struct tuple *original)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_find(skb, original);
 
-	ct_question(&key, &options, original);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (ct)
 		ct_hold(ct, 0, false);
 }

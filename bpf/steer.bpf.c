@@ -20,18 +20,16 @@
 /* The primary's entry holds the NAT port and sees no packet after the SYN: it must live as long as the session. */
 static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *original, __u32 timeout_s, bool assure)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
+	struct ct_question question;
 	struct nf_conn *ct;
 
-	ct_key(&key, original);
-	ct_options_init(&options);
-	ct = xdp_ct_lookup(ctx, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	ct_question_init(&question, original);
+	ct = xdp_ct_lookup(ctx, &question.key, question.size, &question.options, CT_OPTS_SIZE);
 	if (ct)
 		ct_hold(ct, timeout_s, assure);
 }
 
-/* Called until the handshake is complete, and for flags that end a flow. */
+/* Called until the handshake is complete or a datagram answered, and for flags that end a flow. */
 static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, __u64 word, struct record *record,
 				   __u8 flags)
 {
@@ -46,7 +44,8 @@ static __always_inline void follow(struct xdp_md *ctx, const struct config *conf
 		return; /* the stack sees these packets itself */
 	record->held_ns = bpf_ktime_get_coarse_ns();
 	if (state == FLOW_ESTABLISHED)
-		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_ESTABLISHED], true);
+		hold_entry(ctx, &record->original,
+			   conf->timeout_s[record->original.protocol == IPPROTO_UDP ? FLOW_STREAM : FLOW_ESTABLISHED], true);
 	else if (state == FLOW_CLOSED)
 		hold_entry(ctx, &record->original, conf->timeout_s[FLOW_CLOSED], false);
 }
@@ -64,17 +63,14 @@ static __always_inline struct record *own_record(const struct found *found, cons
 
 /* The packets that matter, with the whole tuple compared: false when they are another session's. */
 static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
-				    const struct iphdr *ip, const struct tcphdr *tcp)
+				    const struct tuple *tuple, __u8 flags)
 {
-	struct record *record;
-	struct tuple tuple;
+	struct record *record = own_record(found, tuple);
 
-	tuple_from_packet(&tuple, ip, tcp);
-	record = own_record(found, &tuple);
 	if (!record)
 		return false;
-	if (!opens(tcp))
-		follow(ctx, conf, found->word, record, tcp_flags(tcp));
+	if (!opening(flags))
+		follow(ctx, conf, found->word, record, flags);
 	return true;
 }
 
@@ -116,10 +112,9 @@ static __always_inline int send_to(struct ethhdr *eth, const struct port *port, 
 	return send_on(eth, port, owner, sent);
 }
 
-/* What a frame is that is no plain segment. */
+/* What a frame is that is no plain segment or datagram. */
 enum kind {
-	SEGMENT,
-	DATAGRAM,
+	WHOLE,
 	FIRST_FRAGMENT,
 	LATER_FRAGMENT,
 	ICMP_ERROR,
@@ -131,29 +126,18 @@ enum kind {
  */
 struct sight {
 	struct tuple tuple; /* by which its flow is found: an ICMP error's is that of the packets that take its way */
-	__be16 id;
+	__be32 id;
 	__u16 octets; /* of IP */
 	__u8 kind;
 	__u8 flags; /* TCP_* */
-	bool options;
+	bool options; /* IPv4 options, IPv6 extension headers */
 };
 
-/* STEER_TX stands for "nothing wrong"; else the stack's, and why. */
-static __always_inline enum reason look(struct cursor *cursor, int type, struct sight *sight)
+static __always_inline enum reason look_ipv4(struct cursor *cursor, struct sight *sight)
 {
-	struct port_pair *pair;
 	struct iphdr *ip;
-	struct tcphdr *tcp;
+	int type = parse_ipv4_options(cursor, &ip);
 
-	if (is_tag(type))
-		type = parse_tag(cursor);
-	if (is_tag(type))
-		type = parse_tag(cursor);
-	if (type < 0)
-		return STEER_MALFORMED;
-	if (type != be16(ETH_P_IP))
-		return STEER_NOT_IPV4;
-	type = parse_ipv4_options(cursor, &ip);
 	if (type < 0)
 		return STEER_MALFORMED;
 	if (type == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT_BITS)) {
@@ -161,34 +145,78 @@ static __always_inline enum reason look(struct cursor *cursor, int type, struct 
 		type = parse_icmp_error(cursor, &sight->tuple);
 		return type > 0 ? STEER_NOT_TCP : type < 0 ? STEER_ICMP_MISS : STEER_TX;
 	}
-	if (type != IPPROTO_TCP && (type != IPPROTO_UDP || (ip->frag_off & IPV4_FRAGMENT_BITS)))
-		return STEER_NOT_TCP;
-	map_ipv4(sight->tuple.saddr, ip->saddr);
-	map_ipv4(sight->tuple.daddr, ip->daddr);
+	tuple_ipv4(&sight->tuple, ip);
 	sight->tuple.protocol = type;
-	sight->tuple.family = 4;
 	sight->id = ip->id;
 	sight->octets = host16(ip->tot_len);
 	sight->options = ip->ihl != 5;
-	if (ip->frag_off & IPV4_OFFSET_BITS) {
+	if (ip->frag_off & IPV4_OFFSET_BITS)
 		sight->kind = LATER_FRAGMENT;
-		return STEER_TX;
-	}
-	if (ip->frag_off & IPV4_FRAGMENT_BITS)
+	else if (ip->frag_off & IPV4_FRAGMENT_BITS)
 		sight->kind = FIRST_FRAGMENT;
-	if (type == IPPROTO_UDP) {
-		sight->kind = DATAGRAM;
-		if (parse_ports(cursor, &pair))
-			return STEER_MALFORMED;
-		sight->tuple.sport = pair->source;
-		sight->tuple.dport = pair->destination;
-		return STEER_TX;
+	return STEER_TX;
+}
+
+static __always_inline enum reason look_ipv6(struct cursor *cursor, struct sight *sight)
+{
+	struct ipv6_fragment *piece = 0;
+	struct ipv6_header *ip;
+	int next = parse_ipv6(cursor, &ip), type;
+
+	if (next < 0)
+		return STEER_MALFORMED;
+	type = parse_extensions(cursor, next, &piece);
+	if (type < 0)
+		return STEER_EXTENSIONS;
+	if (type == PROTOCOL_ICMPV6 && !piece) {
+		sight->kind = ICMP_ERROR;
+		type = parse_icmpv6_error(cursor, &sight->tuple);
+		return type > 0 ? STEER_NOT_TCP : type < 0 ? STEER_ICMP_MISS : STEER_TX;
 	}
+	tuple_ipv6(&sight->tuple, ip);
+	sight->tuple.protocol = type;
+	sight->octets = ipv6_total(ip);
+	sight->options = is_extension(next);
+	if (piece) {
+		sight->id = piece->id;
+		sight->kind = piece->offset & IPV6_OFFSET_BITS ? LATER_FRAGMENT : FIRST_FRAGMENT;
+	}
+	return STEER_TX;
+}
+
+/* STEER_TX stands for "nothing wrong"; else the stack's, and why. */
+static __always_inline enum reason look(struct cursor *cursor, int type, struct sight *sight)
+{
+	struct port_pair *pair;
+	struct tcphdr *tcp;
+	enum reason why;
+
+	if (is_tag(type))
+		type = parse_tag(cursor);
+	if (is_tag(type))
+		type = parse_tag(cursor);
+	if (type < 0)
+		return STEER_MALFORMED;
+	if (type == be16(ETH_P_IP))
+		why = look_ipv4(cursor, sight);
+	else if (type == be16(ETH_P_IPV6))
+		why = look_ipv6(cursor, sight);
+	else
+		return STEER_NOT_IPV4;
+	if (why != STEER_TX || sight->kind == ICMP_ERROR)
+		return why;
+	if (!is_shared_protocol(sight->tuple.protocol))
+		return STEER_NOT_TCP;
+	if (sight->kind == LATER_FRAGMENT)
+		return STEER_TX;
+	if (parse_ports(cursor, &pair))
+		return STEER_MALFORMED;
+	tuple_transport(&sight->tuple, sight->tuple.protocol, pair);
+	if (sight->tuple.protocol == IPPROTO_UDP)
+		return STEER_TX;
 	/* A first fragment without flags is the stack's, too: a SYN could hide in it (RFC 1858, 3). */
 	if (parse_tcp(cursor, &tcp) < 0)
 		return STEER_MALFORMED;
-	sight->tuple.sport = tcp->source;
-	sight->tuple.dport = tcp->dest;
 	sight->flags = tcp_flags(tcp);
 	return STEER_TX;
 }
@@ -267,7 +295,7 @@ static __always_inline int steer_first_fragment(const struct port *port, struct 
 	return send_to(eth, port, entry_owner(word), STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
 }
 
-/* All that is not a plain segment, parsed anew, so that the plain segment pays for none of it. */
+/* All that is no plain segment or datagram, parsed anew, so that those pay for none of it. */
 static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct config *conf, const struct port *port,
 					  struct ethhdr *eth)
 {
@@ -284,7 +312,6 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 		return steer_later_fragment(conf, port, eth, &sight);
 	if (!find(conf, hash_tuple(conf, &sight.tuple), &found))
 		return pass_seen(&sight, sight.kind == ICMP_ERROR ? STEER_ICMP_MISS :
-					 sight.kind == DATAGRAM   ? STEER_NOT_TCP :
 					 opening(sight.flags)     ? STEER_SYN :
 								    STEER_MISS);
 	owner = entry_owner(found.word);
@@ -303,46 +330,122 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 		follow(ctx, conf, found.word, record, sight.flags);
 	if (sight.kind == FIRST_FRAGMENT)
 		return steer_first_fragment(port, eth, &sight, found.word);
-	return send_to(eth, port, owner,
-		       sight.kind == DATAGRAM ? STEER_DATAGRAM :
-		       sight.options	      ? STEER_OPTIONS_TX :
-						STEER_TAGGED,
-		       STEER_LOCAL);
+	return send_to(eth, port, owner, sight.options ? STEER_OPTIONS_TX : STEER_TAGGED, STEER_LOCAL);
 }
 
 /* A SYN is the stack's, unless it begins what a helper of another node expects: that node has the decision. */
 static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *conf, const struct port *port,
-				    struct ethhdr *eth, const struct iphdr *ip, const struct tcphdr *tcp,
-				    const struct record *flow)
+				    struct ethhdr *eth, const struct tuple *tuple, const struct record *flow)
 {
-	struct tuple tuple;
 	__u8 owner;
 
 	if (conf->heir) /* it would not know of the session; the SYN comes again, to it */
 		return verdict(XDP_DROP, STEER_HANDING_OVER);
 	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
 		return verdict(XDP_PASS, STEER_SYN);
-	tuple_from_packet(&tuple, ip, tcp);
-	owner = expecting_node(conf, &tuple, flow && flow->state < FLOW_CLOSING);
+	owner = expecting_node(conf, tuple, flow && flow->state < FLOW_CLOSING);
 	/* One of another node's was expected, and has ended. The entry that held its tuple here does not know that, and would
 	 * keep netfilter from seeing what a helper of this node expects. */
 	if (!owner && flow && flow->state >= FLOW_CLOSING && node_of(flow->owner)->hop != HOP_LOCAL &&
-	    was_expected(&tuple))
-		hold_entry(ctx, &tuple, 0, false);
+	    was_expected(tuple))
+		hold_entry(ctx, tuple, 0, false);
 	return owner ? send_to(eth, port, owner, STEER_EXPECTED, STEER_SYN) : verdict(XDP_PASS, STEER_SYN);
+}
+
+/* A plain segment or datagram: headers as short as they can be, in one piece. One of the two network headers is there. */
+struct plain {
+	const struct iphdr *ipv4;
+	const struct ipv6_header *ipv6;
+	const struct port_pair *ports;
+	__u8 protocol;
+	__u8 flags; /* TCP_* */
+};
+
+/* Made only where a packet matters: the way of all others has no room for it. */
+static __always_inline void tuple_plain(struct tuple *tuple, const struct plain *plain)
+{
+	if (plain->ipv4)
+		tuple_ipv4(tuple, plain->ipv4);
+	else
+		tuple_ipv6(tuple, plain->ipv6);
+	tuple_transport(tuple, plain->protocol, plain->ports);
+}
+
+static __always_inline struct hash hash_plain(const struct config *conf, const struct plain *plain)
+{
+	__be32 both_ports = *(const __be32 *)plain->ports;
+
+	if (plain->ipv4)
+		return hash_ipv4(conf, plain->ipv4->saddr, plain->ipv4->daddr, both_ports, 4 << 8 | plain->protocol);
+	return hash_ipv6(conf, (const __u32 *)plain->ipv6->saddr, (const __u32 *)plain->ipv6->daddr, both_ports,
+			 6 << 8 | plain->protocol);
+}
+
+static __always_inline __u16 octets_of(const struct plain *plain)
+{
+	return plain->ipv4 ? host16(plain->ipv4->tot_len) : ipv6_total(plain->ipv6);
+}
+
+static __always_inline int steer_plain(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+				       struct ethhdr *eth, const struct plain *plain)
+{
+	const struct node *owner;
+	struct found found = {};
+	struct tuple tuple;
+
+	if (!find(conf, hash_plain(conf, plain), &found)) {
+		if (!opening(plain->flags))
+			return verdict(XDP_PASS, STEER_MISS);
+		tuple_plain(&tuple, plain);
+		return pass_syn(ctx, conf, port, eth, &tuple, 0);
+	}
+	if (matters(found.word, plain->flags)) {
+		tuple_plain(&tuple, plain);
+		if (!examine(ctx, conf, &found, &tuple, plain->flags))
+			return verdict(XDP_PASS, STEER_COLLISION);
+		if (opening(plain->flags))
+			return pass_syn(ctx, conf, port, eth, &tuple, record_of(found.word));
+	}
+	account(conf, found.word, octets_of(plain));
+	owner = node_of(entry_owner(found.word));
+	if (!owner || owner->hop == HOP_NONE)
+		return verdict(XDP_PASS, STEER_NO_OWNER);
+	touch(&found);
+	if (owner->hop == HOP_LOCAL)
+		return verdict(XDP_PASS, STEER_LOCAL);
+	return send_on(eth, port, owner, plain->protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM);
+}
+
+/* The ports, and of TCP the flags: 0 when it is something else. */
+static __always_inline int parse_plain(struct cursor *cursor, int protocol, struct plain *plain)
+{
+	struct port_pair *pair;
+	struct tcphdr *tcp;
+
+	plain->protocol = protocol;
+	if (protocol == IPPROTO_TCP) {
+		if (parse_tcp(cursor, &tcp) < 0)
+			return 0;
+		plain->ports = (const struct port_pair *)tcp;
+		plain->flags = tcp_flags(tcp);
+		return 1;
+	}
+	if (protocol != IPPROTO_UDP || parse_ports(cursor, &pair))
+		return 0;
+	plain->ports = pair;
+	return 1;
 }
 
 int steer(struct xdp_md *ctx)
 {
 	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
 	const struct config *conf = configuration();
+	struct ipv6_header *ipv6;
 	const struct port *port;
-	const struct node *owner;
-	struct found found = {};
+	struct plain plain = {};
 	struct ethhdr *eth;
-	struct tcphdr *tcp;
 	struct iphdr *ip;
-	int type;
+	int type, protocol;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
@@ -353,24 +456,18 @@ int steer(struct xdp_md *ctx)
 	/* The physical MAC: what a former primary still gets is sent on to it (relinquish.bpf.c). */
 	if (!same_mac(eth->h_dest, port->virtual_mac) && !same_mac(eth->h_dest, port->physical_mac))
 		return verdict(XDP_PASS, STEER_NOT_OURS);
-	if (type != be16(ETH_P_IP) || parse_ipv4(&cursor, &ip) != IPPROTO_TCP || (ip->frag_off & IPV4_FRAGMENT_BITS) ||
-	    ip->ihl != 5 || parse_tcp(&cursor, &tcp) < 0)
-		return steer_uncommon(ctx, conf, port, eth);
-
-	if (!find(conf, hash_ipv4(conf, ip->saddr, ip->daddr, *(__be32 *)tcp, 4 << 8 | IPPROTO_TCP), &found))
-		return opens(tcp) ? pass_syn(ctx, conf, port, eth, ip, tcp, 0) : verdict(XDP_PASS, STEER_MISS);
-	if (matters(found.word, tcp_flags(tcp))) {
-		if (!examine(ctx, conf, &found, ip, tcp))
-			return verdict(XDP_PASS, STEER_COLLISION);
-		if (opens(tcp))
-			return pass_syn(ctx, conf, port, eth, ip, tcp, record_of(found.word));
+	if (type == be16(ETH_P_IP)) {
+		protocol = parse_ipv4(&cursor, &ip);
+		if (protocol >= 0 && !(ip->frag_off & IPV4_FRAGMENT_BITS) && ip->ihl == 5 &&
+		    parse_plain(&cursor, protocol, &plain)) {
+			plain.ipv4 = ip;
+			return steer_plain(ctx, conf, port, eth, &plain);
+		}
+	} else if (type == be16(ETH_P_IPV6)) {
+		if (parse_plain(&cursor, parse_ipv6(&cursor, &ipv6), &plain)) {
+			plain.ipv6 = ipv6;
+			return steer_plain(ctx, conf, port, eth, &plain);
+		}
 	}
-	account(conf, found.word, host16(ip->tot_len));
-	owner = node_of(entry_owner(found.word));
-	if (!owner || owner->hop == HOP_NONE)
-		return verdict(XDP_PASS, STEER_NO_OWNER);
-	touch(&found);
-	if (owner->hop == HOP_LOCAL)
-		return verdict(XDP_PASS, STEER_LOCAL);
-	return send_on(eth, port, owner, STEER_TX);
+	return steer_uncommon(ctx, conf, port, eth);
 }

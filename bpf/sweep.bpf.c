@@ -32,12 +32,8 @@
 
 static __always_inline void set_timeout(struct __sk_buff *skb, struct record *record, __u32 timeout_s)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_find(skb, &record->original);
 
-	ct_question(&key, &options, &record->original);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (ct)
 		ct_hold(ct, timeout_s, false);
 }
@@ -56,7 +52,7 @@ static __always_inline void renew(struct __sk_buff *skb, struct record *record, 
 {
 	bool here = node_of(record->owner)->hop == HOP_LOCAL;
 
-	if (keeps_time(record) || state < FLOW_ESTABLISHED)
+	if (keeps_time(record) || (state < FLOW_ESTABLISHED && record->original.protocol == IPPROTO_TCP))
 		return;
 	if (!here && now < record->held_ns + timeout / RENEW_SHARE)
 		return;
@@ -81,6 +77,19 @@ static __always_inline __u64 timeout_of(const struct config *conf, const struct 
 	return conf->timeout_s[state & 7] * AA_NSEC_PER_SEC;
 }
 
+/* As conntrack has it: answered, and two seconds later still there. */
+static __always_inline void find_stream(struct record *record, __u32 index, union status was, __u64 now)
+{
+	union status lasting = was;
+
+	if (record->original.protocol != IPPROTO_UDP || was.state != FLOW_ESTABLISHED ||
+	    now < record->created_ns + 2 * AA_NSEC_PER_SEC)
+		return;
+	lasting.ended |= FLOW_LASTS;
+	if (lasting.word != was.word)
+		change_status(record, index, was, lasting);
+}
+
 static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
 				struct sweep *progress, __u64 now)
 {
@@ -96,6 +105,7 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
 		record->seen_ns = now;
+		find_stream(record, index, was, now);
 		renew(skb, record, was.state, timeout, now);
 		return;
 	}

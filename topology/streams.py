@@ -24,6 +24,8 @@ from aa_cluster.topology.namespaces import batch
 PLAIN_ADDRESS = "10.77.1.101"
 YOUNG = 0.1
 """Seconds a stream must have been established before a fault to count among those that may not be lost."""
+TOLD = 5
+"""Streams that did not open and are told about one by one."""
 LOSSES = 3
 """Lost streams that are told about one by one."""
 RESOLUTION_MS = 30
@@ -47,6 +49,13 @@ class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     gaps: tuple[tuple[float, float], ...]
     port: int = 0
     ended: float = 0.0
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """How many streams are open, and what was wrong with the others."""
+
+    open: int
+    trouble: tuple[str, ...]
 
 
 class MixReport(msgspec.Struct, frozen=True):
@@ -248,9 +257,11 @@ def load(
     ends = [str(lab.plan.path(host)) for host in ("client", "server")]
     options = ("--count", count, "--fresh", fresh, "--probes", probes, "--patience", patience)
     with _program(lab, "mix", *ends, *options) as mix:
-        opened = msgspec.json.decode(_line(mix), type=dict[str, int])["open"]
+        begun = msgspec.json.decode(_line(mix), type=Opening)
+        opened = begun.open
         if opened != count:
-            raise LabError(f"{opened} of {count} streams opened", "do the nodes have a failover ruleset?")
+            trouble = "; ".join(begun.trouble[:TOLD])
+            raise LabError(f"{opened} of {count} streams opened: {trouble}", "do the nodes have a failover ruleset?")
         if not rate:
             yield Load(mix, None, opened)
             return

@@ -120,9 +120,7 @@ int feed_skb(struct __sk_buff *skb)
 /* Fills conntrack with the flows of the plan, masqueraded, as the primary's netfilter would have. One a run. */
 int fill_conntrack(struct __sk_buff *skb)
 {
-	union ct_address source = {}, destination = {};
-	struct ct_options options;
-	struct bpf_sock_tuple key;
+	struct tuple original = {.protocol = IPPROTO_TCP, .family = 4}, reply;
 	struct bench_plan *plan;
 	struct bench_flow flow;
 	struct nf_conn *ct;
@@ -134,19 +132,16 @@ int fill_conntrack(struct __sk_buff *skb)
 	if (!plan || !walk)
 		return TC_ACT_UNSPEC;
 	bench_flow_of(&flow, bench_number(plan, walk), SHAPE_ORIGINAL, plan->public, false);
-	__builtin_memset(&key, 0, sizeof(key));
-	key.ipv4.saddr = flow.saddr;
-	key.ipv4.daddr = flow.daddr;
-	key.ipv4.sport = flow.sport;
-	key.ipv4.dport = flow.dport;
-	ct_options_init(&options);
-	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	map_ipv4(original.saddr, flow.saddr);
+	map_ipv4(original.daddr, flow.daddr);
+	original.sport = flow.sport;
+	original.dport = flow.dport;
+	ct = ct_make(skb, &original);
 	if (!ct)
 		return TC_ACT_UNSPEC;
-	source.word[0] = plan->public;
-	destination.word[0] = flow.daddr;
-	ct_set_nat_info(ct, &destination, host16(flow.dport), CT_MANIP_DST);
-	ct_set_nat_info(ct, &source, host16(flow.sport), CT_MANIP_SRC);
+	invert(&reply, &original);
+	map_ipv4(reply.daddr, plan->public);
+	ct_translate(ct, &reply);
 	ct_set_timeout(ct, 3600000);
 	ct = ct_insert_entry(ct);
 	if (!ct)

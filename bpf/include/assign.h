@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A SYN that netfilter has let through: known already, or kept here, or a new flow and its owner. */
+/* A SYN or datagram that netfilter has let through: known already, or kept here, or a new flow and its owner. */
 #ifndef AA_ASSIGN_H
 #define AA_ASSIGN_H
 
@@ -17,7 +17,8 @@ struct decision {
 	__u32 connmark;
 	__u32 status;
 	__u8 helper; /* HELPER_* */
-	bool under_way; /* conntrack has seen more of it than a SYN */
+	bool under_way; /* conntrack has seen more of it than its first packet */
+	__u8 pad[6]; /* bcc: whole words */
 };
 
 static __always_inline void tell_table_full(const struct tuple *original, __u8 slot)
@@ -66,6 +67,9 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	done.why = judge(&decision->original, request);
 	if (done.why != HANDOFF_SENT)
 		return done;
+	done.why = HANDOFF_HANDING_OVER; /* a datagram; a SYN was refused before */
+	if (conf->heir)
+		return done;
 	done.why = HANDOFF_HALF_OPEN;
 	if (too_many_half_open(conf))
 		return done;
@@ -81,7 +85,7 @@ static __always_inline struct assignment begin(const struct config *conf, const 
 	begun.slot = request->slot;
 	record->original = decision->original;
 	record->reply = decision->reply;
-	record->created_ns = record->seen_ns = bpf_ktime_get_coarse_ns();
+	record->created_ns = record->seen_ns = record->held_ns = bpf_ktime_get_coarse_ns();
 	*status_word(record) = begun.word;
 	open_account(conf, index, request->octets);
 	done.why = HANDOFF_UNPLACED;

@@ -22,6 +22,10 @@
 #define AA_CT_DST_PROTOCOL 0
 #endif
 
+/* struct nf_conntrack_man: the family stands behind the port. */
+#define CT_FAMILY (AA_CT_SRC_PORT + 2)
+#define CT_FAMILY_IPV6 10
+
 static __always_inline bool read_kernel(void *to, __u32 size, __u64 from)
 {
 	return bpf_probe_read_kernel(to, size, (const void *)from) == 0;
@@ -29,26 +33,31 @@ static __always_inline bool read_kernel(void *to, __u32 size, __u64 from)
 
 /*
  * What the helper of an entry expects next (net/netfilter/nf_conntrack_expect.h): the youngest of its expectations, which
- * stands first. 0, or −1 when there is none that our key can say: IPv4, from one address, any source port.
+ * stands first. 0, or −1 when there is none that our key can say: from one address, any source port.
  */
 static __always_inline int ct_expectation(struct nf_conn *ct, struct tuple *tuple)
 {
 	__u64 help = ct_help_of(ct), first = help ? kernel_pointer(help, AA_CT_HELP_EXPECTATIONS) : 0, inside;
-	__be32 mask = 0, source = 0, destination = 0;
+	__u32 mask[4] = {};
+	__u16 family = 0;
 
 	if (!first)
 		return -1;
 	inside = first - AA_CT_EXPECT_NODE + AA_CT_EXPECT_TUPLE;
-	if (!read_kernel(&mask, sizeof(mask), first - AA_CT_EXPECT_NODE + AA_CT_EXPECT_MASK) || mask != 0xffffffff ||
-	    !read_kernel(&source, sizeof(source), inside + AA_CT_SRC_ADDR) ||
-	    !read_kernel(&destination, sizeof(destination), inside + AA_CT_DST_ADDR) ||
+	if (!read_kernel(mask, sizeof(mask), first - AA_CT_EXPECT_NODE + AA_CT_EXPECT_MASK) ||
+	    !read_kernel(&family, sizeof(family), inside + CT_FAMILY) ||
+	    (family == CT_FAMILY_IPV6 ? mask[0] & mask[1] & mask[2] & mask[3] : mask[0]) != 0xffffffff ||
+	    !read_kernel(tuple->saddr, sizeof(tuple->saddr), inside + AA_CT_SRC_ADDR) ||
+	    !read_kernel(tuple->daddr, sizeof(tuple->daddr), inside + AA_CT_DST_ADDR) ||
 	    !read_kernel(&tuple->dport, sizeof(tuple->dport), inside + AA_CT_DST_PORT) ||
 	    !read_kernel(&tuple->protocol, sizeof(tuple->protocol), inside + AA_CT_DST_PROTOCOL))
 		return -1;
-	map_ipv4(tuple->saddr, source);
-	map_ipv4(tuple->daddr, destination);
+	tuple->family = family == CT_FAMILY_IPV6 ? 6 : 4;
+	if (tuple->family == 4) {
+		map_ipv4(tuple->saddr, *(__be32 *)tuple->saddr);
+		map_ipv4(tuple->daddr, *(__be32 *)tuple->daddr);
+	}
 	tuple->sport = 0;
-	tuple->family = 4;
 	tuple->zero = 0;
 	return 0;
 }

@@ -130,6 +130,12 @@ static __always_inline void end_flow(struct record *record, __u32 index)
 	record->seen_ns = bpf_ktime_get_coarse_ns(); /* its number rests from now on */
 }
 
+/* Of UDP nothing but that somebody answers. */
+static __always_inline __u8 next_state_of_datagrams(union status now, bool reply)
+{
+	return reply && now.state == FLOW_SYN_SENT ? FLOW_ESTABLISHED : now.state;
+}
+
 /* `flags`: TCP_*, of a packet of that direction. */
 static __always_inline __u8 next_state(union status now, bool reply, __u8 flags)
 {
@@ -156,7 +162,8 @@ static __always_inline __u8 advance(struct record *record, __u32 index, bool rep
 		if (!is_in_use(was))
 			return 0;
 		now = was;
-		state = next_state(was, reply, flags);
+		state = record->original.protocol == IPPROTO_UDP ? next_state_of_datagrams(was, reply) :
+								   next_state(was, reply, flags);
 		if (state > was.state)
 			now.state = state;
 		if (flags & (TCP_RST | TCP_FIN))

@@ -95,31 +95,39 @@ static __always_inline struct hash hash_ipv4(const struct config *conf, __be32 s
 	return hash;
 }
 
+/* `source`, `destination`: 16 bytes each, where the packet has them. */
+static __always_inline struct hash hash_ipv6(const struct config *conf, const __u32 *source, const __u32 *destination,
+					     __be32 both_ports, __u32 kind)
+{
+	const __u64 *a = conf->hash_key, *b = conf->hash_key + AA_HASH_KEYS;
+	struct hash hash;
+	__u64 x, y;
+
+	x = hash_pair(a, source[0], destination[0]) + hash_pair(a + 2, source[1], destination[1]) +
+	    hash_pair(a + 4, source[2], destination[2]) + hash_pair(a + 6, source[3], destination[3]) +
+	    hash_pair(a + 8, both_ports, kind) + a[AA_HASH_KEYS - 1];
+	y = hash_pair(b, source[0], destination[0]) + hash_pair(b + 2, source[1], destination[1]) +
+	    hash_pair(b + 4, source[2], destination[2]) + hash_pair(b + 6, source[3], destination[3]) +
+	    hash_pair(b + 8, both_ports, kind) + b[AA_HASH_KEYS - 1];
+	hash.fingerprint = x >> 32 & AA_FINGERPRINT_MASK;
+	hash.bucket = spread(y);
+	return hash;
+}
+
 static __always_inline __u32 tuple_kind(const struct tuple *tuple)
 {
 	return (__u32)tuple->family << 8 | tuple->protocol;
 }
 
-/* Any tuple; for IPv4 the same as `hash_ipv4`. */
+/* Any tuple: the same as of its packets. */
 static __always_inline struct hash hash_tuple(const struct config *conf, const struct tuple *tuple)
 {
 	const __u32 *source = (const __u32 *)tuple->saddr, *destination = (const __u32 *)tuple->daddr;
-	const __u64 *a = conf->hash_key, *b = conf->hash_key + AA_HASH_KEYS;
 	__u32 both_ports = (__u32)tuple->sport | (__u32)tuple->dport << 16;
-	struct hash hash;
-	__u64 x, y;
 
 	if (tuple->family == 4)
 		return hash_ipv4(conf, source[3], destination[3], both_ports, tuple_kind(tuple));
-	x = hash_pair(a, source[0], destination[0]) + hash_pair(a + 2, source[1], destination[1]) +
-	    hash_pair(a + 4, source[2], destination[2]) + hash_pair(a + 6, source[3], destination[3]) +
-	    hash_pair(a + 8, both_ports, tuple_kind(tuple)) + a[AA_HASH_KEYS - 1];
-	y = hash_pair(b, source[0], destination[0]) + hash_pair(b + 2, source[1], destination[1]) +
-	    hash_pair(b + 4, source[2], destination[2]) + hash_pair(b + 6, source[3], destination[3]) +
-	    hash_pair(b + 8, both_ports, tuple_kind(tuple)) + b[AA_HASH_KEYS - 1];
-	hash.fingerprint = x >> 32 & AA_FINGERPRINT_MASK;
-	hash.bucket = spread(y);
-	return hash;
+	return hash_ipv6(conf, source, destination, both_ports, tuple_kind(tuple));
 }
 
 /* The other bucket of an entry; its own inverse. */
@@ -162,13 +170,6 @@ static __always_inline struct record *record_of(__u64 word)
 	__u32 index = entry_record(word);
 
 	return records.lookup(&index);
-}
-
-static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
 }
 
 /* The record's tuple of that direction. */

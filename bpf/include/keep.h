@@ -43,15 +43,10 @@ static __always_inline int stay(const struct config *conf, const struct decision
  */
 static __always_inline void hold_again(struct __sk_buff *skb, const struct config *conf, const struct tuple *original)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
-	struct nf_conn *ct;
+	struct nf_conn *ct = ct_find(skb, original);
 
-	ct_key(&key, original);
-	ct_options_init(&options);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
 	if (ct)
-		ct_hold(ct, conf->timeout_s[FLOW_ESTABLISHED], false);
+		ct_hold(ct, conf->timeout_s[original->protocol == IPPROTO_UDP ? FLOW_STREAM : FLOW_ESTABLISHED], false);
 }
 
 /*

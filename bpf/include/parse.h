@@ -33,6 +33,20 @@
 #define ICMP_EXCEEDED 11
 #define ICMP_PARAMETER 12
 
+/* ICMPv6 errors (RFC 4443): their types are below 128, and each carries as much of the packet as there is room for. */
+#define PROTOCOL_ICMPV6 58
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_TOO_BIG 2
+#define ICMPV6_EXCEEDED 3
+#define ICMPV6_PARAMETER 4
+
+#define IPV6_HOP_BY_HOP 0
+#define IPV6_ROUTING 43
+#define IPV6_FRAGMENT 44
+#define IPV6_DESTINATION 60
+#define IPV6_OFFSET_BITS be16(0xfff8)
+#define IPV6_EXTENSIONS 4 /* more in one packet are nobody's */
+
 #define ARP_HEADER_TYPE_ETHER 1
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
@@ -52,6 +66,30 @@ struct arp_ipv4 {
 	__be32 target_ip;
 } __attribute__((packed));
 _Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826");
+
+/* RFC 8200, 3. */
+struct ipv6_header {
+	__be32 version; /* in the upper four bits; traffic class and flow label behind it */
+	__be16 length;	/* of what follows */
+	__u8 next;
+	__u8 hops;
+	__u8 saddr[16];
+	__u8 daddr[16];
+};
+_Static_assert(sizeof(struct ipv6_header) == 40, "RFC 8200");
+
+/* RFC 8200, 4.3, 4.4, 4.6: what these begin with. */
+struct ipv6_extension {
+	__u8 next;
+	__u8 length; /* in units of 8 bytes, without the first 8 */
+};
+
+struct ipv6_fragment {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset; /* in units of 8 bytes, in the upper 13 bits; the lowest bit: more follow */
+	__be32 id;
+};
 
 struct vlan_tag {
 	__be16 control;
@@ -136,6 +174,61 @@ static __always_inline int parse_ipv4_options(struct cursor *cursor, struct iphd
 	return protocol;
 }
 
+/* The next header, or −1. */
+static __always_inline int parse_ipv6(struct cursor *cursor, struct ipv6_header **header)
+{
+	struct ipv6_header *ip = cursor->at;
+
+	if ((void *)(ip + 1) > cursor->end || (ip->version & be32(0xf0000000)) != be32(0x60000000))
+		return -1;
+	cursor->at = ip + 1;
+	*header = ip;
+	return ip->next;
+}
+
+static __always_inline __u32 ipv6_total(const struct ipv6_header *ip)
+{
+	return sizeof(*ip) + host16(ip->length);
+}
+
+static __always_inline bool is_extension(int next)
+{
+	return next == IPV6_HOP_BY_HOP || next == IPV6_ROUTING || next == IPV6_DESTINATION;
+}
+
+/*
+ * From the first extension header on: the protocol behind them, or −1. `fragment` is set when there is that header; behind
+ * one of a later piece there is no other.
+ */
+static __always_inline int parse_extensions(struct cursor *cursor, int next, struct ipv6_fragment **fragment)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < IPV6_EXTENSIONS; i++) {
+		struct ipv6_extension *extension = cursor->at;
+		struct ipv6_fragment *piece = cursor->at;
+
+		if (next == IPV6_FRAGMENT) {
+			if ((void *)(piece + 1) > cursor->end || *fragment)
+				return -1;
+			*fragment = piece;
+			cursor->at = piece + 1;
+			next = piece->next;
+			if (piece->offset & IPV6_OFFSET_BITS)
+				return next;
+			continue;
+		}
+		if (!is_extension(next))
+			return next;
+		if ((void *)(extension + 1) > cursor->end)
+			return -1;
+		next = extension->next;
+		cursor->at += 8 + 8 * (__u32)extension->length;
+	}
+	return is_extension(next) || next == IPV6_FRAGMENT ? -1 : next;
+}
+
 /* 0, or −1. */
 static __always_inline int parse_ports(struct cursor *cursor, struct port_pair **header)
 {
@@ -214,6 +307,13 @@ static __always_inline bool is_mapped_ipv4(const __u8 address[16])
 	return word[0] == 0 && word[1] == 0 && word[2] == be32(0xffff);
 }
 
+static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
+}
+
 static __always_inline void invert(struct tuple *inverse, const struct tuple *tuple)
 {
 	__builtin_memcpy(inverse->saddr, tuple->daddr, 16);
@@ -225,15 +325,53 @@ static __always_inline void invert(struct tuple *inverse, const struct tuple *tu
 	inverse->zero = 0;
 }
 
-static __always_inline void tuple_from_packet(struct tuple *tuple, const struct iphdr *ip, const struct tcphdr *tcp)
+static __always_inline void tuple_ipv4(struct tuple *tuple, const struct iphdr *ip)
 {
 	map_ipv4(tuple->saddr, ip->saddr);
 	map_ipv4(tuple->daddr, ip->daddr);
-	tuple->sport = tcp->source;
-	tuple->dport = tcp->dest;
-	tuple->protocol = IPPROTO_TCP;
 	tuple->family = 4;
 	tuple->zero = 0;
+}
+
+static __always_inline void tuple_ipv6(struct tuple *tuple, const struct ipv6_header *ip)
+{
+	__builtin_memcpy(tuple->saddr, ip->saddr, 16);
+	__builtin_memcpy(tuple->daddr, ip->daddr, 16);
+	tuple->family = 6;
+	tuple->zero = 0;
+}
+
+static __always_inline void tuple_transport(struct tuple *tuple, __u8 protocol, const struct port_pair *pair)
+{
+	tuple->protocol = protocol;
+	tuple->sport = pair->source;
+	tuple->dport = pair->destination;
+}
+
+static __always_inline void tuple_from_packet(struct tuple *tuple, const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	tuple_ipv4(tuple, ip);
+	tuple_transport(tuple, IPPROTO_TCP, (const struct port_pair *)tcp);
+}
+
+/* The sessions that can be shared: conntrack's functions for BPF know these only. */
+static __always_inline bool is_shared_protocol(int protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+}
+
+/* `about`, filled in with the addresses of the packet inside, becomes the tuple of those that take the error's way. */
+static __always_inline int turn_error(struct cursor *cursor, int protocol, struct tuple *about)
+{
+	struct port_pair *pair;
+	struct tuple inner;
+
+	if (!is_shared_protocol(protocol) || parse_ports(cursor, &pair))
+		return -1;
+	inner = *about;
+	tuple_transport(&inner, protocol, pair);
+	invert(about, &inner);
+	return 0;
 }
 
 /*
@@ -244,7 +382,6 @@ static __always_inline int parse_icmp_error(struct cursor *cursor, struct tuple 
 {
 	struct icmp_header *icmp = cursor->at;
 	struct iphdr *inner;
-	struct port_pair *pair;
 	int protocol;
 
 	if ((void *)(icmp + 1) > cursor->end)
@@ -254,17 +391,33 @@ static __always_inline int parse_icmp_error(struct cursor *cursor, struct tuple 
 		return 1;
 	cursor->at = icmp + 1;
 	protocol = parse_ipv4_options(cursor, &inner);
-	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) || (inner->frag_off & IPV4_OFFSET_BITS) ||
-	    parse_ports(cursor, &pair))
+	if (protocol < 0 || (inner->frag_off & IPV4_OFFSET_BITS))
 		return -1;
-	map_ipv4(about->saddr, inner->daddr);
-	map_ipv4(about->daddr, inner->saddr);
-	about->sport = pair->destination;
-	about->dport = pair->source;
-	about->protocol = protocol;
-	about->family = 4;
-	about->zero = 0;
-	return 0;
+	tuple_ipv4(about, inner);
+	return turn_error(cursor, protocol, about);
+}
+
+/* The same for ICMPv6. */
+static __always_inline int parse_icmpv6_error(struct cursor *cursor, struct tuple *about)
+{
+	struct icmp_header *icmp = cursor->at;
+	struct ipv6_fragment *piece = 0;
+	struct ipv6_header *inner;
+	int protocol;
+
+	if ((void *)(icmp + 1) > cursor->end)
+		return -1;
+	if (icmp->type < ICMPV6_UNREACHABLE || icmp->type > ICMPV6_PARAMETER)
+		return 1;
+	cursor->at = icmp + 1;
+	protocol = parse_ipv6(cursor, &inner);
+	if (protocol < 0)
+		return -1;
+	protocol = parse_extensions(cursor, protocol, &piece);
+	if (protocol < 0 || (piece && (piece->offset & IPV6_OFFSET_BITS)))
+		return -1;
+	tuple_ipv6(about, inner);
+	return turn_error(cursor, protocol, about);
 }
 
 #define TCP_FIN 0x01

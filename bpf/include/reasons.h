@@ -14,10 +14,10 @@
 	R(2, STEER_MISS, steer, pass, "no such flow: the stack decides") \
 	R(3, STEER_SYN, steer, pass, "a SYN goes through the ruleset, again if it is repeated") \
 	R(4, STEER_NOT_OURS, steer, pass, "not addressed to the virtual MAC") \
-	R(5, STEER_NOT_IPV4, steer, pass, "not IPv4") \
+	R(5, STEER_NOT_IPV4, steer, pass, "neither IPv4 nor IPv6") \
 	R(6, STEER_OPTIONS, steer, pass, "IPv4 with options (counted no more: see STEER_OPTIONS_TX)") \
 	R(7, STEER_FRAGMENT, steer, pass, "a later fragment whose first went to the stack, or has not come") \
-	R(8, STEER_NOT_TCP, steer, pass, "IPv4 that is neither TCP nor an ICMP error") \
+	R(8, STEER_NOT_TCP, steer, pass, "neither TCP nor UDP nor an ICMP error: the primary's") \
 	R(9, STEER_MALFORMED, steer, pass, "headers cut short or of impossible length") \
 	R(10, STEER_NO_OWNER, steer, pass, "the flow's owner is not in the node map") \
 	R(11, STEER_NOT_READY, steer, pass, "no configuration for this interface yet") \
@@ -30,13 +30,14 @@
 	R(88, STEER_FRAGMENT_LOCAL, steer, pass, "fragment of a flow this node owns") \
 	R(89, STEER_FRAGMENT_EARLY, steer, pass, "first fragment behind a later one, which the stack has already") \
 	R(90, STEER_TAGGED, steer, steer, "packet of a known flow sent on to its owner inside its VLAN tag") \
-	R(91, STEER_OPTIONS_TX, steer, steer, "packet of a known flow with IPv4 options sent on to its owner") \
-	R(16, HANDOFF_SENT, handoff, handoff, "SYN handed off to an auxiliary with its block") \
-	R(17, HANDOFF_AGAIN, handoff, handoff, "repeated SYN handed off to the same owner") \
-	R(18, HANDOFF_LOCAL, handoff, pass, "SYN that the schedule gives to this node") \
-	R(19, HANDOFF_OTHER, handoff, pass, "not the first packet of a TCP session") \
+	R(91, STEER_OPTIONS_TX, steer, steer, "packet of a known flow with IPv4 options or IPv6 extension headers sent on to its owner") \
+	R(65, STEER_EXTENSIONS, steer, pass, "IPv6 extension headers that end too early, or more than four") \
+	R(16, HANDOFF_SENT, handoff, handoff, "SYN or first datagram handed off to an auxiliary with its block") \
+	R(17, HANDOFF_AGAIN, handoff, handoff, "repeated SYN, or datagram before its flow is known everywhere, handed off to the same owner") \
+	R(18, HANDOFF_LOCAL, handoff, pass, "SYN or first datagram that the schedule gives to this node, or datagram of a flow it owns") \
+	R(19, HANDOFF_OTHER, handoff, pass, "neither a SYN nor a datagram that may begin a session") \
 	R(20, HANDOFF_OWN, handoff, pass, "made by this node, not forwarded") \
-	R(21, HANDOFF_ON_ITS_WAY, handoff, pass, "a handed-off SYN leaving through its ingress interface") \
+	R(21, HANDOFF_ON_ITS_WAY, handoff, pass, "a handed-off packet leaving through its ingress interface") \
 	R(22, HANDOFF_NOT_DATA, handoff, punt, "came in on an interface that is not a data interface") \
 	R(23, HANDOFF_NO_ENTRY, handoff, punt, "no conntrack entry: the session is not tracked") \
 	R(24, HANDOFF_HELPER, handoff, punt, "the session has a conntrack helper") \
@@ -51,8 +52,8 @@
 	R(33, HANDOFF_KEPT_BY_DEFAULT, handoff, pass, "no policy rule matches, and the default keeps the session here") \
 	R(34, HANDOFF_KEPT_BY_MARK, handoff, pass, "the ruleset's mark keeps the session on the primary") \
 	R(35, HANDOFF_HALF_OPEN, handoff, punt, "half-open flows have used their share of the table") \
-	R(36, HANDOFF_UNDER_WAY, handoff, pass, "a SYN inside a session that this node processes without a flow: it stays, and has one from now on") \
-	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored") \
+	R(36, HANDOFF_UNDER_WAY, handoff, pass, "inside a session that this node processes without a flow: it stays, and has one from now on") \
+	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored, or IPv6 extension headers") \
 	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
 	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \
 	R(111, ADOPT_BY_AGENT, adopt, punt, "block verified, its helper needs an entry that the agent makes: it gets the SYN") \
@@ -63,8 +64,8 @@
 	R(43, GUARD_STRANGER, adopt, drop, "not sent by the primary") \
 	R(44, GUARD_NOT_MINE, adopt, drop, "not addressed to this node") \
 	R(45, GUARD_ARP, adopt, drop, "ARP on an auxiliary's data interface") \
-	R(46, GUARD_NOT_IPV4, adopt, drop, "not IPv4") \
-	R(47, GUARD_NOT_TCP, adopt, drop, "neither TCP nor an ICMP error: never handed to an auxiliary") \
+	R(46, GUARD_NOT_IPV4, adopt, drop, "neither IPv4 nor IPv6") \
+	R(47, GUARD_NOT_TCP, adopt, drop, "neither TCP nor UDP nor an ICMP error: never handed to an auxiliary") \
 	R(48, GUARD_MALFORMED, adopt, drop, "headers cut short or of impossible length") \
 	R(49, GUARD_NO_ENTRY, adopt, drop, "no conntrack entry for a packet inside a connection") \
 	R(50, GUARD_NO_BLOCK, adopt, drop, "a new connection without a handoff block") \
@@ -107,7 +108,7 @@
 	R(108, GUARD_NDP, adopt, drop, "NDP or MLD on an auxiliary's data interface") \
 	R(98, STEER_DATAGRAM, steer, steer, "UDP datagram of a known flow sent on to its owner") \
 	R(99, STEER_EXPECTED, steer, steer, "SYN of a session that an auxiliary's helper expects, sent there") \
-	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node began itself") \
+	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node has adopted, or began itself") \
 	R(61, GUARD_EXPECTED, adopt, pass, "SYN of a session that a helper of this node expects") \
 	R(62, ADOPT_REFUSED, adopt, drop, "SYN of a session of ours that the primary refuses: its tuple is another's") \
 	R(63, ADOPT_ANOTHER_PORT, adopt, relay, "datagram of ours that the primary refuses, announced with another port") \
@@ -142,7 +143,7 @@
 	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
 	R(190, MUTED, mute, drop, "this node was cut off and has not asked yet whether it is still the primary, or stands down") \
 	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
-	R(193, HANDOFF_HANDING_OVER, handoff, drop, "SYN that was in the stack at the moment in which another node becomes primary") \
+	R(193, HANDOFF_HANDING_OVER, handoff, drop, "SYN or first datagram that was in the stack at the moment in which another node becomes primary") \
 	R(194, ADMIT_HANDING_OVER, admit, drop, "own session announced at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \
 	R(186, RELINQUISH_OTHER, relinquish, pass, "former primary: not to a virtual MAC") \

@@ -31,21 +31,15 @@ static __always_inline enum reason inspect_refused(const struct config *conf, co
 /* The entry with the refused tuple goes, at once. */
 static __always_inline void forget_entry(struct __sk_buff *skb, const struct tuple *leaving)
 {
-	struct bpf_sock_tuple key;
-	struct ct_options options;
+	struct ct_question question;
 	struct nf_conn *ct;
 	struct tuple inverse;
 
 	invert(&inverse, leaving);
-	ct_question(&key, &options, &inverse);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
-	if (!ct)
-		return;
-	ct_change_timeout(ct, 0);
-	ct_release(ct);
-	ct = skb_ct_lookup(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE); /* removes what has expired */
+	ct_question_init(&question, &inverse);
+	ct = ct_ask(skb, &question);
 	if (ct)
-		ct_release(ct);
+		ct_expire(skb, &question, ct);
 }
 
 /* 0 when there is one for the same session, which leaves by that source port. */
@@ -53,25 +47,19 @@ static __always_inline int renew_entry(struct __sk_buff *skb, const struct confi
 				       __u16 source_port)
 {
 	const struct tuple *leaving = &sealed->original;
-	union ct_address source = {}, destination = {};
-	struct bpf_sock_tuple key;
-	struct ct_options options;
+	struct tuple original = *leaving, reply;
 	struct nf_conn *ct;
 
-	__builtin_memset(&key, 0, sizeof(key));
-	key.ipv4.saddr = unmap_ipv4(sealed->block.source);
-	key.ipv4.daddr = unmap_ipv4(sealed->block.destination);
-	key.ipv4.sport = sealed->block.source_port;
-	key.ipv4.dport = sealed->block.destination_port;
-	ct_options_init(&options);
-	options.protocol = leaving->protocol;
-	ct = skb_ct_alloc(skb, &key, sizeof(key.ipv4), &options, CT_OPTS_SIZE);
+	__builtin_memcpy(original.saddr, sealed->block.source, 16);
+	__builtin_memcpy(original.daddr, sealed->block.destination, 16);
+	original.sport = sealed->block.source_port;
+	original.dport = sealed->block.destination_port;
+	ct = ct_make(skb, &original);
 	if (!ct)
 		return -1;
-	source.word[0] = unmap_ipv4(leaving->saddr);
-	destination.word[0] = unmap_ipv4(leaving->daddr);
-	ct_set_nat_info(ct, &destination, host16(leaving->dport), CT_MANIP_DST);
-	ct_set_nat_info(ct, &source, source_port, CT_MANIP_SRC);
+	invert(&reply, leaving);
+	reply.dport = be16(source_port);
+	ct_translate(ct, &reply);
 	ct_field(ct, __u32, AA_CT_MARK) = host32(sealed->block.connmark);
 	ct_set_timeout(ct, conf->timeout_s[leaving->protocol == IPPROTO_UDP ? FLOW_DATAGRAMS : FLOW_SYN_SENT] * 1000);
 	ct = ct_insert_entry(ct);
@@ -99,7 +87,7 @@ static __always_inline int announce_again(struct __sk_buff *skb, const struct co
 	after = block_sum(&sealed->block, true, odd);
 	if (bpf_skb_store_bytes(skb, block_at, &sealed->block, sizeof(sealed->block), 0) ||
 	    bpf_skb_store_bytes(skb, load->transport, &now, 2, 0) ||
-	    bpf_l4_csum_replace(skb, UDP_CHECKSUM_OFFSET(load->transport), old, now, BPF_F_MARK_MANGLED_0 | 2) ||
+	    bpf_l4_csum_replace(skb, checksum_offset(load), old, now, checksum_flags(load) | 2) ||
 	    add_sum(skb, load, before) || add_sum(skb, load, after) ||
 	    write_whole_ethernet(skb, port->virtual_mac, port->physical_mac, be16(ETH_P_ANNOUNCE)))
 		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
@@ -121,7 +109,7 @@ static __always_inline int take_back(struct __sk_buff *skb, const struct config 
 	cursor.at = (void *)(long)skb->data;
 	cursor.end = (void *)(long)skb->data_end;
 	if (parse_ethernet(&cursor, &eth) < 0 || parse_load(&cursor, &load, sealed) ||
-	    load.total_length < load.header_length + sizeof(sealed->block) || load.total_length + ETH_HLEN > skb->len ||
+	    !is_whole(skb, &load) || load.total_length < load.header_length + sizeof(sealed->block) ||
 	    load_block(skb, &load, &sealed->block))
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	why = inspect_refused(conf, sealed);

@@ -36,7 +36,10 @@ struct tuple {
 };
 _Static_assert(sizeof(struct tuple) == 40, "the tuple is part of the handoff tag");
 
-/* Names and meanings follow conntrack's TCP states as far as a bystander can tell them. */
+/*
+ * Names and meanings follow conntrack's TCP states as far as a bystander can tell them. UDP has the first, unanswered, and
+ * the third, answered.
+ */
 enum flow_state {
 	FLOW_SYN_SENT = 1,
 	FLOW_SYN_RECV = 2,
@@ -55,7 +58,7 @@ enum flow_direction {
 #define FLOW_DATAGRAMS 0
 #define FLOW_STREAM 7
 
-/* In `ended`: announced again, a stream. */
+/* In `ended`, of UDP: announced again, or answered and older than two seconds: a stream. */
 #define FLOW_LASTS 8
 
 /* In `ended`: an auxiliary's own session, of which only the answers pass the primary. */

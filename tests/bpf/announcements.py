@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -38,8 +39,8 @@ def plain(carrier: FlowTuple, flags: str = "S", payload: bytes = b"", checksum: 
         transport = TCP(**ports, flags=flags, seq=SEQUENCE, options=[("MSS", 1460)] if "S" in flags else [])
     else:
         transport = UDP(**ports) if checksum else UDP(**ports, chksum=0)
-    head = Ether(src=node_mac(OTHER), dst=NEXT_HOP) / IP(src=str(carrier.source), dst=str(carrier.destination))
-    return Ether(bytes(head / transport / payload))
+    network = (IP if carrier.family == 4 else IPv6)(src=str(carrier.source), dst=str(carrier.destination))
+    return Ether(bytes(Ether(src=node_mac(OTHER), dst=NEXT_HOP) / network / transport / payload))
 
 
 def with_block(
@@ -59,11 +60,12 @@ def with_block(
 
 def right(raw: bytes) -> bool:
     """Lengths and checksums, computed anew, are those in the frame; a UDP checksum of zero is left out of it."""
-    packet = Ether(raw[:12] + b"\x08\x00" + raw[14:])
+    packet = Ether(raw[:12] + (b"\x08\x00" if raw[14] >> 4 == 4 else b"\x86\xdd") + raw[14:])
     again = packet.copy()
     layer = TCP if TCP in packet else UDP
     kept = packet[layer].chksum
-    for each, name in ((IP, "len"), (IP, "chksum"), *(((UDP, "len"),) if layer is UDP else ())):
+    network = ((IP, "len"), (IP, "chksum")) if IP in packet else ((IPv6, "plen"),)
+    for each, name in (*network, *(((UDP, "len"),) if layer is UDP else ())):
         delattr(again[each], name)
     if kept or layer is TCP:
         del again[layer].chksum

@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 from pyroute2 import netns
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
@@ -39,9 +40,10 @@ from aa_cluster.dataplane.flows import (
     SETTLED,
 )
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
-from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode
+from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode, pack_address
 
 XDP_PASS, XDP_TX = 2, 3
+UDP_PROTOCOL = 17
 TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 
 KEY = bytes(range(16))
@@ -76,7 +78,8 @@ def node_ha_mac(node: int) -> str:
 
 
 def mapped(address: str) -> bytes:
-    return b"\0" * 10 + b"\xff\xff" + IPv4Address(address).packed
+    """16 bytes; of IPv4 the v4-mapped form."""
+    return pack_address(ip_address(address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,17 +278,17 @@ def tuple_fields(which: FlowTuple) -> dict[str, object]:
         "sport": struct.unpack("<H", struct.pack(">H", which.source_port))[0],
         "dport": struct.unpack("<H", struct.pack(">H", which.destination_port))[0],
         "protocol": which.protocol,
-        "family": 4,
+        "family": which.family,
     }
 
 
 def tuple_bytes(which: FlowTuple) -> bytes:
-    ports = struct.pack("!HHBBxx", which.source_port, which.destination_port, which.protocol, 4)
+    ports = struct.pack("!HHBBxx", which.source_port, which.destination_port, which.protocol, which.family)
     return mapped(str(which.source)) + mapped(str(which.destination)) + ports
 
 
-def tuple_of(source_: str, sport: int, destination: str, dport: int) -> FlowTuple:
-    return FlowTuple(IPv4Address(source_), IPv4Address(destination), sport, dport)
+def tuple_of(source_: str, sport: int, destination: str, dport: int, protocol: int = 6) -> FlowTuple:
+    return FlowTuple(ip_address(source_), ip_address(destination), sport, dport, protocol)
 
 
 def reversed_tuple(which: FlowTuple) -> FlowTuple:
@@ -293,16 +296,29 @@ def reversed_tuple(which: FlowTuple) -> FlowTuple:
 
 
 def segment(which: FlowTuple, flags: str, payload: bytes = b"", **fields: object) -> Packet:
-    """A whole frame for the virtual MAC, checksums right, as scapy builds it."""
+    """A whole frame of that tuple's family and protocol for the virtual MAC, checksums right, as scapy builds it.
+    ``flags`` and ``options`` are TCP's, and of no account in a datagram."""
     ttl = int(str(fields.pop("ttl", 64)))
-    return Ether(
-        bytes(
-            Ether(src=CLIENT_MAC, dst=VIRTUAL)
-            / IP(src=str(which.source), dst=str(which.destination), ttl=ttl, flags="DF")
-            / TCP(sport=which.source_port, dport=which.destination_port, flags=flags, seq=1000, **fields)
-            / payload
-        )
-    )
+    return Ether(bytes(Ether(src=CLIENT_MAC, dst=VIRTUAL) / network(which, ttl) / transport(which, flags, fields) / payload))
+
+
+def network(which: FlowTuple, ttl: int = 64) -> Packet:
+    if which.family == 6:
+        return IPv6(src=str(which.source), dst=str(which.destination), hlim=ttl)
+    return IP(src=str(which.source), dst=str(which.destination), ttl=ttl, flags="DF")
+
+
+def transport(which: FlowTuple, flags: str, fields: dict[str, object]) -> Packet:
+    ports = {"sport": which.source_port, "dport": which.destination_port}
+    if which.protocol == UDP_PROTOCOL:
+        fields.pop("options", None)
+        return UDP(**ports, **fields)
+    return TCP(**ports, flags=flags, seq=1000, **fields)
+
+
+def sequence_of(which: FlowTuple) -> int:
+    """What the tag has of ``segment``'s frames."""
+    return 0 if which.protocol == UDP_PROTOCOL else 1000
 
 
 def block_for(which: FlowTuple, translated: FlowTuple | None = None, **changes: int) -> HandoffBlock:
@@ -312,8 +328,8 @@ def block_for(which: FlowTuple, translated: FlowTuple | None = None, **changes: 
         "cluster_id": CLUSTER,
         "owner": SELF,
         "ingress_slot": 0,
-        "family": 4,
-        "protocol": 6,
+        "family": which.family,
+        "protocol": which.protocol,
         "generation": GENERATION,
         "epoch": EPOCH,
         "connmark": 0x1234,
@@ -337,17 +353,18 @@ def handed(which: FlowTuple, block: bytes, payload: bytes = b"", flags: str = "S
 
 
 def sealed(which: FlowTuple, translated: FlowTuple | None = None, **changes: int) -> bytes:
-    return encode(block_for(which, translated, **changes), KEY, which, 1000)
+    return encode(block_for(which, translated, **changes), KEY, which, sequence_of(which))
 
 
 def checksums_right(raw: bytes) -> bool:
-    """Scapy computes both checksums anew; they must equal the ones the program left."""
+    """Scapy computes all checksums there are anew; they must equal the ones the program left."""
     packet = Ether(raw)
     again = packet.copy()
-    del again[IP].chksum
-    del again[TCP].chksum
+    layers = [layer for layer in (IP, TCP, UDP) if layer in packet]
+    for layer in layers:
+        del again[layer].chksum
     again = Ether(bytes(again))
-    return bool(packet[IP].chksum == again[IP].chksum and packet[TCP].chksum == again[TCP].chksum)
+    return all(packet[layer].chksum == again[layer].chksum for layer in layers)
 
 
 def arp(operation: int, sender: tuple[str, str], target: tuple[str, str], ether: tuple[str, str]) -> Packet:
@@ -358,8 +375,11 @@ def arp(operation: int, sender: tuple[str, str], target: tuple[str, str], ether:
 
 
 def entry(original: FlowTuple, reply: FlowTuple, mark: int = 0, state: str = "SYN_SENT") -> None:
-    """A conntrack entry in this namespace, as the primary's netfilter would have made it. ``reply`` as on the wire."""
-    command = ["conntrack", "-I", "-p", "tcp", "--timeout", "120", "--state", state, "--mark", str(mark)]
+    """A conntrack entry in this namespace, as the primary's netfilter would have made it. ``reply`` as on the wire.
+    ``state``: TCP's; of UDP only whether it is ESTABLISHED counts, so answered."""
+    udp = ["-p", "udp", *(["-u", "SEEN_REPLY"] if state == "ESTABLISHED" else [])]
+    command = ["conntrack", "-I", *(udp if original.protocol == UDP_PROTOCOL else ["-p", "tcp", "--state", state])]
+    command += ["--timeout", "120", "--mark", str(mark)]
     command += ["-s", str(original.source), "-d", str(original.destination)]
     command += ["--sport", str(original.source_port), "--dport", str(original.destination_port)]
     command += ["-r", str(reply.source), "-q", str(reply.destination)]
@@ -378,7 +398,7 @@ def namespace(name: str) -> Iterator[None]:
         try:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             rules = (
-                "table ip t {\nchain n { type nat hook prerouting priority 0; }\n"
+                "table inet t {\nchain n { type nat hook prerouting priority 0; }\n"
                 "chain p { type nat hook postrouting priority 0; }\n"
                 "chain f { type filter hook forward priority 0; ct state new accept; }\n}\n"
             )

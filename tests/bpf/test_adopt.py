@@ -176,9 +176,10 @@ REFUSED = (
     Case("another IP header length", lambda: moved(valid(), ip_ihl=6), "GUARD_MALFORMED"),
     Case("inside a connection nobody adopted", lambda: handed(ORIGINAL, b"", flags="A"), "GUARD_NO_ENTRY"),
     Case("SYN/ACK of a connection nobody adopted", lambda: handed(ORIGINAL, b"", flags="SA"), "GUARD_NO_ENTRY"),
-    Case("UDP", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IP(src=CLIENT, dst=SERVER) / UDP(), "GUARD_NOT_TCP"),
+    Case("UDP", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IP(src=CLIENT, dst=SERVER) / UDP(), "GUARD_NO_ENTRY"),
     Case("ICMP", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IP(src=CLIENT, dst=SERVER) / ICMP(), "GUARD_NOT_TCP"),
-    Case("IPv6", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IPv6() / TCP(), "GUARD_NOT_IPV4"),
+    Case("a SYN over IPv6", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IPv6() / TCP(), "GUARD_NO_BLOCK"),
+    Case("neither family", lambda: Ether(src=VIRTUAL, dst=PHYSICAL, type=0x88CC) / bytes(60), "GUARD_NOT_IPV4"),
     Case("cut inside TCP", lambda: bytes(valid())[:50], "GUARD_MALFORMED"),
     Case("cut inside the block", lambda: bytes(valid())[:-1], "GUARD_MALFORMED"),
     Case(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+from aa_cluster.errors import LabError
 from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Standstill, longest_ms, standstill
@@ -80,6 +81,18 @@ def under_load(
 ) -> Iterator[Round]:
     """Streams are open and have run for a moment when the block begins."""
     sessions = load(lab, count, rate, fresh, min(72, count // 4), patience)
-    with standstill(lab) as still, Watch(lab) as watch, Witness(lab) as witness, sessions as running:
+    with standstill(lab) as still, Watch(lab) as watch, Witness(lab) as witness, _opened(sessions, witness) as running:
         go_on(SETTLE)
         yield Round(lab, running, watch, still, witness)
+
+
+@contextmanager
+def _opened(sessions: AbstractContextManager[Load], witness: Witness) -> Iterator[Load]:
+    """Where some streams do not open, who reset them is told."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(sessions)
+        except LabError:
+            print("\n".join([*(f"reset: {one}" for one in witness.resets()[:TOLD]), *witness.counted()]))
+            raise
+        yield running

@@ -30,6 +30,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from aa_cluster.topology.traffic.ends import Ways, prepare, why
@@ -80,6 +81,7 @@ class Mixture:
         self._due: list[tuple[float, int, bool]] = []
         self._listeners = {listener.fileno(): listener for listener in ways.listeners}
         self._opening = 0
+        self._trouble: list[str] = []
         self._paced = True
         self._still = False
         for descriptor in self._listeners:
@@ -87,14 +89,15 @@ class Mixture:
 
     # -- the three parts of its life
 
-    def open(self, patience: float) -> int:
-        """All of the plan; how many are open."""
+    def open(self, patience: float) -> dict[str, object]:
+        """All of the plan; how many are open, and of the others why not."""
         end = time.monotonic() + patience
         while (self._waiting or self._opening) and time.monotonic() < end:
             while self._waiting and self._opening < OPENING:
                 self._begin(self._waiting.pop())
             self._turn(0.02)
-        return sum(stream.state == "open" for stream in self.streams.values())
+        states = Counter(stream.state for stream in self.streams.values())
+        return {"open": states.pop("open", 0), "trouble": [*self._trouble, *(f"{states[one]} {one}" for one in states)]}
 
     def run(self) -> None:
         """Until the end of standard input."""
@@ -162,7 +165,7 @@ class Mixture:
 
     def _serve(self, stream: Stream, end: End, descriptor: int, events: int) -> None:
         if events & ERROR and end.connection is not None:
-            stream.end(why(end.connection))
+            self._end(stream, end.connection)
         elif events & select.EPOLLOUT:
             stream.established = time.monotonic()
             stream.port = stream.opener.connection.getsockname()[1] if stream.opener.connection else 0
@@ -176,6 +179,13 @@ class Mixture:
                 self._first_beat(stream)
         if stream.state not in ("open", "opening"):
             self._forget(stream)
+
+    def _end(self, stream: Stream, connection: socket.socket) -> None:
+        reason = why(connection)
+        if stream.state == "opening":
+            where = "opener" if stream.opener.connection is connection else "acceptor"
+            self._trouble.append(f"{stream.number} {stream.way} port {stream.port}: {reason} at its {where}")
+        stream.end(reason)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -308,7 +318,7 @@ def main() -> None:
     given = parser.parse_args()
     prepare()
     mixture = Mixture(Ways(given.client, given.server, given.port, given.published), given)
-    print(json.dumps({"open": mixture.open(30.0)}), flush=True)
+    print(json.dumps(mixture.open(30.0)), flush=True)
     mixture.run()
     mixture.finish(given.patience)
     told = mixture.report()
