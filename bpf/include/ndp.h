@@ -6,8 +6,6 @@
 #ifndef AA_NDP_H
 #define AA_NDP_H
 
-#include <linux/in6.h>
-
 #include "arp.h"
 #include "maps.h"
 #include "parse.h"
@@ -28,22 +26,10 @@
 #define NDP_UNIT 8 /* … whose lengths count so many bytes */
 
 #define NDP_HOPS 255 /* what a router has forwarded has fewer: it does not come from the segment */
-#define NDP_EXTENSIONS 6
-
-/* What stands at the beginning of every IPv6 packet (RFC 8200). */
-struct ndp_ip {
-	__be32 version; /* and class, and flow label */
-	__be16 length;
-	__u8 next;
-	__u8 hops;
-	__u8 source[16];
-	__u8 destination[16];
-};
-_Static_assert(sizeof(struct ndp_ip) == 40, "RFC 8200");
 
 /* A solicitation or an advertisement up to its options. */
 struct ndp_head {
-	struct ndp_ip ip;
+	struct ipv6_header ip;
 	__u8 type;
 	__u8 code;
 	__be16 checksum;
@@ -61,20 +47,8 @@ struct ndp_packet {
 };
 _Static_assert(sizeof(struct ndp_packet) == 72, "RFC 4861, 4.6.1");
 
-#define NDP_LENGTH (sizeof(struct ndp_packet) - sizeof(struct ndp_ip)) /* as the IPv6 header counts */
-#define NDP_LEAST (sizeof(struct ndp_head) - sizeof(struct ndp_ip))
-
-struct ndp_extension {
-	__u8 next;
-	__u8 units; /* besides the first */
-	__be16 offset; /* of a fragment, in its upper 13 bits */
-	__be32 rest;
-};
-
-static __always_inline bool ndp_is_extension(__u8 next)
-{
-	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT;
-}
+#define NDP_LENGTH (sizeof(struct ndp_packet) - sizeof(struct ipv6_header)) /* as the IPv6 header counts */
+#define NDP_LEAST (sizeof(struct ndp_head) - sizeof(struct ipv6_header))
 
 /*
  * The ICMPv6 type when the packet is NDP's or MLD's, else 0: also behind extension headers, where MLD always is. `at`:
@@ -82,25 +56,22 @@ static __always_inline bool ndp_is_extension(__u8 next)
  */
 static __always_inline int ndp_type(struct __sk_buff *skb, __u32 at, __u8 next)
 {
-	struct ndp_extension header;
+	struct ipv6_fragment header; /* the others begin alike */
 	__u8 type;
 	int i;
 
 #pragma unroll
-	for (i = 0; i < NDP_EXTENSIONS; i++) {
-		if (!ndp_is_extension(next))
+	for (i = 0; i < IPV6_EXTENSIONS; i++) {
+		if (!is_extension(next) && next != IPV6_FRAGMENT)
 			break;
 		if (bpf_skb_load_bytes(skb, at, &header, sizeof(header)))
 			return 0;
-		if (next == IPPROTO_FRAGMENT) {
-			if (header.offset & be16(0xfff8)) /* a later piece has no header to look at */
-				return 0;
-			header.units = 0; /* reserved there */
-		}
-		at += NDP_UNIT * (1 + header.units);
+		if (next == IPV6_FRAGMENT && (header.offset & IPV6_OFFSET_BITS)) /* a later piece: nothing to look at */
+			return 0;
+		at += next == IPV6_FRAGMENT ? sizeof(header) : 8 + 8 * (__u32)header.reserved;
 		next = header.next;
 	}
-	if (next != IPPROTO_ICMPV6 || bpf_skb_load_bytes(skb, at, &type, sizeof(type)))
+	if (next != PROTOCOL_ICMPV6 || bpf_skb_load_bytes(skb, at, &type, sizeof(type)))
 		return 0;
 	if ((type >= MLD_QUERY && type <= MLD_DONE) || (type >= NDP_FIRST && type <= NDP_LAST) || type == MLD_REPORT_V2)
 		return type;
@@ -115,7 +86,7 @@ static __always_inline int ndp_type(struct __sk_buff *skb, __u32 at, __u8 next)
  */
 static __always_inline int guard_ndp(struct __sk_buff *skb, const struct cursor *cursor)
 {
-	const struct ndp_ip *ip = cursor->at;
+	const struct ipv6_header *ip = cursor->at;
 	int type;
 
 	if ((void *)(ip + 1) > cursor->end)
@@ -169,7 +140,7 @@ static __always_inline __u16 ndp_fold(__u64 sum)
 /* The pseudo-header's share without the addresses (RFC 8200, 8.1). */
 static __always_inline __u64 ndp_pseudo_sum(__u32 length)
 {
-	return (__u64)be32(length) + be32(IPPROTO_ICMPV6);
+	return (__u64)be32(length) + be32(PROTOCOL_ICMPV6);
 }
 
 /*
@@ -183,12 +154,12 @@ static __always_inline int write_ndp(struct __sk_buff *skb, struct ndp_packet *p
 
 	packet->head.ip.version = be32(0x60000000);
 	packet->head.ip.length = be16(NDP_LENGTH);
-	packet->head.ip.next = IPPROTO_ICMPV6;
+	packet->head.ip.next = PROTOCOL_ICMPV6;
 	packet->head.ip.hops = NDP_HOPS;
 	packet->head.code = 0;
 	packet->head.checksum = 0;
 	packet->units = 1;
-	sum = bpf_csum_diff(0, 0, (__be32 *)packet->head.ip.source, 32 + NDP_LENGTH, 0);
+	sum = bpf_csum_diff(0, 0, (__be32 *)packet->head.ip.saddr, 32 + NDP_LENGTH, 0);
 	packet->head.checksum = ~ndp_fold((__u32)sum + ndp_pseudo_sum(NDP_LENGTH));
 	__builtin_memcpy(eth.h_dest, to, 6);
 	__builtin_memcpy(eth.h_source, from, 6);

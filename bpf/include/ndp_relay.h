@@ -83,8 +83,8 @@ static __always_inline int load_solicitation(struct __sk_buff *skb, struct ndp_h
 {
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, ask, sizeof(*ask)))
 		return -1;
-	if (ask->ip.next != IPPROTO_ICMPV6 || ask->type != NDP_SOLICITATION || ask->code ||
-	    host16(ask->ip.length) < NDP_LEAST || is_zero_address(ask->ip.source) || !is_askable(ask->target))
+	if (ask->ip.next != PROTOCOL_ICMPV6 || ask->type != NDP_SOLICITATION || ask->code ||
+	    host16(ask->ip.length) < NDP_LEAST || is_zero_address(ask->ip.saddr) || !is_askable(ask->target))
 		return -1;
 	return 0;
 }
@@ -97,7 +97,7 @@ static __always_inline int ndp_ask(struct __sk_buff *skb, const struct cursor *c
 {
 	const struct config *conf = configuration();
 	const struct port *port = port_of(skb->ifindex);
-	const struct ndp_ip *ip = cursor->at;
+	const struct ipv6_header *ip = cursor->at;
 	struct ndp_relayed frame = {};
 	struct question question = {};
 	struct question_key key;
@@ -112,11 +112,11 @@ static __always_inline int ndp_ask(struct __sk_buff *skb, const struct cursor *c
 
 	address_key_init(&key, port->slot, ask.target);
 	question.asked_ns = bpf_ktime_get_ns();
-	__builtin_memcpy(question.address, ask.ip.source, 16);
+	__builtin_memcpy(question.address, ask.ip.saddr, 16);
 	questions.update(&key, &question);
 	begin_relayed(&frame, ARP_RELAY_REQUEST, conf->primary_ha_mac, conf->ha_mac);
 	__builtin_memcpy(frame.arp.sender_mac, port->physical_mac, 6);
-	__builtin_memcpy(frame.arp.sender_ip, ask.ip.source, 16);
+	__builtin_memcpy(frame.arp.sender_ip, ask.ip.saddr, 16);
 	frame.arp.target_mac[ASKER_BYTE] = conf->self;
 	frame.arp.target_mac[SLOT_BYTE] = port->slot;
 	__builtin_memcpy(frame.arp.target_ip, ask.target, 16);
@@ -137,12 +137,12 @@ static __always_inline int solicit(struct __sk_buff *skb, const struct asking *a
 	note_asker(key, asking->asker);
 	packet.head.type = NDP_SOLICITATION;
 	packet.option = NDP_SOURCE_MAC;
-	__builtin_memcpy(packet.head.ip.source, port->solicitor, 16);
-	packet.head.ip.destination[0] = 0xff; /* ff02::1:ff00:0/104, then the target's last three bytes */
-	packet.head.ip.destination[1] = 0x02;
-	packet.head.ip.destination[11] = 0x01;
-	packet.head.ip.destination[12] = 0xff;
-	__builtin_memcpy(packet.head.ip.destination + 13, target + 13, 3);
+	__builtin_memcpy(packet.head.ip.saddr, port->solicitor, 16);
+	packet.head.ip.daddr[0] = 0xff; /* ff02::1:ff00:0/104, then the target's last three bytes */
+	packet.head.ip.daddr[1] = 0x02;
+	packet.head.ip.daddr[11] = 0x01;
+	packet.head.ip.daddr[12] = 0xff;
+	__builtin_memcpy(packet.head.ip.daddr + 13, target + 13, 3);
 	__builtin_memcpy(group + 3, target + 13, 3);
 	__builtin_memcpy(packet.head.target, target, 16);
 	__builtin_memcpy(packet.mac, port->virtual_mac, 6);
@@ -227,12 +227,12 @@ static __always_inline int read_advertisement(struct __sk_buff *skb, const struc
 
 	if (length < NDP_LEAST || length > NDP_LEAST + NDP_OPTIONS_MOST || length % NDP_UNIT)
 		return -1;
-	sum += (__u32)bpf_csum_diff(0, 0, (__be32 *)head->ip.source, 32 + NDP_LEAST, 0);
+	sum += (__u32)bpf_csum_diff(0, 0, (__be32 *)head->ip.saddr, 32 + NDP_LEAST, 0);
 #pragma nounroll
 	for (at = NDP_LEAST; at < NDP_LEAST + NDP_OPTIONS_MOST; at += NDP_UNIT) {
 		if (at >= length)
 			break;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ndp_ip) + at, &unit, sizeof(unit)))
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6_header) + at, &unit, sizeof(unit)))
 			return -1;
 		sum += (__u64)unit.word[0] + unit.word[1];
 		if (at != next)
@@ -286,14 +286,14 @@ static __always_inline int ndp_answer(struct __sk_buff *skb, const struct cursor
 {
 	const struct config *conf = configuration();
 	const struct port *port = port_of(skb->ifindex);
-	const struct ndp_ip *ip = cursor->at;
+	const struct ipv6_header *ip = cursor->at;
 	struct question *question;
 	struct ndp_relayed frame = {};
 	struct question_key key;
 	struct ndp_frame came;
 	__u64 askers;
 
-	if ((void *)(ip + 1) > cursor->end || ip->next != IPPROTO_ICMPV6 || ip->hops != NDP_HOPS || !conf || !port ||
+	if ((void *)(ip + 1) > cursor->end || ip->next != PROTOCOL_ICMPV6 || ip->hops != NDP_HOPS || !conf || !port ||
 	    bpf_skb_load_bytes(skb, 0, &came.eth, NDP_FRAME) || came.head.type != NDP_ADVERTISEMENT || came.head.code)
 		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
 	address_key_init(&key, port->slot, came.head.target);
@@ -306,7 +306,7 @@ static __always_inline int ndp_answer(struct __sk_buff *skb, const struct cursor
 	tell_neighbour(&key, frame.arp.sender_mac);
 	begin_relayed(&frame, ARP_RELAY_REPLY, conf->ha_mac, conf->ha_mac);
 	__builtin_memcpy(frame.arp.sender_ip, key.target, 16);
-	__builtin_memcpy(frame.arp.target_ip, came.head.ip.destination, 16);
+	__builtin_memcpy(frame.arp.target_ip, came.head.ip.daddr, 16);
 	if (answer_ndp_askers(skb, conf, askers, &frame, key.slot) ||
 	    bpf_skb_store_bytes(skb, 0, &came.eth, NDP_FRAME, 0))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
@@ -338,12 +338,12 @@ static __always_inline int ndp_take(struct __sk_buff *skb)
 	question = questions.lookup(&key);
 	if (!is_open(question, bpf_ktime_get_ns()))
 		return verdict(TC_ACT_SHOT, NDP_UNASKED);
-	__builtin_memcpy(packet.head.ip.destination, question->address, 16);
+	__builtin_memcpy(packet.head.ip.daddr, question->address, 16);
 	questions.delete(&key);
 	packet.head.type = NDP_ADVERTISEMENT;
 	packet.head.flags = be32(NDP_SOLICITED | NDP_OVERRIDE);
 	packet.option = NDP_TARGET_MAC;
-	__builtin_memcpy(packet.head.ip.source, key.target, 16);
+	__builtin_memcpy(packet.head.ip.saddr, key.target, 16);
 	__builtin_memcpy(packet.head.target, key.target, 16);
 	__builtin_memcpy(packet.mac, frame.arp.sender_mac, 6);
 	if (write_ndp(skb, &packet, port->physical_mac, packet.mac))
