@@ -2,8 +2,8 @@
 """What IPv6 needs beside IPv4. Asked only where a data interface has a global IPv6 address.
 
 Every node has the cluster's addresses, so duplicate address detection would find the other nodes: they are set up with
-``nodad``, or detection is off on the interface. A node asks for its neighbours from its link-local address, so each data
-interface needs one that serves.
+``nodad``, or detection is off on the interface. A node asks for its neighbours from its link-local address, so each
+data interface needs one that serves.
 """
 
 from __future__ import annotations
