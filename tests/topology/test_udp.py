@@ -60,9 +60,7 @@ def exact(
         assert len({line.split()[2] for line in sessions.begun.seen}) == count, "two sessions had one port"
         assert seen_as(sessions.begun.seen) == {asker}
         assert sessions.again().completed == count
-        assert len(rows) == count, (
-            f"no flow: {_without(rows, sessions.begun.ports)}; {counters(lab, 1) - before}"
-        )
+        assert len(rows) == count, f"no flow: {_without(rows, sessions.begun.ports)}; {counters(lab, 1) - before}"
         return owners(rows), {line.split()[0] for line in sessions.begun.seen}
 
 

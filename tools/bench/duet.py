@@ -26,7 +26,7 @@ from aa_cluster.dataplane.settings import Member, Port, Settings
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.namespaces import batch, inside
 from tools.bench import loader, place, wire
-from tools.bench.frames import ACK, FIN, PSH, SYN, Shape, Template, mac, tcp
+from tools.bench.frames import ACK, FIN, PSH, SYN, Shape, Template, mac, tcp, udp
 from tools.bench.world import KEY, PUBLIC
 
 WINDOW = 1024
@@ -44,8 +44,12 @@ def _mac(last: int) -> str:
     return f"02:00:00:00:00:{last:02x}"
 
 
-def _phases() -> tuple[tuple[str, Template], ...]:
-    """One short session, packet by packet, with the primary's interface each one comes in on."""
+Phases = tuple[tuple[str, Template], ...]
+"""A session packet by packet, with the primary's interface each one comes in on."""
+
+
+def _phases() -> Phases:
+    """Connect, one request, one answer, close."""
 
     def client(flags: int, sequence: int, acknowledged: int, payload: bytes = b"") -> tuple[str, Template]:
         to, sender = mac(_mac(LAST["primary", "int"])), mac(_mac(CLIENT))
@@ -68,9 +72,19 @@ def _phases() -> tuple[tuple[str, Template], ...]:
     )
 
 
-PHASES = _phases()
-TO_CLIENT = sum(1 for way, _ in PHASES if way == "ext")
-TO_SERVER = len(PHASES) - TO_CLIENT
+def _question() -> Phases:
+    """A datagram, and one back, with as much in them as DNS has for a name and its address."""
+    there = udp(mac(_mac(LAST["primary", "int"])), mac(_mac(CLIENT)), Shape.ORIGINAL, bytes(18))
+    back = udp(mac(_mac(LAST["primary", "ext"])), mac(_mac(SERVER)), Shape.REPLY, bytes(18))
+    return ("int", there), ("ext", back)
+
+
+PHASES, QUESTION = _phases(), _question()
+
+
+def to_client(phases: Phases) -> int:
+    """How many of a session's packets the client gets."""
+    return sum(1 for way, _ in phases if way == "ext")
 
 
 @dataclass
@@ -83,19 +97,19 @@ class Duet:
     planes: dict[str, Dataplane]
     next_flow: int = 0
 
-    def sessions(self, count: int, cpu: int) -> wire.Burst:
+    def sessions(self, count: int, cpu: int, phases: Phases = PHASES) -> wire.Burst:
         """So many whole sessions (a multiple of the window); the burst's ``ns`` is for one packet."""
         if count % WINDOW:
             raise ValueError(f"{count} sessions, expected a multiple of {WINDOW}")
-        for number, (way, template) in enumerate(PHASES):
+        for number, (way, template) in enumerate(phases):
             plan = loader.plan_record(self.live.maps["bench_phases"], template, public=PUBLIC, first=self.next_flow)
             plan["out"] = wire.index(self.hub, f"primary-{way}")
             self.live.maps["bench_phases"].put(number, plan)
-        self.live.maps["bench_phase_count"].put(0, loader.count(len(PHASES)))
+        self.live.maps["bench_phase_count"].put(0, loader.count(len(phases)))
         self.live.maps["bench_walk"].put(0, loader.count(0))
         self.next_flow += count
-        frame = PHASES[0][1].frame
-        return wire.send(self.live, self.hub, "generate_session", frame, count * len(PHASES), cpu)
+        frame = phases[0][1].frame
+        return wire.send(self.live, self.hub, "generate_session", frame, count * len(phases), cpu)
 
     def receive(self, node: str, program: str) -> None:
         """An XDP program of the bench on both links of a node."""
@@ -124,6 +138,10 @@ class Duet:
 
     def give_all_to(self, node: int) -> None:
         self.planes["primary"].set_sequence([node])
+
+    def share(self, share: bool) -> None:
+        """Whether the policy shares sessions, or keeps them on the primary without a flow."""
+        self.planes["primary"].set_policy((), "share" if share else "keep")
 
     def forget(self) -> None:
         """Connections of the sessions so far."""

@@ -4,15 +4,17 @@
 Live frames play both hosts, so nothing but the gateways' work, the generator and the wires is on the core; the latter
 two are measured with a gateway that drops in XDP, and taken away. The primary's share is measured with what it gives
 the owner cut off at the switch, the owner's is the rest (with the switch between them).
+
+Likewise a question by UDP and its answer, DNS for example: kept on the primary, shared with the primary, handed off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tools.bench import place, wire
-from tools.bench.duet import AUXILIARY, PHASES, PRIMARY, TO_CLIENT, TO_SERVER, Duet, duet
+from tools.bench.duet import AUXILIARY, PHASES, PRIMARY, QUESTION, Duet, Phases, duet, to_client
 from tools.bench.session import Run
 from tools.bench.stats import median
 
@@ -35,6 +37,7 @@ class Mode:
     name: str
     enter: Callable[[Duet], None]
     delivered: bool = True
+    phases: Phases = PHASES
 
 
 def _gateway(made: Duet) -> None:
@@ -55,6 +58,33 @@ def _own(made: Duet) -> None:
     made.give_all_to(PRIMARY)
 
 
+def _kept(made: Duet) -> None:
+    made.to_auxiliary(cut=False)
+    made.share(share=False)
+
+
+def _shared(made: Duet) -> None:
+    made.share(share=True)
+    _cluster(made)
+
+
+def _shared_own(made: Duet) -> None:
+    made.share(share=True)
+    _own(made)
+
+
+def _shared_primary_only(made: Duet) -> None:
+    made.share(share=True)
+    _primary_only(made)
+
+
+ASKING_GATEWAY = "question and answer by UDP, one gateway"
+ASKING = [
+    Mode("question and answer by UDP, kept on the primary by policy", _kept, phases=QUESTION),
+    Mode("question and answer by UDP, shared, the primary's turn", _shared_own, phases=QUESTION),
+    Mode("question and answer by UDP, shared, handed off", _shared, phases=QUESTION),
+    Mode("question and answer by UDP, handed off, the primary's share", _shared_primary_only, False, QUESTION),
+]
 CLUSTERED = [Mode(CLUSTER, _cluster), Mode(ON_PRIMARY, _primary_only, delivered=False), Mode(OWN, _own)]
 
 
@@ -62,40 +92,50 @@ def measure(run: Run) -> None:
     if not run.wanted(GROUP):
         return
     with place.roomy_conntrack(), duet(run.cache) as made:
-        base = _base(run, made)
-        if isinstance(base, str):
-            run.miss(GROUP, GATEWAY, base)
-            return
-        took: dict[str, list[float]] = {GATEWAY: []}
-        wrong = _mode(run, made, Mode(GATEWAY, _gateway), base, took[GATEWAY])
-        if not wrong:
-            made.start()
-            try:
-                for mode in CLUSTERED:
-                    took[mode.name] = []
-                    wrong = wrong or _mode(run, made, mode, base, took[mode.name])
-            finally:
-                made.stop()
-        if wrong:
-            run.miss(GROUP, CLUSTER, wrong)
-            return
-        wrong = _mode(run, made, Mode(GATEWAY, _gateway), base, took[GATEWAY])  # again: the machine may have changed
-    _report(run, took)
+        took = _compared(run, made, Mode(GATEWAY, _gateway), CLUSTERED)
+        if took is not None:
+            _report(run, took)
+        asked = _compared(run, made, Mode(ASKING_GATEWAY, _gateway, phases=QUESTION), ASKING)
+        for name, samples in (asked or {}).items():
+            run.note(GROUP, name, samples, "ns an exchange", net_of="generator and wire")
+
+
+def _compared(run: Run, made: Duet, gateway: Mode, cluster: Sequence[Mode]) -> dict[str, list[float]] | None:
+    """ns a session in each mode, net; ``None``, and noted, when something went wrong."""
+    base = _base(run, made, gateway.phases)
+    if isinstance(base, str):
+        run.miss(GROUP, gateway.name, base)
+        return None
+    took: dict[str, list[float]] = {gateway.name: []}
+    wrong = _mode(run, made, gateway, base, took[gateway.name])
+    if not wrong:
+        made.start()
+        try:
+            for mode in cluster:
+                took[mode.name] = []
+                wrong = wrong or _mode(run, made, mode, base, took[mode.name])
+        finally:
+            made.stop()
+    if wrong:
+        run.miss(GROUP, cluster[0].name, wrong)
+        return None
+    _mode(run, made, gateway, base, took[gateway.name])  # again: the machine may have changed
+    return took
 
 
 def _count(run: Run) -> int:
     return QUICK_SESSIONS if run.quick else SESSIONS
 
 
-def _base(run: Run, made: Duet) -> float | str:
+def _base(run: Run, made: Duet, phases: Phases) -> float | str:
     """ns a session of generator and wire."""
     made.receive("primary", "drop_all")
     samples = []
     for _ in run.turns():
-        burst = made.sessions(_count(run), run.cpu)
+        burst = made.sessions(_count(run), run.cpu, phases)
         if int(burst.arrived[wire.DROPPED]) != burst.sent:
             return f"{int(burst.arrived[wire.DROPPED])} of {burst.sent} frames reached the gateway"
-        samples.append(burst.ns * len(PHASES))
+        samples.append(burst.ns * len(phases))
     return median(samples)
 
 
@@ -103,22 +143,29 @@ def _mode(run: Run, made: Duet, mode: Mode, base: float, samples: list[float]) -
     """Adds ns a session, net, one a repetition; gives what went wrong, empty when nothing did."""
     mode.enter(made)
     made.forget()
-    for turn in run.turns((run.repetitions + 1) // 2 + 1 if mode.name == GATEWAY else run.repetitions + 1):
+    phases, twice = mode.phases, mode.enter is _gateway
+    there, back = _packets(run, phases)
+    for turn in run.turns((run.repetitions + 1) // 2 + 1 if twice else run.repetitions + 1):
         count = _count(run)
-        burst = made.sessions(count, run.cpu)
+        burst = made.sessions(count, run.cpu, phases)
         if mode.delivered:
-            to_client, to_server = int(burst.arrived[wire.DELIVERED]), int(burst.arrived[wire.SECOND])
-            missing = count * len(PHASES) - to_client - to_server
-            if missing > LOST * burst.sent or to_client > count * TO_CLIENT or to_server > count * TO_SERVER:
+            client, server = int(burst.arrived[wire.DELIVERED]), int(burst.arrived[wire.SECOND])
+            if there + back - client - server > LOST * burst.sent or client > back or server > there:
                 return (
-                    f"{mode.name}: {to_client} packets to the client, {to_server} to the server in {count} sessions, "
-                    f"expected {count * TO_CLIENT} and {count * TO_SERVER}"
+                    f"{mode.name}: {client} packets to the client, {server} to the server in {count} sessions, "
+                    f"expected {back} and {there}"
                 )
         elif int(burst.arrived[wire.CUT]) < (1 - LOST) * burst.sent:
             return f"{mode.name}: the primary gave on {int(burst.arrived[wire.CUT])} of {burst.sent} packets"
         if turn:  # the first warms up
-            samples.append(burst.ns * len(PHASES) - base)
+            samples.append(burst.ns * len(phases) - base)
     return ""
+
+
+def _packets(run: Run, phases: Phases) -> tuple[int, int]:
+    """Packets of a burst to the server and to the client."""
+    back = to_client(phases)
+    return _count(run) * (len(phases) - back), _count(run) * back
 
 
 def _report(run: Run, took: dict[str, list[float]]) -> None:
