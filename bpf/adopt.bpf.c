@@ -17,6 +17,7 @@
 #include "delivered.h"
 #include "expectation.h"
 #include "maps.h"
+#include "ndp.h"
 #include "parse.h"
 #include "pulse.h"
 #include "take_back.h"
@@ -405,6 +406,12 @@ int adopt(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, GUARD_MALFORMED);
 	if (type == be16(ETH_P_ARP))
 		return guard_arp(skb, &cursor);
+	if (type == be16(ETH_P_IPV6)) {
+		int ndp = guard_ndp(skb, &cursor);
+
+		if (ndp != NDP_NONE)
+			return ndp;
+	}
 	if (!conf || !port)
 		return verdict(TC_ACT_SHOT, GUARD_NOT_READY);
 	if (!same_mac(eth->h_dest, port->physical_mac))

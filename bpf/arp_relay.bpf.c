@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * arp_relay: only the primary speaks ARP on data segments; an auxiliary asks it over the HA link (docs/arp-relay.md).
+ * arp_relay: only the primary speaks ARP and NDP on data segments; an auxiliary asks it over the HA link
+ * (docs/arp-relay.md, docs/ndp-relay.md). What each program does with IPv6 is in ndp_relay.h.
  *
  *   arp_ask     auxiliary, TC egress of data interfaces: a request becomes opcode 201 on the HA link
  *   arp_serve   primary, TC ingress of the HA link: 201 is answered from the neighbour table or asked on the wire
@@ -16,7 +17,9 @@
 
 #include "arp.h"
 #include "maps.h"
+#include "ndp_relay.h"
 #include "parse.h"
+#include "relay.h"
 
 #define FAMILY_INET 2
 
@@ -30,16 +33,27 @@ int arp_ask(struct __sk_buff *skb)
 	struct question_key key;
 	struct arp_ipv4 *arp;
 	struct ethhdr *eth;
+	__u32 at = ETH_HLEN;
+	bool tagged;
 	int type;
 
 	type = parse_ethernet(&cursor, &eth);
-	if (type == be16(ETH_P_IPV6)) /* its neighbour discovery would give the auxiliary's MAC away */
-		return verdict(TC_ACT_SHOT, ARP_KEPT);
+	tagged = skb->vlan_present || is_tag(type);
+	if (is_tag(type)) {
+		type = parse_tag(&cursor);
+		at += sizeof(struct vlan_tag);
+	}
+	if (is_tag(type)) {
+		type = parse_tag(&cursor);
+		at += sizeof(struct vlan_tag);
+	}
+	if (type == be16(ETH_P_IPV6))
+		return ndp_ask(skb, &cursor, eth->h_dest[0] & 1, tagged, at);
 	if (type != be16(ETH_P_ARP))
 		return verdict(TC_ACT_UNSPEC, ARP_OUT);
-	if (!conf || !port || parse_arp(&cursor, &arp) != ARP_REQUEST || arp->sender_ip == arp->target_ip ||
+	if (!conf || !port || tagged || parse_arp(&cursor, &arp) != ARP_REQUEST || arp->sender_ip == arp->target_ip ||
 	    arp->sender_ip == 0)
-		return verdict(TC_ACT_SHOT, ARP_KEPT); /* replies, gratuitous ARP, address probes */
+		return verdict(TC_ACT_SHOT, ARP_KEPT); /* replies, gratuitous ARP, address probes, another segment's */
 
 	question_key_init(&key, port->slot, arp->target_ip);
 	question.asked_ns = bpf_ktime_get_ns();
@@ -58,19 +72,10 @@ static __always_inline int ask_on_wire(struct __sk_buff *skb, const struct port 
 				       __be32 target)
 {
 	const __u8 everyone[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, nobody[6] = {};
-	struct question fresh = {}, *question;
-	__u64 now = bpf_ktime_get_ns();
 	struct question_key key;
 
 	question_key_init(&key, port->slot, target);
-	question = questions.lookup(&key);
-	if (!is_open(question, now)) {
-		fresh.asked_ns = now;
-		questions.update(&key, &fresh);
-		question = questions.lookup(&key);
-	}
-	if (question)
-		question->asker[asker & (AA_MAX_NODES - 1)] = 1;
+	note_asker(&key, asker);
 	if (write_arp(skb, ARP_REQUEST, port->virtual_mac, sender, nobody, target) ||
 	    write_ethernet(skb, everyone, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
@@ -83,16 +88,17 @@ int arp_serve(struct __sk_buff *skb)
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
 	const struct config *conf = configuration();
 	struct bpf_fib_lookup fib = {};
-	const struct node *node;
+	struct asking asking;
 	const struct port *port;
 	struct arp_ipv4 *arp;
 	struct ethhdr *eth;
 	__be32 sender, target;
-	__u8 asker;
-	int operation, slot, found;
+	int operation, why, found;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
 		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
+	if (is_about_ipv6(&cursor))
+		return ndp_serve(skb);
 	operation = parse_arp(&cursor, &arp);
 	if (operation < 0)
 		return verdict(TC_ACT_SHOT, ARP_MALFORMED);
@@ -101,17 +107,13 @@ int arp_serve(struct __sk_buff *skb)
 	if (operation != ARP_RELAY_REQUEST)
 		return verdict(TC_ACT_OK, ARP_OTHER);
 
-	asker = arp->target_mac[ASKER_BYTE];
-	slot = arp->target_mac[SLOT_BYTE];
 	sender = arp->sender_ip;
 	target = arp->target_ip;
-	if (asker >= AA_MAX_NODES || slot >= AA_MAX_PORTS)
-		return verdict(TC_ACT_SHOT, ARP_MALFORMED);
-	node = node_of(asker);
-	port = slots.lookup(&slot);
-	if (!conf || !node || node->hop == HOP_NONE || !same_mac(node->ha_mac, eth->h_source))
-		return verdict(TC_ACT_SHOT, ARP_STRANGER);
-	if (!port || !port->ifindex)
+	why = who_asks(conf, eth->h_source, arp->target_mac, &asking);
+	if (why != ASKING_WELL)
+		return verdict(TC_ACT_SHOT, why);
+	port = asking.port;
+	if (!port)
 		return verdict(TC_ACT_SHOT, ARP_NO_ROUTE);
 
 	/* Asked as the data interface would ask: forwarding need not be on for the HA link. */
@@ -124,21 +126,12 @@ int arp_serve(struct __sk_buff *skb)
 	    fib.ifindex != port->ifindex || fib.ipv4_dst != target) /* a gateway's address: not on that segment */
 		return verdict(TC_ACT_SHOT, ARP_NO_ROUTE);
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return ask_on_wire(skb, port, asker, sender, target);
-	if (write_arp(skb, ARP_RELAY_REPLY, fib.dmac, target, mac_of(node, slot), sender) ||
-	    write_ethernet(skb, node->ha_mac, conf->ha_mac))
+		return ask_on_wire(skb, port, asking.asker, sender, target);
+	if (write_arp(skb, ARP_RELAY_REPLY, fib.dmac, target, mac_of(asking.node, asking.slot), sender) ||
+	    write_ethernet(skb, asking.node->ha_mac, conf->ha_mac))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
 	count(ARP_FROM_CACHE);
 	return bpf_redirect(conf->ha_ifindex, 0);
-}
-
-static __always_inline void tell_neighbour(const struct question_key *key, const __u8 *mac)
-{
-	struct event event = {.time_ns = bpf_ktime_get_ns(), .kind = EVENT_NEIGHBOUR, .slot = key->slot};
-
-	__builtin_memcpy(event.address, key->target, 16);
-	__builtin_memcpy(event.mac, mac, 6);
-	events.ringbuf_output(&event, sizeof(event), 0);
 }
 
 /* One 202 for each node that asked: an address can be asked for by all of them at once. */
@@ -173,10 +166,15 @@ int arp_answer(struct __sk_buff *skb)
 	struct question_key key;
 	struct arp_ipv4 *arp, answer;
 	struct ethhdr *eth, ethernet;
-	int operation;
+	int operation, type;
 
-	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
+	type = parse_ethernet(&cursor, &eth);
+	if (type == be16(ETH_P_IPV6))
+		return ndp_answer(skb, &cursor);
+	if (type != be16(ETH_P_ARP))
 		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
+	if (is_about_ipv6(&cursor)) /* nobody but the relay has such a thing */
+		return verdict(TC_ACT_SHOT, ARP_ON_DATA);
 	operation = parse_arp(&cursor, &arp);
 	if (operation == ARP_RELAY_REQUEST || operation == ARP_RELAY_REPLY)
 		return verdict(TC_ACT_SHOT, ARP_ON_DATA);
@@ -204,14 +202,17 @@ int arp_take(struct __sk_buff *skb)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
 	const struct config *conf = configuration();
-	const struct port *port = 0;
+	const struct port *port;
 	struct question_key key;
 	struct arp_ipv4 *arp, answer;
 	struct ethhdr *eth;
-	int operation, slot;
+	int operation;
+	__u32 slot = 0;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
 		return verdict(TC_ACT_UNSPEC, ARP_OTHER);
+	if (is_about_ipv6(&cursor))
+		return ndp_take(skb);
 	operation = parse_arp(&cursor, &arp);
 	if (operation < 0)
 		return verdict(TC_ACT_SHOT, ARP_MALFORMED);
@@ -223,14 +224,8 @@ int arp_take(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, ARP_UNASKED);
 
 	answer = *arp;
-	for (slot = 0; slot < AA_MAX_PORTS; slot++) { /* whose MAC was asked for tells the interface */
-		int index = slot;
-
-		port = slots.lookup(&index);
-		if (port && port->ifindex && same_mac(port->physical_mac, answer.target_mac))
-			break;
-	}
-	if (slot == AA_MAX_PORTS || !port)
+	port = port_by_mac(answer.target_mac, &slot); /* whose MAC was asked for tells the interface */
+	if (!port)
 		return verdict(TC_ACT_SHOT, ARP_UNASKED);
 	question_key_init(&key, slot, answer.sender_ip);
 	if (!is_open(questions.lookup(&key), bpf_ktime_get_ns()))

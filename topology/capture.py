@@ -7,6 +7,7 @@ A frame is taken at its ingress port only, so the port tells who really sent it,
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import select
 import socket
 import struct
@@ -57,7 +58,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ArpFrame:
-    """An ARP frame taken apart. ``segment`` and ``member`` come from the port's name."""
+    """An ARP frame taken apart, or what the relay says about IPv6 in ARP's layout. ``segment`` and ``member`` come from
+    the port's name; an address that was cut off is empty."""
 
     segment: str
     member: str
@@ -76,7 +78,8 @@ class ArpFrame:
 
     @classmethod
     def of(cls, frame: Frame) -> Self:
-        (opcode,) = struct.unpack_from("!H", frame.data, 20)
+        size, opcode = struct.unpack_from("!BH", frame.data, 19)
+        sender, target = 28, 34 + size
         member, _, segment = frame.port.rpartition("-")
         return cls(
             segment=segment,
@@ -85,11 +88,16 @@ class ArpFrame:
             destination=frame.destination,
             opcode=opcode,
             sender_mac=frame.data[22:28].hex(":"),
-            sender_ip=socket.inet_ntoa(frame.data[28:32]),
-            target_mac=frame.data[32:38].hex(":"),
-            target_ip=socket.inet_ntoa(frame.data[38:42]),
+            sender_ip=address(frame.data[sender : sender + size]),
+            target_mac=frame.data[target - 6 : target].hex(":"),
+            target_ip=address(frame.data[target : target + size]),
             at=frame.at,
         )
+
+
+def address(packed: bytes) -> str:
+    """As text; empty when it is of neither family's length."""
+    return str(ipaddress.ip_address(packed)) if len(packed) in (4, 16) else ""
 
 
 class Capture:

@@ -120,7 +120,7 @@ def _change(host: Host, wanted: list[tuple[LinkFacts, bytes]], announced: bool) 
         try:
             if host.read_mac(link.name) != mac:
                 host.set_mac(link.name, mac)
-                changed.append(Claim(link.name, mac, link.addresses))
+                changed.append(Claim(link.name, mac, (*link.addresses, *link.link_locals)))
         except AaError as error:
             errors.append(error)
     if announced:

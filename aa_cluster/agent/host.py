@@ -94,7 +94,7 @@ def this_machine() -> Host:
         link_names=links.names,
         read_mac=links.read_mac,
         set_mac=links.set_mac,
-        announce=announce.gratuitous_arp,
+        announce=announce.moved,
         put_neighbour=neighbours.put,
         read_neighbours=neighbours.read,
         correct_neighbours=neighbours.correct,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hosts whose MAC changes: the primary sees it, every auxiliary that knows the host is told over the HA link.
 
-An auxiliary hears no ARP on its data interfaces, so without this it would send to the old MAC until its own entry goes
-stale and is asked for again, half a minute or more.
+An auxiliary hears no ARP and no NDP on its data interfaces, so without this it would send to the old MAC until its own
+entry goes stale and is asked for again, half a minute or more.
 """
 
 from __future__ import annotations

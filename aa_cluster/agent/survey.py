@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,9 +46,16 @@ class Survey:
         from aa_cluster.dataplane.settings import Port
 
         return tuple(
-            Port(slot, link.name, link.ifindex, physical, virtual, link.mtu)
+            Port(slot, link.name, link.ifindex, physical, virtual, link.mtu, solicitor(link))
             for slot, (link, physical, virtual) in enumerate(zip(self.data, self.physical, virtual_macs, strict=True))
         )
+
+
+def solicitor(link: LinkFacts) -> bytes:
+    """The IPv6 address that questions to the segment come from (16 bytes): a link-local one, as the kernel itself would
+    take, else the cluster's there; all zero when the interface has neither."""
+    candidates = (*link.link_locals, *(one for one in link.addresses if ":" in one))
+    return ipaddress.ip_interface(candidates[0]).ip.packed if candidates else bytes(16)
 
 
 def take(host: Host, config: Config, remembered: Mapping[str, str]) -> Survey:

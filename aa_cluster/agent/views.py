@@ -149,6 +149,12 @@ async def stats(node: Node) -> api.Stats:
     )
 
 
+RELAY_REFUSALS = (
+    *("ARP_UNASKED", "ARP_STRANGER", "ARP_ON_DATA", "ARP_NO_ROUTE", "ARP_MALFORMED", "ARP_MISPLACED", "ARP_FAILED"),
+    *("NDP_UNASKED", "NDP_NO_ROUTE"),
+)
+
+
 async def arp(node: Node) -> api.Arp:
     role = _in_cluster(node)
     plane = role.plane
@@ -165,12 +171,10 @@ async def arp(node: Node) -> api.Arp:
             for one in questions
             if one.slot < len(interfaces)
         ),
-        answered_from_cache=total("ARP_FROM_CACHE"),
-        answered_from_wire=total("ARP_ANSWERED", "ARP_TAKEN"),
-        relayed=total("ARP_ASKED", "ARP_FROM_CACHE", "ARP_ON_WIRE"),
-        refused=total(
-            "ARP_UNASKED", "ARP_STRANGER", "ARP_ON_DATA", "ARP_NO_ROUTE", "ARP_MALFORMED", "ARP_MISPLACED", "ARP_FAILED"
-        ),
+        answered_from_cache=total("ARP_FROM_CACHE", "NDP_FROM_CACHE"),
+        answered_from_wire=total("ARP_ANSWERED", "ARP_TAKEN", "NDP_ANSWERED", "NDP_TAKEN"),
+        relayed=total("ARP_ASKED", "ARP_FROM_CACHE", "ARP_ON_WIRE", "NDP_ASKED", "NDP_FROM_CACHE", "NDP_ON_WIRE"),
+        refused=total(*RELAY_REFUSALS),
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``aa-cluster arp``: the ARP relay at work."""
+"""``aa-cluster arp``: the relay of ARP and NDP at work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def arp(invocation: Invocation) -> None:
-    """Show open questions, and how many were answered from the table and from the wire."""
+    """Show open questions (ARP and NDP), and how many were answered from the table and from the wire."""
     from aa_cluster import api
 
     answer = invocation.ask("/v1/arp", api.Arp)

@@ -58,6 +58,7 @@ def _write_ports(maps: Mapping[str, Map], ports: Iterable[Port]) -> None:
         record["ifindex"], record["mtu"], record["slot"] = port.ifindex, port.mtu, port.slot
         record["physical_mac"] = list(port.physical_mac)
         record["virtual_mac"] = list(port.virtual_mac)
+        record["solicitor"] = list(port.solicitor)
         maps["slots"].put(port.slot, record)
         maps["ports"].put(port.ifindex % PORT_TABLE, record)
 

@@ -20,7 +20,7 @@ from aa_cluster.dataplane.object import MapDeclaration
 from aa_cluster.errors import DataplaneError, KernelTooOld
 
 QUESTIONS = 4096
-"""ARP questions open at once; the oldest gives way."""
+"""ARP and NDP questions open at once; the oldest gives way."""
 
 FRAGMENTS = 8192
 """Fragmented packets under way at once; the oldest gives way."""

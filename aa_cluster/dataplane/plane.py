@@ -55,7 +55,7 @@ HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An open ARP question (see docs/arp-relay.md). ``asked_by``: node ids, empty on an auxiliary. ``age`` in s."""
+    """An open ARP or NDP question (docs/arp-relay.md). ``asked_by``: node ids, empty on an auxiliary. ``age`` in s."""
 
     slot: int
     target: str

@@ -16,7 +16,8 @@ MAX_PORTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One data interface. ``slot`` is its index in the configuration, the same on every node."""
+    """One data interface. ``slot`` is its index in the configuration, the same on every node. ``solicitor``: 16 bytes,
+    the IPv6 address that this node asks for neighbours from (docs/ndp-relay.md); all zero when it has none there."""
 
     slot: int
     name: str
@@ -24,6 +25,7 @@ class Port:
     physical_mac: bytes
     virtual_mac: bytes
     mtu: int
+    solicitor: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)

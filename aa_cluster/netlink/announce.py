@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Gratuitous ARP: tell a segment which MAC an address has now (RFC 5227, section 3, ARP announcement)."""
+"""Tell a segment which MAC an address has now: gratuitous ARP (RFC 5227, section 3), and for IPv6 the same by an
+unsolicited neighbour advertisement (RFC 4861, 7.2.6)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aa_cluster.errors import NetlinkError
+from aa_cluster.netlink import ndp
 from aa_cluster.netlink.rtnl import translated
 
 ETH_P_ARP = 0x0806
@@ -23,16 +25,16 @@ REQUEST = 1
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``mac`` has each of ``addresses`` (``10.77.1.1``, ``10.77.1.1/24``) on interface ``name``."""
+    """``mac`` has each of ``addresses`` (``10.77.1.1``, ``10.77.1.1/24``, ``fd77:1::1/64``) on interface ``name``."""
 
     name: str
     mac: bytes
     addresses: Sequence[str]
 
 
-def gratuitous_arp(claims: Iterable[Claim], times: int = 3) -> None:
-    """Announce each IPv4 address of each claim; IPv6 addresses are left out. What one interface refuses keeps no other
-    from it; the first such ``NetlinkError`` is raised then.
+def moved(claims: Iterable[Claim], times: int = 3) -> None:
+    """Announce each address of each claim. What one interface refuses keeps no other from it; the first such
+    ``NetlinkError`` is raised then.
 
     ``times``: a frame may be lost, so it is said more than once. One socket says it all: to close one takes the kernel
     tens of ms.
@@ -48,8 +50,10 @@ def gratuitous_arp(claims: Iterable[Claim], times: int = 3) -> None:
         raise errors[0]
 
 
-def announcement(mac: bytes, address: ipaddress.IPv4Address) -> bytes:
-    """The frame: an ARP request whose sender and target are both ``address``."""
+def announcement(mac: bytes, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    """The frame: an ARP request whose sender and target are both ``address``, or ``ndp.advertisement``."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return ndp.advertisement(mac, address)
     ip = address.packed
     return FRAME.pack(BROADCAST, mac, ETH_P_ARP, HARDWARE_ETHERNET, PROTOCOL_IPV4, 6, 4, REQUEST, mac, ip, bytes(6), ip)
 
@@ -59,6 +63,6 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _say(packet: socket.socket, claim: Claim, times: int) -> None:
-    addresses = [one for one in map(_host, claim.addresses) if isinstance(one, ipaddress.IPv4Address)]
-    for address in addresses * times:
-        packet.sendto(announcement(claim.mac, address), (claim.name, ETH_P_ARP))
+    for address in [_host(one) for one in claim.addresses] * times:
+        kind = ETH_P_ARP if address.version == 4 else ndp.ETH_P_IPV6
+        packet.sendto(announcement(claim.mac, address), (claim.name, kind))

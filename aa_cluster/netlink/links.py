@@ -8,6 +8,7 @@ import fcntl
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from aa_cluster.netlink.rtnl import attribute, converse, translated
 SIOCSIFHWADDR, SIOCGIFHWADDR = 0x8924, 0x8927
 ARPHRD_ETHER = 1
 IFF_UP = 0x1
-IFA_F_PERMANENT = 0x80
+IFA_F_DADFAILED, IFA_F_PERMANENT = 0x08, 0x80
 SCOPE_LINK = 253
 XDP_ATTACHED = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "native"}
 
@@ -31,6 +32,7 @@ class LinkFacts:
 
     ``addresses`` are the configured ones as ``10.77.1.1/24``, sorted: no link-local and no autoconfigured ones, which
     come from the MAC and differ between nodes. ``kind`` is the kernel's (``veth``, ``bond``, …), ``None`` for hardware.
+    ``link_locals`` are the IPv6 ones of that kind that can be used, sorted likewise; none before there was a carrier.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LinkFacts:
     addresses: tuple[str, ...]
     kind: str | None
     up: bool
+    link_locals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +128,35 @@ def _xdp_attached(link: Any) -> str | None:
 def _facts(socket: IPRoute, name: str) -> LinkFacts:
     link = _link(socket, name)
     info = attribute(link, "IFLA_LINKINFO")
+    addresses, link_locals = _addresses(socket, link["index"])
     return LinkFacts(
         name=name,
         ifindex=link["index"],
         mac=bytes.fromhex((attribute(link, "IFLA_ADDRESS") or "").replace(":", "")),
         mtu=attribute(link, "IFLA_MTU"),
-        addresses=_addresses(socket, link["index"]),
+        addresses=addresses,
         kind=attribute(info, "IFLA_INFO_KIND") if info else None,
         up=bool(link["flags"] & IFF_UP),
+        link_locals=link_locals,
     )
 
 
-def _addresses(sock: IPRoute, index: int) -> tuple[str, ...]:
-    found = []
+def _addresses(sock: IPRoute, index: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(configured ones, link-local ones of IPv6)."""
+    found, link_locals = [], []
     for message in sock.get_addr(index=index):
-        lasting = message["family"] == socket.AF_INET or bool(_address_flags(message) & IFA_F_PERMANENT)
-        if message["scope"] != SCOPE_LINK and lasting:
-            text = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
-            found.append(ipaddress.ip_interface(f"{text}/{message['prefixlen']}"))
+        flags = _address_flags(message)
+        text = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
+        address = ipaddress.ip_interface(f"{text}/{message['prefixlen']}")
+        if message["scope"] == SCOPE_LINK:
+            if address.version == 6 and not flags & IFA_F_DADFAILED:
+                link_locals.append(address)
+        elif address.version == 4 or flags & IFA_F_PERMANENT:
+            found.append(address)
+    return _sorted(found), _sorted(link_locals)
+
+
+def _sorted(found: Iterable[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> tuple[str, ...]:
     return tuple(str(one) for one in sorted(found, key=lambda one: (one.version, int(one), one.network.prefixlen)))
 
 

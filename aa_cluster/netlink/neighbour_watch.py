@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who has which MAC on the data segments, as it shows: ARP frames that pass by, and the kernel's neighbour table.
+"""Who has which MAC on the data segments, as it shows: ARP and NDP frames that pass by, and the kernel's neighbour
+tables.
 
 Two sources, because neither suffices: the kernel tells only about addresses it has an entry for, and a host announces
-its new MAC (gratuitous ARP, RFC 5227) once, to everybody, also to a primary that has never spoken with it. Both are
-non-blocking sockets for an event loop. Nothing is sent.
+its new MAC (gratuitous ARP, RFC 5227; RFC 4861, 7.2.6) once, to everybody, also to a primary that has never spoken with
+it. Both are non-blocking sockets for an event loop. Nothing is sent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from aa_cluster.netlink import ndp
 from aa_cluster.netlink.announce import ETH_P_ARP, FRAME, HARDWARE_ETHERNET, PROTOCOL_IPV4
 from aa_cluster.netlink.rtnl import translated
 
@@ -29,13 +32,19 @@ NLMSG = struct.Struct("=IHHII")
 NDMSG = struct.Struct("=BBHiHBB")
 """struct ndmsg: family, pad, pad, ifindex, state, flags, type (rtnetlink(7))."""
 ATTRIBUTE = struct.Struct("=HH")
+LENGTHS = {socket.AF_INET: 4, socket.AF_INET6: 16}
+"""Of an address, in bytes."""
 BUFFER = 1 << 16
 BATCH = 256
+SO_ATTACH_FILTER = 26
+
+Reader = Callable[[bytes], "tuple[str, bytes] | None"]
+"""An Ethernet frame → (address, MAC) of who speaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """``address`` (IPv4 text) has ``mac`` on the segment of interface ``ifindex``."""
+    """``address`` (text, either family) has ``mac`` on the segment of interface ``ifindex``."""
 
     ifindex: int
     address: str
@@ -43,7 +52,8 @@ class Sighting:
 
 
 class NeighbourWatch:
-    """One socket a data interface for ARP, one for the table. ``NetlinkError`` when they cannot be opened (root).
+    """Two sockets a data interface, for ARP and NDP, and one for the tables. ``NetlinkError`` when they cannot be
+    opened (root).
 
     ``overrun``: the kernel had more to tell than was read, so look at its whole table. The reader clears it.
     """
@@ -51,7 +61,7 @@ class NeighbourWatch:
     def __init__(self, interfaces: Mapping[int, str]) -> None:
         """``interfaces``: ifindex → name."""
         self._wanted = frozenset(interfaces)
-        self._arp: dict[int, socket.socket] = {}
+        self._packets: list[tuple[int, socket.socket, Reader]] = []
         self._table: socket.socket | None = None
         self.overrun = False
         try:
@@ -64,28 +74,39 @@ class NeighbourWatch:
         self._table = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._table.bind((0, RTMGRP_NEIGH))
         for ifindex, name in interfaces.items():
-            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-            self._arp[ifindex] = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ARP))
-            self._arp[ifindex].bind((name, ETH_P_ARP))
+            self._listen(ifindex, name, ETH_P_ARP, arp_sender)
+            self._listen(ifindex, name, ndp.ETH_P_IPV6, ndp.sender, ndp.NEIGHBOUR_FILTER)
+
+    def _listen(
+        self, ifindex: int, name: str, ethertype: int, reader: Reader, steps: Sequence[tuple[int, int, int, int]] = ()
+    ) -> None:
+        """Nothing comes before it is bound, so the filter is there for the first frame."""
+        packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._packets.append((ifindex, packet, reader))
+        if steps:
+            code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+            program = struct.pack("HL", len(steps), ctypes.addressof(code))
+            packet.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        packet.bind((name, ethertype))
 
     def descriptors(self) -> tuple[int, ...]:
         """Readable when there is something to ``read``."""
         table = () if self._table is None else (self._table.fileno(),)
-        return (*table, *(one.fileno() for one in self._arp.values()))
+        return (*table, *(packet.fileno() for _, packet, _ in self._packets))
 
     def read(self) -> list[Sighting]:
         """What came since; does not block. An interface that is gone is silent."""
         found = [one for one in self._read_table() if one.ifindex in self._wanted]
-        for ifindex, packet in self._arp.items():
-            found += self._read_arp(ifindex, packet)
+        for ifindex, packet, reader in self._packets:
+            found += _read_packets(ifindex, packet, reader)
         return found
 
     def close(self) -> None:
-        for one in (self._table, *self._arp.values()):
+        for one in (self._table, *(packet for _, packet, _ in self._packets)):
             if one is not None:
                 one.close()
         self._table = None
-        self._arp.clear()
+        self._packets.clear()
 
     def _read_table(self) -> list[Sighting]:
         found: list[Sighting] = []
@@ -100,15 +121,16 @@ class NeighbourWatch:
                     break
         return found
 
-    def _read_arp(self, ifindex: int, packet: socket.socket) -> list[Sighting]:
-        found: list[Sighting] = []
-        with contextlib.suppress(OSError):
-            for _ in range(BATCH):
-                frame, address = packet.recvfrom(128)
-                seen = None if address[2] == socket.PACKET_OUTGOING else arp_sender(frame)
-                if seen is not None:
-                    found.append(Sighting(ifindex, *seen))
-        return found
+
+def _read_packets(ifindex: int, packet: socket.socket, reader: Reader) -> list[Sighting]:
+    found: list[Sighting] = []
+    with contextlib.suppress(OSError):
+        for _ in range(BATCH):
+            frame, address = packet.recvfrom(ndp.LONGEST)
+            seen = None if address[2] == socket.PACKET_OUTGOING else reader(frame)
+            if seen is not None:
+                found.append(Sighting(ifindex, *seen))
+    return found
 
 
 def arp_sender(frame: bytes) -> tuple[str, bytes] | None:
@@ -130,7 +152,7 @@ def arp_sender(frame: bytes) -> tuple[str, bytes] | None:
 
 
 def table_changes(data: bytes) -> list[Sighting]:
-    """The IPv4 entries with a MAC among the RTM_NEWNEIGH messages of one datagram from the kernel."""
+    """The entries with a MAC among the RTM_NEWNEIGH messages of one datagram from the kernel."""
     found: list[Sighting] = []
     at = 0
     while at + NLMSG.size <= len(data):
@@ -154,6 +176,9 @@ def _entry(body: bytes) -> list[Sighting]:
         attributes[kind] = body[at + ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     address, mac = attributes.get(NDA_DST, b""), attributes.get(NDA_LLADDR, b"")
-    if family != socket.AF_INET or not state & LEARNED or len(address) != 4 or len(mac) != 6 or not any(mac):
+    if LENGTHS.get(family) != len(address) or not state & LEARNED or len(mac) != 6 or not any(mac):
         return []
-    return [Sighting(ifindex, str(ipaddress.IPv4Address(address)), mac)]
+    parsed = ipaddress.ip_address(address)
+    if parsed.version == 6 and not ndp.is_host(parsed):
+        return []
+    return [Sighting(ifindex, str(parsed), mac)]

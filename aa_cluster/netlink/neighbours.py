@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Entries of the kernel's neighbour table."""
+"""Entries of the kernel's neighbour tables, of IPv4 and IPv6."""
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from aa_cluster.netlink.rtnl import attribute, converse
 
-NUD_PERMANENT = 0x80
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,15 @@ def read(ifindex: int) -> dict[str, bytes]:
 
 
 def entries(ifindex: int) -> dict[str, Entry]:
-    """By address, the entries of one interface that have a MAC."""
+    """By address, the entries of one interface that have a MAC; not those of groups, whose MAC is calculated."""
     listed = converse("list neighbours", lambda socket: list(socket.get_neighbours(ifindex=ifindex)))
     found = {}
     for entry in listed:
         mac = attribute(entry, "NDA_LLADDR")
-        if mac:
+        if mac and not entry["state"] & NUD_NOARP:
+            address = ipaddress.ip_address(attribute(entry, "NDA_DST"))
             packed = bytes.fromhex(mac.replace(":", ""))
-            found[str(attribute(entry, "NDA_DST"))] = Entry(packed, bool(entry["state"] & NUD_PERMANENT))
+            found[str(address)] = Entry(packed, bool(entry["state"] & NUD_PERMANENT))
     return found
 
 

@@ -30,7 +30,7 @@ BPF_ARRAY(policies, struct policy, 2);
 BPF_TABLE("array", __u32, struct rule, rules, 2 * AA_RULE_LINES);
 BPF_TABLE("array", __u32, __u64, rule_hits, 2 * AA_RULE_COUNTERS);
 BPF_TABLE("lru_hash", struct client, struct binding, bindings, 1); /* persistence */
-BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP questions */
+BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP and NDP questions */
 BPF_TABLE("hash", struct fragment_key, struct fragment, fragments, 1); /* packets in pieces; the oldest gives way */
 BPF_TABLE("lru_hash", struct expectation_key, struct expectation, expected, 1); /* by helpers, where they are shared */
 BPF_TABLE("lru_hash", struct tuple, __u64, controls, 1);  /* auxiliary: as packets of sessions with a helper leave */

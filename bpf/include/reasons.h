@@ -83,8 +83,8 @@
 	R(93, GUARD_ICMP_NO_ENTRY, adopt, drop, "ICMP error about no conntrack entry, or too short to tell") \
 	R(94, GUARD_FRAGMENT, adopt, pass, "first fragment of a connection this node has adopted, or a later one") \
 	R(70, ARP_ASKED, arp_relay, relay, "auxiliary: request sent to the primary as 201") \
-	R(71, ARP_KEPT, arp_relay, drop, "auxiliary: other ARP or IPv6 kept off the data segment") \
-	R(72, ARP_OUT, arp_relay, pass, "auxiliary: not ARP, leaves as it is") \
+	R(71, ARP_KEPT, arp_relay, drop, "auxiliary: other ARP kept off the data segment") \
+	R(72, ARP_OUT, arp_relay, pass, "auxiliary: neither ARP nor NDP, leaves as it is") \
 	R(73, ARP_FROM_CACHE, arp_relay, relay, "primary: 201 answered from the neighbour table") \
 	R(74, ARP_ON_WIRE, arp_relay, relay, "primary: 201 asked on the wire") \
 	R(75, ARP_ANSWERED, arp_relay, relay, "primary: answer from the wire sent as 202") \
@@ -97,6 +97,15 @@
 	R(82, ARP_OTHER, arp_relay, pass, "nothing for the relay") \
 	R(83, ARP_MISPLACED, arp_relay, drop, "201 at an auxiliary or 202 at the primary") \
 	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten") \
+	R(100, NDP_ASKED, arp_relay, relay, "auxiliary: neighbour solicitation sent to the primary as 201") \
+	R(101, NDP_KEPT, arp_relay, drop, "auxiliary: other NDP, MLD and IPv6 multicast kept off the data segment") \
+	R(102, NDP_FROM_CACHE, arp_relay, relay, "primary: 201 for IPv6 answered from the neighbour table") \
+	R(103, NDP_ON_WIRE, arp_relay, relay, "primary: 201 for IPv6 asked on the wire") \
+	R(104, NDP_ANSWERED, arp_relay, relay, "primary: neighbour advertisement from the wire sent as 202") \
+	R(105, NDP_TAKEN, arp_relay, relay, "auxiliary: 202 given to the kernel as a neighbour advertisement") \
+	R(106, NDP_UNASKED, arp_relay, drop, "202 for IPv6 without an open question") \
+	R(107, NDP_NO_ROUTE, arp_relay, drop, "primary: target of a 201 for IPv6 is not on that segment") \
+	R(108, GUARD_NDP, adopt, drop, "NDP or MLD on an auxiliary's data interface") \
 	R(98, STEER_DATAGRAM, steer, steer, "UDP datagram of a known flow sent on to its owner") \
 	R(99, STEER_EXPECTED, steer, steer, "SYN of a session that an auxiliary's helper expects, sent there") \
 	R(60, GUARD_DATAGRAM, adopt, pass, "UDP datagram of a session this node has adopted, or began itself") \

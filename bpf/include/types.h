@@ -142,8 +142,9 @@ struct port {
 	__u8 physical_mac[6];
 	__u8 virtual_mac[6];
 	__u8 pad2[4];
+	__u8 solicitor[16]; /* an IPv6 address of this node's there, for the primary's own questions; all zero: none */
 };
-_Static_assert(sizeof(struct port) == 24, "port has no hidden padding");
+_Static_assert(sizeof(struct port) == 40, "port has no hidden padding");
 
 struct config {
 	__u64 hash_key[2 * AA_HASH_KEYS]; /* of the flow table: fingerprint, then bucket */
@@ -315,7 +316,9 @@ struct question_key {
 struct question {
 	__u64 asked_ns;
 	__u8 asker[AA_MAX_NODES]; /* one byte a node: setting one never disturbs another */
+	__u8 address[16];         /* auxiliary, over IPv6: which of its addresses asks, so where the answer goes */
 };
+_Static_assert(sizeof(struct question) == 88, "question has no hidden padding");
 
 /* One fragmented packet (RFC 791: source, destination, protocol and identification tell packets apart). */
 struct fragment_key {

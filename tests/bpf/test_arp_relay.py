@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scapy.layers.inet import IP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
 from tests.bpf.harness import (
@@ -120,9 +119,9 @@ def test_a_request_becomes_201_on_the_ha_link(plane: Plane, to: str) -> None:
         arp(1, (PHYSICAL, CLUSTER_IP), (ZERO, CLUSTER_IP), (EVERYONE, PHYSICAL)),
         arp(1, (PHYSICAL, "0.0.0.0"), (ZERO, CLUSTER_IP), (EVERYONE, PHYSICAL)),
         arp(201, (PHYSICAL, CLUSTER_IP), (ZERO, CLIENT), (EVERYONE, PHYSICAL)),
-        Ether(src=PHYSICAL, dst="33:33:00:00:00:01") / IPv6(),
+        Ether(src=PHYSICAL, dst=EVERYONE) / Dot1Q(vlan=5) / ARP(op=1, psrc=CLUSTER_IP, pdst=CLIENT),
     ],
-    ids=["reply", "gratuitous", "probe", "201 made here", "IPv6"],
+    ids=["reply", "gratuitous", "probe", "201 made here", "tagged"],
 )
 def test_all_else_is_kept_off_the_segment(plane: Plane, packet: Packet) -> None:
     ran = plane.run("arp_ask", packet)

@@ -42,6 +42,7 @@ from tests.bpf.harness import (
     skb_context,
     tuple_of,
 )
+from tests.bpf.ndp_frames import CLIENT6, TELLING, advertisement, answer, relayed, solicitation
 from tests.bpf.packets import TAGS, carried, error, pieces, steered, tagged, with_options
 from tests.bpf.pulse_frames import HA_LINK, PULSE, Frame
 
@@ -76,6 +77,13 @@ BASES = (
     bytes(arp(201, (node_mac(OTHER), "10.77.1.1"), ("00:00:00:00:02:00", CLIENT), (HA_MAC, node_ha_mac(OTHER)))),
     bytes(arp(202, (CLIENT_MAC, CLIENT), (PHYSICAL, "10.77.1.1"), (HA_MAC, HA_MAC))),
     bytes(arp(2, (CLIENT_MAC, CLIENT), (VIRTUAL, "10.77.1.1"), (VIRTUAL, CLIENT_MAC))),
+    bytes(solicitation()),
+    bytes(solicitation(CLIENT6, to=CLIENT_MAC)),
+    bytes(relayed(CLIENT6)),
+    bytes(answer(CLIENT6)),
+    bytes(advertisement()),
+    bytes(TELLING["MLD report, version 2"]),
+    bytes(TELLING["advertisement behind options"]),
     bytes(Frame(PULSE).packet(PHYSICAL, VIRTUAL)),
     bytes(Frame(PULSE, link=HA_LINK).packet(HA_MAC, node_ha_mac(OTHER))),
     bytes(Frame().packet(VIRTUAL, node_mac(OTHER))),
@@ -230,14 +238,16 @@ def test_nothing_but_pass_or_a_counted_drop(plane: Plane, mutants: list[bytes], 
     print(f"{program}: {tried} frames, verdicts {dict(verdicts)}, reasons {why}")
 
     allowed = {XDP_PASS} if program == "steer" else {TC_OK, TC_SHOT}
-    relayed = {"ARP_ASKED", "ARP_FROM_CACHE", "ARP_ON_WIRE"}  # a request with another target is still a request
+    served = {"ASKED", "FROM_CACHE", "ON_WIRE"}  # a request with another target is still a request
+    redirected = {f"{protocol}_{name}" for protocol in ("ARP", "NDP") for name in served}
     if program in ("arp_ask", "arp_serve"):
         allowed |= {7}
     if program.startswith("arp_"):
         allowed |= {TC_UNSPEC}  # the program behind it has the verdict
     assert set(verdicts) <= allowed
-    assert not {"ADOPT_NEW", "ADOPT_AGAIN", "HANDOFF_SENT", "STEER_TX", "ARP_TAKEN", "PULSE_HEARD"} & set(why)
-    assert verdicts[7] == sum(why.get(name, 0) for name in relayed)
+    done = {"ADOPT_NEW", "ADOPT_AGAIN", "HANDOFF_SENT", "STEER_TX", "ARP_TAKEN", "NDP_TAKEN", "PULSE_HEARD"}
+    assert not done & set(why)
+    assert verdicts[7] == sum(why.get(name, 0) for name in redirected)
     assert sum(why.values()) == tried, "every exit carries one reason"
     assert tried > 0.9 * FRAMES
     assert conntrack.dump() == []

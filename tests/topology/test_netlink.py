@@ -2,6 +2,8 @@
 """Links, neighbours, announcements, conntrack and rules against the kernel, in two namespaces joined by a veth."""
 
 import asyncio
+import contextlib
+import ipaddress
 import os
 import socket
 import subprocess
@@ -12,9 +14,10 @@ import pytest
 from aa_cluster.dataplane import bpffs
 from aa_cluster.doctor import drivers
 from aa_cluster.errors import NetlinkError
-from aa_cluster.netlink import announce, conntrack, ethtool, links, namespaces, neighbours, ruleset
+from aa_cluster.netlink import announce, conntrack, ethtool, links, namespaces, neighbour_watch, neighbours, ruleset
 from aa_cluster.netlink.conntrack import Status, Tuple
 from aa_cluster.topology import leftovers, wiring
+from aa_cluster.topology.deadline import until
 
 pytestmark = [
     pytest.mark.netns,
@@ -22,7 +25,7 @@ pytestmark = [
 ]
 
 HERE, THERE = (Path(f"/run/netns/aa-test-{os.getpid()}-{side}") for side in ("here", "there"))
-MAC = bytes.fromhex("02aa00010000")
+MAC, OLD = bytes.fromhex("02aa00010000"), bytes.fromhex("020000000001")
 RULES = """
 table ip nat {
     chain output { type nat hook output priority -100; tcp dport 81 dnat to 10.9.0.1:8099; }
@@ -68,6 +71,7 @@ def test_facts(here):
     assert (facts.name, facts.kind, facts.up, facts.mtu) == ("v0", "veth", True, 1500)
     assert facts.addresses == ("10.9.0.1/24", "fd00:9::1/64")
     assert len(facts.mac) == 6
+    assert [one[:6] for one in facts.link_locals] == ["fe80::"]
     assert here(lambda: links.name_of(facts.ifindex)) == "v0"
 
 
@@ -113,6 +117,21 @@ def test_put_neighbour(here):
     assert "REACHABLE" in run("ip", "-n", HERE.name, "neighbour", "show", "10.9.0.77").stdout
 
 
+def test_put_neighbour_over_ipv6(here):
+    def put():
+        index = links.read("v0").ifindex
+        for address in ("fd00:9::77", "fe80::77"):
+            neighbours.put(index, address, OLD)
+        changed = neighbours.correct(index, {"fd00:9::77": MAC, "fe80::77": OLD, "fd00:9::78": MAC})
+        return changed, neighbours.read(index)
+
+    changed, known = here(put)
+    assert changed == ("fd00:9::77",)
+    assert (known["fd00:9::77"], known["fe80::77"]) == (MAC, OLD)
+    assert not [address for address in known if ipaddress.ip_address(address).is_multicast]
+    assert "REACHABLE" in neighbour_at(HERE, "fd00:9::77")
+
+
 def test_announcement_arrives(here):
     def receiver():
         packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(announce.ETH_P_ARP))
@@ -123,10 +142,27 @@ def test_announcement_arrives(here):
     with namespaces.inside(THERE, receiver) as packet:
         claim = announce.Claim("v0", MAC, ["10.9.0.1/24", "fd00:9::1/64"])
         with pytest.raises(NetlinkError, match=r"cannot announce .* on eth7: No such device"):  # and goes on
-            here(lambda: announce.gratuitous_arp([announce.Claim("eth7", MAC, ["10.9.0.1"]), claim], times=2))
+            here(lambda: announce.moved([announce.Claim("eth7", MAC, ["10.9.0.1"]), claim], times=2))
         frames = [packet.recv(2048)[:42] for _ in range(2)]
     assert {frame[6:12] for frame in frames} == {MAC}
     assert {frame[28:32] for frame in frames} == {socket.inet_aton("10.9.0.1")}
+
+
+def test_a_kernel_believes_the_announcement_over_ipv6(here):
+    """It had another MAC for that address until then."""
+    entry = ("fd00:9::1", "lladdr", OLD.hex(":"), "dev", "v1")
+    run("ip", "-n", THERE.name, "neighbour", "replace", *entry, "nud", "reachable")
+    watch = namespaces.inside(THERE, lambda: neighbour_watch.NeighbourWatch({links.read("v1").ifindex: "v1"}))
+    with contextlib.closing(watch):
+        here(lambda: announce.moved([announce.Claim("v0", MAC, ["fd00:9::1/64"])], times=1))
+        until("v1's kernel to know", lambda: f"lladdr {MAC.hex(':')}" in neighbour_at(THERE, "fd00:9::1"), 5)
+        seen = watch.read()
+    assert {(one.address, one.mac) for one in seen} == {("fd00:9::1", MAC)}
+    assert len(seen) >= 2, "the frame, and what the kernel made of it"
+
+
+def neighbour_at(namespace, address):
+    return run("ip", "-n", namespace.name, "-6", "neighbour", "show", address).stdout
 
 
 def connect_to_port_81():
