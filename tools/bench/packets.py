@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -246,25 +247,37 @@ def _cases_of(kind: Kind) -> list[Case]:
     ]
 
 
-CASES += [case for kind in (UDP4, TCP6, UDP6) for case in _cases_of(kind)]
+OTHERS = (UDP4, TCP6, UDP6)
+CASES += [case for kind in OTHERS for case in _cases_of(kind)]
+
+
+def paired(kind: Kind) -> str:
+    """Name of the figure that says what steering a packet of that kind costs, by what one of TCP over IPv4 costs."""
+    return f"steer: hit, {kind} ÷ {TCP4}"
 
 
 def measure(run: Run) -> None:
     """All wanted cases at all sizes."""
     cases = [case for case in CASES if run.wanted(case.name)]
-    if not cases:
+    pairs = [kind for kind in OTHERS if run.wanted(paired(kind))]
+    if not cases and not pairs:
         return
     with place.roomy_conntrack(), place.namespace("run", place.ROUTER) as path:
-        inside(path, lambda: _all(run, cases, path))
+        inside(path, lambda: _all(run, cases, pairs, path))
 
 
-def _all(run: Run, cases: list[Case], path: Path) -> None:
+def _all(run: Run, cases: list[Case], pairs: list[Kind], path: Path) -> None:
     os.sched_setaffinity(0, {run.cpu})
     with world.world(run.cache, path) as made:
-        left = sum(len(_sizes(run, case)) for case in cases)
+        sizes = [size for size in KIND_SIZES if size in run.sizes]
+        left = sum(len(_sizes(run, case)) for case in cases) + len(pairs) * len(sizes)
         for kind in dict.fromkeys(case.kind for case in cases):
             made.change_kind(kind)
             left = _kind(run, made, [case for case in cases if case.kind == kind], left)
+        for kind, flows in product(pairs, sizes):
+            run.pace(left)
+            left -= 1
+            _pair(run, made, kind, flows)
         if made.lost:
             run.notes.append(f"{made.lost} flows in all found both their buckets full in the test-runs")
 
@@ -290,6 +303,37 @@ def _kind(run: Run, made: World, cases: list[Case], left: int) -> int:
             left -= 1
             one(run, made, case, flows)
     return left
+
+
+def _pair(run: Run, made: World, kind: Kind, flows: int) -> None:
+    """Both kinds in one table, half of its flows each, packets in turns: what disturbs the machine disturbs both."""
+    if run.left() <= 0:
+        return run.miss(GROUP, paired(kind), "no time was left", flows)
+    each = max(1, flows // 2)
+    made.mix((TCP4, kind), each)
+    cases = [next(case for case in CASES if case.name == which.named("steer: hit")) for which in (TCP4, kind)]
+    samples = []
+    for turn in run.turns():
+        took: list[list[int]] = [[], []]
+        for chunk in range(CHUNKS):
+            for case, net in zip(cases, took, strict=True):
+                ns = _turn(run, made, case, each, turn * CHUNKS + chunk)
+                if isinstance(ns, str):
+                    return run.miss(GROUP, paired(kind), ns, flows)
+                net.append(ns)
+        samples.append(median(took[1]) / max(1.0, median(took[0])))
+    run.note(GROUP, paired(kind), samples, "times", flows=flows, note="both in one table, in turns")
+    return None
+
+
+def _turn(run: Run, made: World, case: Case, flows: int, number: int) -> int | str:
+    """ns of a packet, net of the empty program; each turn begins at another flow."""
+    template = case.template()
+    repeat = (QUICK_REPEAT if run.quick else XDP_REPEAT) // CHUNKS
+    made.plan(template, 0, flows)
+    made.walk_from(number * 0x9E3779B97F4A7C15 % (1 << 64))
+    took = _confirmed(made, case, template.length, repeat)
+    return took if isinstance(took, str) else took - made.run(case.empty, template.length, repeat).duration_ns
 
 
 def one(run: Run, made: World, case: Case, flows: int, group: str = GROUP) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.bench.frames import KINDS, TCP4, TCP6
+from tools.bench.frames import KINDS, TCP4
 from tools.bench.results import Figure, Report, find
 from tools.bench.svg import short
 
@@ -74,16 +74,11 @@ def _kinds(report: Report) -> list[Table]:
         rows = []
         for case in KIND_CASES:
             figures = [find(here, "packet", kind.named(case), flows) for kind in KINDS]
-            cells = ["–" if each is None else cell(each) for each in figures]
-            rows.append((case, "ns", *cells, _times(figures[KINDS.index(TCP6)], figures[KINDS.index(TCP4)])))
+            rows.append((case, "ns", *("–" if each is None else cell(each) for each in figures)))
         title = f"By family and protocol, BPF_PROG_TEST_RUN, net of an empty program, {_flows(flows)}"
-        columns = ("case (UDP: datagram for SYN)", "unit", *map(str, KINDS), f"{TCP6} ÷ {TCP4}")
+        columns = ("case (UDP: datagram for SYN)", "unit", *map(str, KINDS))
         out.append(Table(title, columns, tuple(rows)))
     return out
-
-
-def _times(one: Figure | None, other: Figure | None) -> str:
-    return "–" if one is None or other is None or other.value <= 0 else f"{one.value / other.value:.2f}"
 
 
 def _grid(title: str, figures: Sequence[Figure], report: Report, group: str) -> Table:

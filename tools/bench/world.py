@@ -18,6 +18,7 @@ import numpy as np
 
 from aa_cluster.dataplane import accounts, syscall
 from aa_cluster.dataplane.configuration import PORT_TABLE
+from aa_cluster.dataplane.flows import ESTABLISHED
 from aa_cluster.topology.namespaces import batch, checked
 from aa_cluster.wire.announcement import ETHERTYPE, KIND_FLOW, OWN
 from tools.bench import flowtable, place
@@ -103,11 +104,25 @@ class World:
 
     def change_kind(self, kind: Kind) -> None:
         """Other flows from now on: neither the table nor conntrack has any."""
-        if kind == self.kind:
-            return
+        if kind != self.kind:
+            place.forget_connections(self.path)
+            self.clear()
+            self.kind, self.tracked = kind, 0
+
+    def clear(self) -> None:
+        """The flow table has no flows."""
         flowtable.forget(self.plane.maps, 0)
-        place.forget_connections(self.path)
-        self.kind, self.filled, self.tracked, self.mark = kind, 0, 0, 0
+        self.filled = self.mark = 0
+
+    def mix(self, kinds: tuple[Kind, ...], each: int) -> None:
+        """The flow table has so many flows of each of these kinds, numbered from 0, and no others."""
+        self.clear()
+        for kind in kinds:
+            self.lost += flowtable.fill(self.plane.maps, range(each), PUBLIC, OTHER, ESTABLISHED, kind)
+
+    def walk_from(self, place_: int) -> None:
+        """The feeder goes on from there through the plan's flows."""
+        self.feeder.maps["bench_walk"].put(0, count(place_))
 
     def set_flows(self, flows: int, owner: int, state: int) -> None:
         """Gives all flows this owner and state."""
