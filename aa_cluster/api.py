@@ -134,6 +134,8 @@ class Nodes(Answer, frozen=True, kw_only=True, tag="nodes"):
 class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
     """Both tuples as they arrive on the wire; ``idle``/``age`` in s.
 
+    ``state`` has the same words for every protocol (what is not answered is ``syn-sent``, what is ``established``);
+    ``phase`` is that in the protocol's own words: for UDP ``unreplied``, ``answered``, ``stream``.
     What each direction carried (``octets`` of IP, headers included) is None where accounting is off.
     """
 
@@ -150,6 +152,7 @@ class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
     owner: int
     owner_name: str
     state: str
+    phase: str = ""
     mark: int
     age: float
     idle: float
@@ -350,9 +353,11 @@ class TopRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class Top(Answer, frozen=True, kw_only=True, tag="top"):
     """``accounted``: packets and octets of a node are those of the flows it owns, both directions, in bytes of IP. Else
-    they are what arrived on its data interfaces, as the driver counts it (on the primary: all of the cluster's)."""
+    they are what arrived on its data interfaces, as the driver counts it (on the primary: all of the cluster's).
+    ``kinds``: live sessions by what they are, like ``udp/ipv6``."""
 
     interval: float
+    kinds: dict[str, int] = {}
     nodes: tuple[LoadRow, ...]
     flows: int
     flow_capacity: int
@@ -369,9 +374,10 @@ class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(Answer, frozen=True, kw_only=True, tag="policy"):
-    """The policy in force. ``keep_mark`` goes before all rules, ``default`` after them."""
+    """The policy in force. ``keep_mark`` goes before all rules, ``built_in`` ones behind them, ``default`` last."""
 
     rules: tuple[PolicyRow, ...]
+    built_in: tuple[PolicyRow, ...] = ()
     default: Literal["share", "keep"]
     default_hits: int
     keep_mark: str
@@ -380,7 +386,8 @@ class Policy(Answer, frozen=True, kw_only=True, tag="policy"):
 
 
 class PolicyCheckRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A session as its client begins it, before NAT. ``interface`` "" for the one on whose network the source is."""
+    """A session as its client begins it, before NAT. ``interface`` "" for the one on whose network the source is.
+    ``protocol``: a name like ``udp``, or the IP protocol number."""
 
     source: str
     source_port: int
@@ -393,12 +400,13 @@ class PolicyCheckRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class PolicyChecked(Answer, frozen=True, kw_only=True, tag="policy-check"):
-    """``rule`` from 1, None when no rule decided. ``mismatches``: why those before it did not. ``notes``: what else
-    matters: helpers, who would get the session."""
+    """``rule`` from 1, None when none of the operator's decided; ``built_in`` the same of the built-in ones.
+    ``mismatches``: why those before it did not. ``notes``: what else matters: helpers, who would get the session."""
 
     action: Literal["share", "keep"]
     interface: str
     rule: int | None
+    built_in: int | None = None
     why: str
     mismatches: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

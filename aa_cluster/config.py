@@ -96,7 +96,7 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     action: Literal["share", "keep"]
     interface: Ifname | None = None
-    protocol: Literal["tcp"] | None = None
+    protocol: Literal["tcp", "udp"] | None = None
     source: str | None = None
     destination: str | None = None
     source_ports: PortList | None = None
@@ -107,12 +107,14 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which sessions are shared: the first rule that matches says; ``keep_mark`` goes before all rules.
 
+    ``keep_short_exchanges``: behind all rules, UDP to ports 53 and 123 is kept on the primary.
     ``share_helpers``: also those with a conntrack helper (docs/helpers.md); the same on every node.
     """
 
     rules: tuple[PolicyRule, ...] = ()
     default: Literal["share", "keep"] = "share"
     keep_mark: str = "0x0/0x0"
+    keep_short_exchanges: bool = True
     share_helpers: bool = False
 
 

@@ -29,17 +29,23 @@ from aa_cluster.topology.capture import ArpFrame, Capture, by_kind
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import SessionReport, held_sessions
-from aa_cluster.topology.plan import Plan
+from aa_cluster.topology.plan import CLUSTER_HOST, DATA, HOST, Plan
 from aa_cluster.topology.streams import Newcomers, Verdict, judge, load, newcomers
+from aa_cluster.topology.traffic.ends import EVERY_WAY
 from aa_cluster.topology.view import flows_of, owners, reasons, set_weights
 
 NODES = 3
+FAMILIES = {"IPv4": 4, "IPv6": 6}
 EACH_WAY = 150
+"""Sessions in each direction; half of them over IPv6."""
 STREAMS, ARRIVALS = 300, 100.0
+OUTWARD, INWARD = "client → server", "server → published"
 GOES_ON = 1.5
 """Seconds the load runs on after a death."""
-CLIENT, SERVER = "10.77.1.100", "10.77.2.100"
-PUBLISHED = "10.77.2.1"
+CLIENT, SERVER, PUBLISHED = (
+    {name: DATA[net].address(last, family) for name, family in FAMILIES.items()}
+    for net, last in (("int", HOST), ("ext", HOST), ("ext", CLUSTER_HOST))
+)
 
 
 @dataclass
@@ -72,35 +78,41 @@ class Account:
 
 @dataclass(frozen=True)
 class Round:
-    """Sessions both ways at once, and what was found while they were open."""
+    """Sessions both ways at once, over both families, and what was found while they were open. ``reports``, ``owned``:
+    by family and direction."""
 
-    outward: SessionReport
-    inward: SessionReport
-    by_direction: tuple[Counter[str], Counter[str]]
+    reports: dict[tuple[str, str], SessionReport]
+    owned: dict[tuple[str, str], Counter[str]]
     agreement: Agreement
     entries: dict[str, int]
 
     @property
     def shares(self) -> list[int]:
-        out, into = self.by_direction
-        return [out[f"node{index}"] + into[f"node{index}"] for index in range(1, NODES + 1)]
+        return [sum(by[f"node{index}"] for by in self.owned.values()) for index in range(1, NODES + 1)]
 
 
 def run_round(lab: Lab, each_way: int) -> Round:
     """Client → server with masquerade, and server → published service with DNAT, all open at the same time."""
+    reports, rows = {}, {}
     with ExitStack() as stack:
-        outward = stack.enter_context(held_sessions(lab, "client", SERVER, 80, each_way))
-        inward = stack.enter_context(held_sessions(lab, "server", PUBLISHED, 8080, each_way))
-        out = flows_of(lab, CLIENT, outward.ports, (SERVER, 80))
-        into = flows_of(lab, SERVER, inward.ports, (PUBLISHED, 8080))
+        for family in FAMILIES:
+            for way, host, source, where in (
+                (OUTWARD, "client", CLIENT[family], (SERVER[family], 80)),
+                (INWARD, "server", SERVER[family], (PUBLISHED[family], 8080)),
+            ):
+                report = stack.enter_context(held_sessions(lab, host, *where, each_way // len(FAMILIES)))
+                reports[family, way] = report
+                rows[family, way] = flows_of(lab, source, report.ports, where)
         entries = {node: len(table) for node, table in tables(lab).items()}
-        return Round(outward, inward, (owners(out), owners(into)), compare(lab, out + into), entries)
+        agreement = compare(lab, [row for found in rows.values() for row in found])
+        return Round(reports, {key: owners(found) for key, found in rows.items()}, agreement, entries)
 
 
 def judge_sessions(account: Account, done: Round, expected: list[int]) -> None:
-    for what, report in (("client → server, masquerade", done.outward), ("server → published, DNAT", done.inward)):
+    for (family, way), report in done.reports.items():
         failed = f"{report.completed} did; first failure: {next(iter(report.failed), '-')}"
-        account.claim(f"{report.asked} sessions {what}: all complete", report.completed == report.asked, failed)
+        what = f"{report.asked} sessions {way}, {'masquerade' if way == OUTWARD else 'DNAT'}, {family}: all complete"
+        account.claim(what, report.completed == report.asked, failed)
     account.claim(f"shares are exactly {'/'.join(map(str, expected))}", done.shares == expected, f"{done.shares}")
     agreement = done.agreement
     first = next(iter(agreement.differences), "no entries to compare")
@@ -113,15 +125,15 @@ def judge_sessions(account: Account, done: Round, expected: list[int]) -> None:
 
 def show_sessions(console: Console, done: Round, title: str) -> None:
     table = Table(title=title, title_justify="left")
-    for column in ("node", "client → server", "server → published", "sessions", "share", "conntrack entries"):
+    ways = [f"{way}, {family}" for family, way in done.owned]
+    for column in ("node", *ways, "sessions", "share", "conntrack entries"):
         table.add_column(column, justify="left" if column == "node" else "right")
     total = sum(done.shares) or 1
     for index, count in enumerate(done.shares, start=1):
         node = f"node{index}"
-        ways = [str(way[node]) for way in done.by_direction]
         table.add_row(
             node + (" (primary)" if index == 1 else ""),
-            *ways,
+            *(str(owned[node]) for owned in done.owned.values()),
             str(count),
             f"{count / total:.0%}",
             str(done.entries[node]),
@@ -176,7 +188,7 @@ def demo(account: Account, name: str) -> None:
         with account.step(f"{NODES} gateways up and joined, with a client, a server and a switch"):
             stack.enter_context(lab)
         capture = stack.enter_context(Capture(lab.plan.path("switch")))
-        with account.step(f"{2 * EACH_WAY} HTTP sessions, {EACH_WAY} each way, all open at once"):
+        with account.step(f"{2 * EACH_WAY} HTTP sessions, {EACH_WAY} each way, half over IPv6, all open at once"):
             first = run_round(lab, EACH_WAY)
         show_sessions(console, first, "Weights 1:1:1")
         judge_sessions(account, first, [2 * EACH_WAY // NODES] * NODES)
@@ -213,7 +225,8 @@ def judge_death(account: Account, what: str, after: Aftermath) -> None:
     streams = after.streams
     account.claim(
         f"{what} killed: none of {streams.counted} streams lost, largest gap {streams.gap_ms:.0f} ms; "
-        f"{after.completed} sessions begun meanwhile, all complete; primary is {after.primary}",
+        f"{after.completed} sessions begun meanwhile, all complete; TCP and UDP, IPv4 and IPv6; "
+        f"primary is {after.primary}",
         streams.counted > 0 and not (streams.lost or streams.wrong or after.fresh.failed) and after.completed > 0,
         f"{streams.lost} streams lost, {after.fresh.failed} new sessions failed {after.fresh.why}",
     )
@@ -222,7 +235,7 @@ def judge_death(account: Account, what: str, after: Aftermath) -> None:
 def death(lab: Lab, victim: str) -> Aftermath:
     """What a node's end does to the streams of all nodes."""
     survivor = "node2"
-    with load(lab, STREAMS, ARRIVALS, probes=50) as running:
+    with load(lab, STREAMS, ARRIVALS, probes=50, ways=EVERY_WAY) as running:
         threading.Event().wait(GOES_ON / 2)
         died = time.monotonic()
         lab.kill(victim)

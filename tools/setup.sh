@@ -13,7 +13,7 @@ POLICY=/usr/sbin/policy-rc.d
 
 # python3-bpfcc: bcc, which does not come from PyPI.  linux-libc-dev: the uapi headers bcc reads.  clang: make check.
 RUNTIME="python3 python3-venv python3-bpfcc linux-libc-dev nftables iptables conntrack iproute2 ethtool keepalived"
-TRIALS="nginx-light vsftpd conntrackd iperf3 curl iputils-ping procps tshark tcpdump mininet bridge-utils clang ca-certificates"
+TRIALS="nginx-light dnsmasq-base vsftpd conntrackd iperf3 curl iputils-ping procps tshark tcpdump mininet bridge-utils clang ca-certificates"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {

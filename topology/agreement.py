@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from aa_cluster.api import FlowRow
@@ -11,7 +12,9 @@ from aa_cluster.netlink.conntrack import ConntrackEntry, Tuple, dump
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
 
-TCP = 6
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+PROTOCOLS = {"tcp": TCP, "udp": UDP}
+"""Of sessions that are shared, as flows name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +30,26 @@ class Agreement:
         return self.compared == self.equal
 
 
-def tables(lab: Lab) -> dict[str, dict[Tuple, ConntrackEntry]]:
-    """Node name → its IPv4 TCP conntrack entries by original tuple, for nodes that are on."""
-    return {node: table(lab, node) for node in lab.plan.node_names if lab.plan.path(node).exists()}
+def tables(lab: Lab, protocols: Collection[int] = (TCP,)) -> dict[str, dict[Tuple, ConntrackEntry]]:
+    """Node name → its conntrack entries by original tuple, for nodes that are on."""
+    return {node: table(lab, node, protocols) for node in lab.plan.node_names if lab.plan.path(node).exists()}
 
 
-def table(lab: Lab, node: str) -> dict[Tuple, ConntrackEntry]:
-    entries = inside(lab.plan.path(node), lambda: dump(family=4))
-    return {entry.original: entry for entry in entries if entry.original.protocol == TCP}
+def table(lab: Lab, node: str, protocols: Collection[int] = (TCP,)) -> dict[Tuple, ConntrackEntry]:
+    """Those of both families. UDP has the nodes' own beside the hosts': they talk by it over the HA link."""
+    entries = inside(lab.plan.path(node), dump)
+    return {entry.original: entry for entry in entries if entry.original.protocol in protocols}
 
 
 def original(flow: FlowRow) -> Tuple:
-    return Tuple(4, TCP, flow.source, flow.source_port, flow.destination, flow.destination_port)
+    family, protocol = 6 if flow.family == "ipv6" else 4, PROTOCOLS[flow.protocol]
+    return Tuple(family, protocol, flow.source, flow.source_port, flow.destination, flow.destination_port)
 
 
 def compare(lab: Lab, flows: Iterable[FlowRow], primary: str = "node1") -> Agreement:
     """Those of the flows that an auxiliary owns: tuples, NAT and mark of its entry against the primary's."""
-    known, owned = tables(lab), [flow for flow in flows if flow.owner_name != primary]
+    known = tables(lab, PROTOCOLS.values())
+    owned = [flow for flow in flows if flow.owner_name != primary]
     verdicts = [_difference(flow, known[flow.owner_name], known[primary]) for flow in owned]
     differences = tuple(verdict for verdict in verdicts if verdict)
     return Agreement(len(owned), len(owned) - len(differences), differences)

@@ -16,6 +16,10 @@ from aa_cluster.errors import LabError
 S = TypeVar("S")
 
 
+NAMED = ("udp_sessions",)
+"""Servers that say who they are."""
+
+
 class Hosts(Protocol):
     """Where programs can be started: the netns lab, the Mininet cluster."""
 
@@ -99,7 +103,7 @@ def program(tool: str, *arguments: object) -> list[str]:
 
 
 @contextmanager
-def _running(hosts: Hosts, host: str, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def started(hosts: Hosts, host: str, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     process = hosts.popen(host, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         try:
@@ -108,7 +112,7 @@ def _running(hosts: Hosts, host: str, argv: Sequence[str]) -> Iterator[subproces
             process.kill()
 
 
-def _line(process: subprocess.Popen[str], kind: type[S]) -> S:
+def line_of(process: subprocess.Popen[str], kind: type[S]) -> S:
     """The program's next line; ``LabError`` with what it complained of when there is none."""
     text = process.stdout.readline() if process.stdout else ""
     if not text:
@@ -122,8 +126,8 @@ def run_sessions(
 ) -> SessionReport:
     """``count`` HTTP sessions from ``host``; each its own connection, closed after its answer."""
     argv = program("sessions", address, port, "--count", count, "--timeout", timeout)
-    with _running(hosts, host, argv) as process:
-        return _line(process, SessionReport)
+    with started(hosts, host, argv) as process:
+        return line_of(process, SessionReport)
 
 
 @contextmanager
@@ -139,8 +143,8 @@ def held_sessions(
     """The same, and all connections stay open until the block ends. ``sources``: local addresses, taken in turn."""
     given = [word for source in sources for word in ("--source", source)]
     argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold", *given)
-    with _running(hosts, host, argv) as process:
-        yield _line(process, SessionReport)
+    with started(hosts, host, argv) as process:
+        yield line_of(process, SessionReport)
         process.communicate(timeout=30)
 
 
@@ -155,14 +159,14 @@ def reuse(
 ) -> ReuseReport:
     """``count`` HTTP sessions with ``where``, one after the other, all from ``source_port``; ``pause``: s between."""
     options = ("--count", count, "--end", end, "--pause", pause)
-    with _running(hosts, host, program("reuse", *where, source_port, *options)) as process:
-        return _line(process, ReuseReport)
+    with started(hosts, host, program("reuse", *where, source_port, *options)) as process:
+        return line_of(process, ReuseReport)
 
 
 def churn(hosts: Hosts, host: str, address: str, port: int, count: int, at_once: int = 64) -> ChurnReport:
     """``count`` HTTP sessions that are opened and closed, so many at once."""
-    with _running(hosts, host, program("churn", address, port, "--count", count, "--at-once", at_once)) as process:
-        return _line(process, ChurnReport)
+    with started(hosts, host, program("churn", address, port, "--count", count, "--at-once", at_once)) as process:
+        return line_of(process, ChurnReport)
 
 
 class Busy:
@@ -185,16 +189,19 @@ def busy_sessions(
 ) -> Iterator[Busy]:
     """``count`` sessions, each of which asks once in ``every`` s; all are open when the block begins."""
     argv = program("sessions", address, port, "--count", count, "--timeout", timeout, "--hold", "--every", every)
-    with _running(hosts, host, argv) as process:
-        yield Busy(process, _line(process, SessionReport))
+    with started(hosts, host, argv) as process:
+        yield Busy(process, line_of(process, SessionReport))
 
 
 @contextmanager
 def serving(
-    hosts: Hosts, host: str, tool: Literal["stream", "bulk", "fastopen", "pulses", "datagrams"], port: int
+    hosts: Hosts,
+    host: str,
+    tool: Literal["stream", "bulk", "fastopen", "pulses", "datagrams", "udp_sessions", "quic"],
+    port: int,
 ) -> Iterator[None]:
     """The server side of a traffic program on ``host``, listening while the block runs."""
-    with _running(hosts, host, program(tool, "serve", port)) as process:
+    with started(hosts, host, program(tool, "serve", port, *(("--name", host) if tool in NAMED else ()))) as process:
         ready = process.stdout.readline() if process.stdout else ""
         if ready != "ready\n":
             raise LabError(f"the {tool} server on {host} did not start: {process.communicate()[1].strip()[-800:]}")
@@ -219,7 +226,7 @@ def stream(
     hosts: Hosts, host: str, way: Literal["push", "pull"], address: str, port: int, rate: float = 500
 ) -> Iterator[Stream]:
     """A stream from ``host`` to a server of ``serving(…, "stream", …)``; open when the block begins."""
-    with _running(hosts, host, program("stream", way, address, port, "--rate", rate)) as process:
+    with started(hosts, host, program("stream", way, address, port, "--rate", rate)) as process:
         opened = process.stdout.readline() if process.stdout else ""
         if opened != "open\n":
             raise LabError(f"the stream to {address}:{port} did not open: {process.communicate()[1].strip()[-800:]}")
@@ -242,7 +249,7 @@ class Pulses:
 @contextmanager
 def pulses(hosts: Hosts, host: str, address: str, port: int, count: int, rate: float = 50) -> Iterator[Pulses]:
     """``count`` streams of ``rate`` lines a second each, echoed by ``serving(…, "pulses", …)``; open at the begin."""
-    with _running(hosts, host, program("pulses", "send", address, port, "--count", count, "--rate", rate)) as process:
+    with started(hosts, host, program("pulses", "send", address, port, "--count", count, "--rate", rate)) as process:
         opened = process.stdout.readline() if process.stdout else ""
         if opened != "open\n":
             raise LabError(f"the streams did not open: {process.communicate()[1].strip()[-800:]}")
@@ -283,7 +290,7 @@ class Standstill:
 @contextmanager
 def standstill(hosts: Hosts, host: str = "client") -> Iterator[Standstill]:
     """How long this machine's cores are away while the block runs (``traffic/standstill.py``)."""
-    with _running(hosts, host, program("standstill")) as process:
+    with started(hosts, host, program("standstill")) as process:
         ready = process.stdout.readline() if process.stdout else ""
         if ready != "ready\n":
             raise LabError(f"the watch over the cores did not start: {process.communicate()[1].strip()[-800:]}")
@@ -313,7 +320,7 @@ class Flood:
             self._process.stdin.flush()
 
     def wait(self) -> FloodReport:
-        return _line(self._process, FloodReport)
+        return line_of(self._process, FloodReport)
 
 
 @contextmanager
@@ -322,7 +329,7 @@ def flood(
 ) -> Iterator[Flood]:
     """SYNs from random sources out of ``host``'s eth0 to the MAC ``via``; frames are made when the block begins."""
     options = ("--via", via, "--rate", rate, "--seconds", seconds)
-    with _running(hosts, host, program("flood", address, port, *options)) as process:
+    with started(hosts, host, program("flood", address, port, *options)) as process:
         ready = process.stdout.readline() if process.stdout else ""
         if ready != "ready\n":
             raise LabError(f"the flood on {host} did not start: {process.communicate()[1].strip()[-800:]}")
@@ -340,8 +347,8 @@ class FastOpenReport(msgspec.Struct, frozen=True):
 
 def fast_open(hosts: Hosts, host: str, address: str, port: int, size: int) -> FastOpenReport:
     """One connection whose SYN carries ``size`` bytes, against ``serving(…, "fastopen", …)``."""
-    with _running(hosts, host, program("fastopen", "send", address, port, "--size", size)) as process:
-        return _line(process, FastOpenReport)
+    with started(hosts, host, program("fastopen", "send", address, port, "--size", size)) as process:
+        return line_of(process, FastOpenReport)
 
 
 class DatagramReport(msgspec.Struct, frozen=True):
@@ -358,15 +365,15 @@ def datagrams(
 ) -> DatagramReport:
     """``count`` questions from ``host``, one after the other, against ``serving(…, "datagrams", …)``."""
     argv = program("datagrams", "ask", address, port, "--count", count, "--size", size, "--timeout", timeout)
-    with _running(hosts, host, argv) as process:
-        return _line(process, DatagramReport)
+    with started(hosts, host, argv) as process:
+        return line_of(process, DatagramReport)
 
 
 def bulk(
     hosts: Hosts, host: str, way: Literal["send", "take"], address: str, port: int, size: int, timeout: float = 120
 ) -> BulkReport:
     """One transfer of ``size`` bytes from or to ``host``, against ``serving(…, "bulk", …)``."""
-    with _running(hosts, host, program("bulk", way, address, port, "--bytes", size)) as process:
+    with started(hosts, host, program("bulk", way, address, port, "--bytes", size)) as process:
         out, complaint = process.communicate(timeout=timeout)
         if not out:
             raise LabError(f"the transfer broke: {complaint.strip()[-800:]}")
@@ -398,17 +405,17 @@ class Talks:
     def speak(self) -> None:
         """The silent ones say a line: those of the server before those of the client."""
         for process in reversed(self._both):
-            _tell(process, "speak")
+            tell(process, "speak")
 
     def stop(self) -> tuple[dict[str, TalkReport], dict[str, TalkReport]]:
         for process in self._both:
-            _tell(process, "stop")
-        client, server = (_line(process, dict[str, TalkReport]) for process in self._both)
+            tell(process, "stop")
+        client, server = (line_of(process, dict[str, TalkReport]) for process in self._both)
         self.stood_still_ms = longest_ms(self._still.stop())
         return client, server
 
 
-def _tell(process: subprocess.Popen[str], word: str) -> None:
+def tell(process: subprocess.Popen[str], word: str) -> None:
     if process.stdin is not None:
         process.stdin.write(f"{word}\n")
         process.stdin.flush()
@@ -426,11 +433,11 @@ def talks(
     """Sessions between ``ends`` (client, server), all open when the block begins. ``where``: what the client calls;
     ``port``: what the server listens on, where that is another."""
     client, server = ends
-    with _running(hosts, server, program("talks", "serve", port or where[1], "--rate", rate)) as serving:
+    with started(hosts, server, program("talks", "serve", port or where[1], "--rate", rate)) as serving:
         if (serving.stdout.readline() if serving.stdout else "") != "ready\n":
             raise LabError(f"the server of talks did not start: {serving.communicate()[1].strip()[-800:]}")
         argv = program("talks", "open", *where, *(f"{kind}={count}" for kind, count in kinds.items()), "--rate", rate)
-        with _running(hosts, client, argv) as opening:
+        with started(hosts, client, argv) as opening:
             if (opening.stdout.readline() if opening.stdout else "") != "open\n":
                 raise LabError(f"the talks did not open: {opening.communicate()[1].strip()[-800:]}")
             with standstill(hosts, client) as still:

@@ -29,7 +29,7 @@ from aa_cluster.topology import leftovers, processes, rulesets, services
 from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.node import AgentSite, environment
 from aa_cluster.topology.plan import CLUSTER_HOST, HA, HOST, Network, Plan
-from aa_cluster.topology.wiring import FORWARD, QUIET, offload, poll
+from aa_cluster.topology.wiring import FORWARD, QUIET, UNTOLD, addressed, default_routes, offload, poll
 
 READY = 30.0
 
@@ -100,18 +100,18 @@ class MininetCluster:
             self._links(node, "up")
 
     def _start_host(self, host: str, net: Network) -> None:
-        address, gateway = f"{net.address(HOST)}/24", net.address(CLUSTER_HOST)
-        self._configure(host, [f"addr add {address} dev eth0", f"route add default via {gateway}"], QUIET)
+        self._configure(host, [*addressed("eth0", net, HOST), *default_routes(net, CLUSTER_HOST)], {})
         offload(self.path(host), ["eth0"], "tx off gro on")
         argv = [*enter(self.path(host)), *services.nginx(self.run / host, host)]
         processes.spawn(argv, environment(self.mark), self.run / host / "nginx.log")
 
     def _start_node(self, index: int, node: str) -> None:
         lines = [
-            f"addr add {net.address(HOST + index if net is HA else CLUSTER_HOST)}/24 dev {net.name}"
+            line
             for net in self.plan.all_networks
+            for line in addressed(net.name, net, HOST + index if net is HA else CLUSTER_HOST)
         ]
-        self._configure(node, lines, QUIET | FORWARD)
+        self._configure(node, lines, FORWARD)
         offload(self.path(node), [net.name for net in self.plan.all_networks], "gro on")
         if index > 1:
             self._links(node, "down")
@@ -121,8 +121,14 @@ class MininetCluster:
         site.start()
 
     def _configure(self, host: str, lines: list[str], sysctls: dict[str, str]) -> None:
-        """Settings by ``ip`` and sysctl in the host, and the offloads of its switch ports (see wiring.py)."""
-        write_sysctls(self.path(host), sysctls)
+        """Settings by ``ip`` and sysctl in the host, and the offloads of its switch ports (see wiring.py).
+
+        Its interfaces are up already: IPv6 goes off there and comes back, so that it begins with these settings.
+        """
+        links = [link.name for link in self._net[host].intfList()]
+        write_sysctls(self.path(host), QUIET)
+        stated = {f"net/ipv6/conf/{link}/{name}": value for link in links for name, value in UNTOLD.items()}
+        write_sysctls(self.path(host), sysctls | stated | dict.fromkeys(QUIET, "0"))
         checked([*enter(self.path(host)), "ip", "-batch", "-"], "\n".join(lines) + "\n")
         poll(Path("/proc/self/ns/net"), [_far(link) for link in self._net[host].intfList()], self.pins / "pass")
 

@@ -10,7 +10,9 @@
                                 └── br-ha 10.77.0.0/24
 
 The three (with a DMZ: four) bridges live in one more namespace, ``NAME-switch``. Every node carries the same address
-on a data network: that is the cluster's. With ``far`` there is a router on br-ext, and behind a narrow way a host::
+on a data network: that is the cluster's. Beside its IPv4 address everyone on a data network has one of IPv6 that is
+written with the same last part: 10.77.2.100 and fd77:2::100. The HA link has IPv4 only. With ``far`` there is a router
+on br-ext, and behind a narrow way a host::
 
     br-ext ── .200 eth0 router eth1 .1 ── 10.77.4.0/24, packets up to 1300 bytes ── .100 eth0 far
 """
@@ -44,12 +46,17 @@ class Network:
     def bridge(self) -> str:
         return f"br-{self.name}"
 
-    def address(self, last: int) -> str:
-        return f"10.77.{self.number}.{last}"
+    def address(self, last: int, family: int = 4) -> str:
+        """``last`` 100 is 10.77.N.100 or fd77:N::100: the same digits, decimal here and hexadecimal there."""
+        return f"10.77.{self.number}.{last}" if family == 4 else f"fd77:{self.number:x}::{last}"
 
     @property
     def prefix(self) -> str:
         return f"{self.address(0)}/24"
+
+    @property
+    def prefix6(self) -> str:
+        return f"fd77:{self.number:x}::/64"
 
     def mac(self, last: int) -> str:
         """A node's (``last`` = its number) or a host's (100) physical MAC: 02:00:00:<net>:00:<last>."""

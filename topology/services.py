@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hosts serve: an nginx of their own on port 80, which answers with who asked whom."""
+"""What hosts serve: an nginx of their own on port 80, over IPv4 and IPv6, which answers with who asked whom; and
+names, for the tests that want them."""
 
 from __future__ import annotations
 
@@ -24,10 +25,15 @@ http {{
     default_type text/plain;
     server {{
         listen 80 backlog=4096;
+        listen [::]:80 backlog=4096;
         location / {{ return 200 "{host} $server_addr:$server_port $remote_addr:$remote_port\\n"; }}
     }}
 }}
 """
+
+
+DNS_ZONE, DNS_ADDRESS = "lab.test", "192.0.2.53"
+"""Each name under it has this address; ``traffic/dns.py`` asks for them."""
 
 
 def nginx(run: Path, host: str) -> list[str]:
@@ -36,3 +42,9 @@ def nginx(run: Path, host: str) -> list[str]:
     config = run / "nginx.conf"
     config.write_text(NGINX.format(run=run, host=host))
     return ["nginx", "-e", str(run / "nginx.error.log"), "-p", str(run), "-c", str(config)]
+
+
+def dnsmasq() -> list[str]:
+    """The command line of a name server in the foreground, on port 53 of all addresses; no files, no other server."""
+    silent = ("--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts", "--user=root")
+    return ["dnsmasq", "--keep-in-foreground", *silent, f"--address=/{DNS_ZONE}/{DNS_ADDRESS}", "--cache-size=0"]

@@ -20,8 +20,8 @@ from aa_cluster.errors import LabError
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Absence, program
 from aa_cluster.topology.namespaces import batch
+from aa_cluster.topology.traffic.ends import PLAIN, PLAIN6, TRANSLATIONS, by_udp
 
-PLAIN_ADDRESS = "10.77.1.101"
 YOUNG = 0.1
 """Seconds a stream must have been established before a fault to count among those that may not be lost."""
 TOLD = 5
@@ -33,8 +33,9 @@ RESOLUTION_MS = 30
 
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
-    """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, or the error that ended it.
-    ``gaps``: (when it began, s) pairs from 30 ms on. ``port``: of the host that opened it."""
+    """One stream. ``state``: ``open`` at the end, or refused, reset, closed, stuck, moved (a UDP session's answers came
+    to have another address or port), or the error that ended it. ``gaps``: (when it began, s) pairs from 30 ms on.
+    ``port``: of the host that opened it. ``lost``: datagrams."""
 
     number: int
     kind: str
@@ -49,6 +50,7 @@ class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     gaps: tuple[tuple[float, float], ...]
     port: int = 0
     ended: float = 0.0
+    lost: int = 0
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ class Verdict:
     ``net_ms``: the largest when each is taken without the longest time that a core of this machine stood still during
     it (see ``net_ms``). ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``:
     how late the generator was after it; no gap is known better than that. ``losses``: the first few, in words.
+    ``datagrams``: how many of them were lost in all.
     """
 
     counted: int
@@ -108,6 +111,7 @@ class Verdict:
     by_kind: dict[str, float]
     losses: tuple[str, ...] = ()
     before_ms: float = 0.0
+    datagrams: int = 0
 
     @property
     def lost(self) -> int:
@@ -144,7 +148,7 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
         states=dict(Counter(row.state for row in old)),
         wrong=sum(row.wrong for row in report.streams),
         gap_ms=1000 * worst[2] if worst else 0.0,
-        net_ms=max((_net_ms(began, length, absences) for _, began, length in gaps), default=0.0),
+        net_ms=max((_net_ms(row, began, length, absences) for row, began, length in gaps), default=0.0),
         gap_of=worst[0].number if worst else -1,
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
@@ -152,12 +156,13 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
             (1000 * length for row in old for began, length in row.gaps if began + length < fault), default=0.0
         ),
         losses=tuple(_loss(row, fault) for row in lost(report, fault))[:LOSSES],
+        datagrams=sum(row.lost for row in report.streams),
     )
 
 
-def _net_ms(began: float, length: float, absences: Sequence[Absence]) -> float:
-    ended = began + length
-    return net_ms(1000 * length, max((one.within_ms(began, ended) for one in absences), default=0.0))
+def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence]) -> float:
+    still = max((one.within_ms(began, began + length) for one in absences), default=0.0)
+    return 1000 * length - still if by_udp(row.way) else net_ms(1000 * length, still)
 
 
 RTO_MS = 200.0
@@ -245,16 +250,22 @@ class Load:
 
 @contextmanager
 def load(
-    lab: Lab, count: int = 1000, rate: float = 200, fresh: float = 0, probes: int = 72, patience: float = 6
+    lab: Lab,
+    count: int = 1000,
+    rate: float = 200,
+    fresh: float = 0,
+    probes: int = 72,
+    patience: float = 6,
+    ways: Sequence[str] = TRANSLATIONS,
 ) -> Iterator[Load]:
     """``count`` streams, all open when the block begins, ``fresh`` more each second, ``rate`` short sessions a
-    second.
+    second. ``ways``: how they cross the gateway (``traffic/ends.py``); over TCP and IPv4, unless told.
 
     ``patience``: s that a session may take, and what is under way when all else ends. The nodes must have one of the
     ``failover`` rulesets. ``LabError`` when not all streams open.
     """
-    _second_address(lab)
-    ends = [str(lab.plan.path(host)) for host in ("client", "server")]
+    _second_addresses(lab)
+    ends = [str(lab.plan.path(host)) for host in ("client", "server")] + ["--ways", ",".join(ways)]
     options = ("--count", count, "--fresh", fresh, "--probes", probes, "--patience", patience)
     with _program(lab, "mix", *ends, *options) as mix:
         begun = msgspec.json.decode(_line(mix), type=Opening)
@@ -270,8 +281,10 @@ def load(
             yield Load(mix, arrivals, opened)
 
 
-def _second_address(lab: Lab) -> None:
-    batch([f"addr replace {PLAIN_ADDRESS}/24 dev eth0"], lab.plan.namespace("client"))
+def _second_addresses(lab: Lab) -> None:
+    """Only who names one has it as its source: that of IPv6 is not preferred."""
+    lines = [f"addr replace {PLAIN}/24 dev eth0", f"addr replace {PLAIN6}/64 dev eth0 nodad preferred_lft 0"]
+    batch(lines, lab.plan.namespace("client"))
 
 
 @contextmanager

@@ -94,11 +94,17 @@ def set_schedule(lab: Lab, kind: str, by: int = 1) -> None:
     lab.client(by).post("/v1/schedule", ScheduleRequest(schedule=kind))
 
 
-def forwarded(lab: Lab, node: int | str) -> int:
-    """IPv4 packets the node's stack has forwarded."""
-    text = lab.exec(lab.node_name(node), ["cat", "/proc/net/snmp"]).stdout
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Ip:"))
+def forwarded(lab: Lab, node: int | str, family: int = 4) -> int:
+    """Packets of that family which the node's stack has forwarded."""
+    if family == 6:
+        counted = dict(line.split() for line in _told(lab, node, "snmp6").splitlines())
+        return int(counted["Ip6OutForwDatagrams"])
+    names, values = (line.split() for line in _told(lab, node, "snmp").splitlines() if line.startswith("Ip:"))
     return int(dict(zip(names, values, strict=True))["ForwDatagrams"])
+
+
+def _told(lab: Lab, node: int | str, table: str) -> str:
+    return lab.exec(lab.node_name(node), ["cat", f"/proc/net/{table}"]).stdout
 
 
 def received(lab: Lab, node: int | str, interface: str) -> int:

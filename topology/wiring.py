@@ -12,6 +12,10 @@ NIC. Without, veth puts a packet into the backlog of the core that sends it: wha
 what its application sends next from another core overtake each other, and to conntrack a FIN before the SYN-ACK is
 invalid. (Labs with several rings a cable keep no order anyway.)
 
+Nobody takes an address or a route from what he hears, and nobody looks whether an address is a neighbour's (duplicate
+address detection): every node has the cluster's, and a link-local address must serve as soon as the link is up, since a
+node asks for its neighbours from there.
+
 The switch ports of a node's data links start down. They are raised once the node's guard is attached (or for the
 primary, before it joins): every node carries the cluster's address, and until then it would answer ARP for it.
 """
@@ -28,6 +32,10 @@ from aa_cluster.topology.namespaces import batch, checked, enter, write_sysctls
 from aa_cluster.topology.plan import CLUSTER_HOST, DATA, FAR, FAR_MTU, HA, HOST, ROUTER, Network, Plan
 
 QUIET = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
+UNTOLD = {"accept_ra": "0", "autoconf": "0", "router_solicitations": "0", "accept_dad": "0"}
+"""Of each interface: addresses and routes are those it is given, and they serve at once."""
+STATED = {f"net/ipv6/conf/default/{name}": value for name, value in UNTOLD.items()}
+"""For a namespace whose interfaces are still to be made."""
 ONE_CLOCK = {"net/ipv4/tcp_timestamps": "2"}
 """TCP timestamps without an offset for each connection. One server here meets thousands of sessions from one
 address, by translated ports that are random; a socket in TIME_WAIT lets a SYN with a later timestamp have its port, and
@@ -35,7 +43,7 @@ refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
-FORWARD = {"net/ipv4/ip_forward": "1"}
+FORWARD = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 
 
 def build_switch(plan: Plan) -> None:
@@ -55,15 +63,10 @@ def build_switch(plan: Plan) -> None:
 def build_host(plan: Plan, host: str) -> None:
     """A host with ``eth0`` at .100 and the cluster as its default route; its switch port is up."""
     net = plan.host_networks[host]
-    _namespace(plan, host, QUIET | ONE_CLOCK)
+    _namespace(plan, host, STATED | ONE_CLOCK)
     _cable(plan, host, "eth0", net, HOST)
     batch(
-        [
-            "link set lo up",
-            f"addr add {net.address(HOST)}/24 dev eth0",
-            "link set eth0 up",
-            f"route add default via {net.address(CLUSTER_HOST)}",
-        ],
+        ["link set lo up", *addressed("eth0", net, HOST), "link set eth0 up", *default_routes(net, CLUSTER_HOST)],
         plan.namespace(host),
     )
     offload(plan.path(host), ["eth0"], "tx off")
@@ -76,28 +79,27 @@ def build_beyond(plan: Plan) -> None:
     """The router on ext, and the host ``far`` behind it. The way between is narrow by its routes' MTU: packets of 1500
     bytes reach the router, which refuses those with DF and says so."""
     ext, router = DATA["ext"], plan.namespace("router")
-    _namespace(plan, "router", QUIET | FORWARD)
-    _namespace(plan, "far", QUIET)
+    _namespace(plan, "router", STATED | FORWARD)
+    _namespace(plan, "far", STATED)
     _cable(plan, "router", "eth0", ext, ROUTER)
     far = plan.namespace("far")
     near_end = f"eth1 netns {router} address {FAR.mac(CLUSTER_HOST)}"
     batch([f"link add name {near_end} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"])
-    cluster = ext.address(CLUSTER_HOST)
     batch(
         [
             "link set lo up",
-            f"addr add {ext.address(ROUTER)}/24 dev eth0",
-            f"addr add {FAR.address(CLUSTER_HOST)}/24 dev eth1",
+            *addressed("eth0", ext, ROUTER),
+            *addressed("eth1", FAR, CLUSTER_HOST),
             "link set eth0 up",
             "link set eth1 up",
-            f"route replace {ext.prefix} dev eth0 mtu {FAR_MTU}",
-            f"route replace {FAR.prefix} dev eth1 mtu {FAR_MTU}",
-            f"route add default via {cluster} mtu {FAR_MTU}",
+            *(f"route replace {prefix} dev eth0 mtu {FAR_MTU}" for prefix in (ext.prefix, ext.prefix6)),
+            *(f"route replace {prefix} dev eth1 mtu {FAR_MTU}" for prefix in (FAR.prefix, FAR.prefix6)),
+            *(f"{route} mtu {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
         ],
         router,
     )
-    lines = [f"addr add {FAR.address(HOST)}/24 dev eth0", "link set eth0 up", "link set lo up"]
-    batch([*lines, f"route add default via {FAR.address(CLUSTER_HOST)}"], far)
+    lines = [*addressed("eth0", FAR, HOST), "link set eth0 up", "link set lo up"]
+    batch([*lines, *default_routes(FAR, CLUSTER_HOST)], far)
     for member, interfaces in (("router", ("eth0", "eth1")), ("far", ("eth0",))):
         offload(plan.path(member), interfaces, "tx off")
         _keep_order(plan, member, *interfaces)
@@ -108,18 +110,29 @@ def build_beyond(plan: Plan) -> None:
 def build_node(plan: Plan, index: int) -> None:
     """A node with all its links; the HA port is up, data ports wait for ``set_port``."""
     node = f"node{index}"
-    _namespace(plan, node, QUIET | FORWARD | ONE_CLOCK)
+    _namespace(plan, node, STATED | FORWARD | ONE_CLOCK)
     lines = ["link set lo up"]
     for net in plan.all_networks:
         _cable(plan, node, net.name, net, index)
-        last = HOST + index if net is HA else CLUSTER_HOST
-        lines += [f"addr add {net.address(last)}/24 dev {net.name}", f"link set {net.name} up"]
+        lines += [*addressed(net.name, net, HOST + index if net is HA else CLUSTER_HOST), f"link set {net.name} up"]
     if plan.far:
         lines.append(f"route add {FAR.prefix} via {DATA['ext'].address(ROUTER)}")
+        lines.append(f"route add {FAR.prefix6} via {DATA['ext'].address(ROUTER, 6)}")
     batch(lines, plan.namespace(node))
     _keep_order(plan, node, *(net.name for net in plan.all_networks))
     poll(plan.path("switch"), [plan.port(node, net) for net in plan.all_networks], plan.pins / "pass")
     _plug(plan, node, plan.all_networks, up=(HA,))
+
+
+def addressed(interface: str, net: Network, last: int) -> list[str]:
+    """Lines for ``ip`` that give it its addresses on the network."""
+    lines = [f"addr add {net.address(last)}/24 dev {interface}"]
+    return lines if net is HA else [*lines, f"addr add {net.address(last, 6)}/64 dev {interface} nodad"]
+
+
+def default_routes(net: Network, last: int) -> list[str]:
+    """Lines for ``ip``: by the neighbour with that last part."""
+    return [f"route add default via {net.address(last, family)}" for family in (4, 6)]
 
 
 def set_port(plan: Plan, member: str, net: Network, up: bool) -> None:

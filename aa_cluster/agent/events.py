@@ -22,12 +22,15 @@ FLOW_KINDS = frozenset(("flow-begin", "flow-end"))
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Empty collections let everything through. ``flows``: flow events too, which are many."""
+    """Empty collections let everything through. ``flows``: flow events too, which are many; others are of no protocol
+    and no family (``udp``, ``ipv6``)."""
 
     kinds: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     addresses: frozenset[str] = frozenset()
     flows: bool = False
+    protocols: frozenset[str] = frozenset()
+    families: frozenset[str] = frozenset()
 
     def passes(self, event: api.Event) -> bool:
         if event.event in FLOW_KINDS and not self.flows:
@@ -36,6 +39,8 @@ class Filter:
             _admits(self.kinds, (event.event,))
             and _admits(self.nodes, (event.node,))
             and _admits(self.addresses, (event.address, *event.detail.values()))
+            and _admits(self.protocols, (event.detail.get("protocol", ""),))
+            and _admits(self.families, (event.detail.get("family", ""),))
         )
 
 

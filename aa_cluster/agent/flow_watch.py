@@ -47,9 +47,10 @@ class Look:
 
 
 def look(table: np.ndarray) -> Look:
-    """A flow is named by when it began and by its ports: two that share all of it are taken for one."""
+    """A flow is named by when it began, its ports, protocol and family: two that share all of it are taken for one."""
     ports = table["sport"].astype("u8") << np.uint64(48) | table["dport"].astype("u8") << np.uint64(32)
-    keys, places = np.unique(table["created_ns"].astype("u8") ^ ports, return_index=True)
+    kind = table["protocol"].astype("u8") << np.uint64(8) | table["family"]
+    keys, places = np.unique(table["created_ns"].astype("u8") ^ ports ^ kind, return_index=True)
     return Look(keys, table[places])
 
 
@@ -119,6 +120,7 @@ class FlowWatch:
             node=flow.owner_name or str(flow.owner),
             address=flow.source,
             protocol=flow.protocol,
+            family=flow.family,
             source=flow.source,
             source_port=flow.source_port,
             destination=flow.destination,
@@ -126,6 +128,7 @@ class FlowWatch:
             reply_source=flow.reply_source,
             reply_destination=flow.reply_destination,
             state=flow.state,
+            phase=flow.phase,
             age=f"{flow.age:.1f}",
             **(_carried(flow) if event == "flow-end" else {}),
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aa_cluster import api
+from aa_cluster.agent.flows_view import kind_name
 from aa_cluster.errors import AaError, UsageError
 from aa_cluster.wire import control
 
@@ -60,12 +61,14 @@ async def top(role: Primary, request: api.TopRequest) -> api.Top:
     span = role.context.clock() - start
     begun = await role.plane.call(role.plane.plane.begun_since, request.interval)
     sessions = await role.upkeep.count_sessions(0.0)
+    kinds = await role.plane.call(role.plane.plane.live_by_kind)
     rows = [
         _row(role, node, before.get(node.id), after.get(node.id), begun, sessions, request.interval)
         for _, node in sorted(role.members.nodes.items())
     ]
     return api.Top(
         interval=request.interval,
+        kinds={kind_name(*kind): count for kind, count in sorted(kinds.items())},
         nodes=tuple(rows if carried is None else (accounted(row, carried, span) for row in rows)),
         flows=sum(sessions.values()),
         flow_capacity=role.context.config.data.flow_table_size,

@@ -15,7 +15,7 @@ from aa_cluster import api, log
 from aa_cluster import config as configuration
 from aa_cluster.config import Config
 from aa_cluster.core import persistence, policy
-from aa_cluster.core.policy import Policy, Session
+from aa_cluster.core.policy import Policy, Rule, Session
 from aa_cluster.doctor import ct_helpers
 from aa_cluster.errors import UsageError
 from aa_cluster.wire import block
@@ -23,7 +23,7 @@ from aa_cluster.wire import block
 if TYPE_CHECKING:
     from aa_cluster.agent.primary import Primary
 
-IPV4_ONLY = "only TCP over IPv4 is shared: everything else stays on the primary"
+NOT_SHARED = "only TCP and UDP are shared (over IPv4 and IPv6): {protocol} stays on the primary, complete and counted"
 HELPER_RULE = "a session with a conntrack helper, and those it expects, stay on the primary whatever the policy says"
 HELPERS_SHARED = (
     "a session with the conntrack helper {shared} is shared as any other, and those it expects follow it to its node; "
@@ -40,17 +40,22 @@ def of_config(config: Config) -> Policy:
 async def show(role: Primary) -> api.Policy:
     hits = await role.plane.call(role.plane.plane.policy_hits)
     live = role.policy
-    counted = [*hits.rules, *[0] * len(live.rules)]
     return api.Policy(
-        rules=tuple(
-            api.PolicyRow(number=number, action=rule.action, text=str(rule), hits=counted[number - 1])
-            for number, rule in enumerate(live.rules, 1)
-        ),
+        rules=_rows(live.rules, hits.rules),
+        built_in=_rows(live.built_in, hits.built_in),
         default=live.default,
         default_hits=hits.default,
         keep_mark=str(live.keep_mark),
         keep_mark_in_use=bool(live.keep_mark.mask),
         keep_mark_hits=hits.keep_mark,
+    )
+
+
+def _rows(rules: Sequence[Rule], hits: Sequence[int]) -> tuple[api.PolicyRow, ...]:
+    """``hits`` may be of a policy that is in force no more, and shorter."""
+    return tuple(
+        api.PolicyRow(number=number, action=rule.action, text=str(rule), hits=count)
+        for number, (rule, count) in enumerate(zip(rules, [*hits, *[0] * len(rules)], strict=False), 1)
     )
 
 
@@ -61,9 +66,9 @@ async def check(role: Primary, asked: api.PolicyCheckRequest) -> api.PolicyCheck
     """What would happen to the first packet of such a session, and why."""
     session = _session(role, asked)
     live = role.policy
-    decision = policy.decide(live.rules, live.default, live.keep_mark, session)
-    if asked.protocol != "tcp" or session.source.version != 4:
-        said = f"{IPV4_ONLY} (the policy would say {decision.action}: {decision.why})"
+    decision = policy.decide(live.rules, live.default, live.keep_mark, session, live.built_in)
+    if session.protocol not in policy.PROTOCOLS.values():
+        said = NOT_SHARED.format(protocol=policy.protocol_name(session.protocol))
         return api.PolicyChecked(action="keep", interface=session.interface, rule=None, why=said)
     notes = await _helpers(role, asked)
     if decision.action == "share":
@@ -72,6 +77,7 @@ async def check(role: Primary, asked: api.PolicyCheckRequest) -> api.PolicyCheck
         action=decision.action,
         interface=session.interface,
         rule=None if decision.rule is None else decision.rule + 1,
+        built_in=None if decision.built_in is None else decision.built_in + 1,
         why=decision.why,
         mismatches=decision.mismatches,
         notes=tuple(notes),
@@ -83,12 +89,24 @@ async def _helpers(role: Primary, asked: api.PolicyCheckRequest) -> list[str]:
     shared = tuple(block.HELPERS.values()) if role.settings.share_helpers else ()
     notes = [HELPERS_SHARED.format(shared=" or ".join(shared)) if shared else HELPER_RULE]
     text = await asyncio.to_thread(role.context.host.ruleset_text)
-    for found in ct_helpers.assignments(text, asked.protocol, asked.destination_port):
+    for found in ct_helpers.assignments(text, _protocol_name(asked), asked.destination_port):
         then = (
             "it is shared with its helper" if found.helper in shared else "then it stays on the primary because of it"
         )
         notes.append(f"the ruleset may give it one: {found}; {then}")
     return notes
+
+
+def _protocol(asked: api.PolicyCheckRequest) -> int:
+    number = policy.protocol_number(asked.protocol)
+    if number is None:
+        known = ", ".join((*policy.PROTOCOLS, *policy.KEPT_PROTOCOLS))
+        raise UsageError(f"no protocol is called {asked.protocol!r}", f"give a number, or one of {known}")
+    return number
+
+
+def _protocol_name(asked: api.PolicyCheckRequest) -> str:
+    return policy.protocol_name(_protocol(asked))
 
 
 def _session(role: Primary, asked: api.PolicyCheckRequest) -> Session:
@@ -107,7 +125,7 @@ def _session(role: Primary, asked: api.PolicyCheckRequest) -> Session:
         destination=destination,
         source_port=asked.source_port,
         port=asked.destination_port,
-        protocol=policy.PROTOCOLS.get(asked.protocol, 0),
+        protocol=_protocol(asked),
         connmark=asked.connmark,
         mark=asked.mark,
     )
@@ -171,6 +189,12 @@ async def reload(role: Primary) -> api.PolicyReloaded:
 def differences(before: Policy, after: Policy) -> Iterator[str]:
     """``- rule 2: …`` for what is gone, ``+ rule 1: …`` for what is new, in order; a rule that moved is both."""
     yield from _lines(tuple(map(str, before.rules)), tuple(map(str, after.rules)))
+    for rule in before.built_in:
+        if rule not in after.built_in:
+            yield f"- built-in: {rule}"
+    for rule in after.built_in:
+        if rule not in before.built_in:
+            yield f"+ built-in: {rule}"
     if before.default != after.default:
         yield f"default: {before.default} → {after.default}"
     if before.keep_mark != after.keep_mark:

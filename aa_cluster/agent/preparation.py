@@ -11,7 +11,7 @@ import numpy as np
 
 from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, ONE_SIDED, Owned
 from aa_cluster.netlink import ct_bulk
-from aa_cluster.netlink.ct_messages import TCP_STATES
+from aa_cluster.netlink.ct_messages import needs
 
 SETTLED_NS = 1_000_000_000
 """Age at which a flow is prepared: most sessions end before that, and cost nothing."""
@@ -20,7 +20,8 @@ AT_ONCE = 16_384
 """Flows taken up in one look: their rows are copied."""
 
 STATE = np.uint64(7)
-"""The bits of a stamp that hold a conntrack state, 0 for none; eight ns do not matter to a coarse clock."""
+"""The bits of a stamp that hold what the entry was made as (``ct_messages.needs``), 0 for nothing; eight ns do not
+matter to a coarse clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Made:
 
 
 class Preparation:
-    """``_stamps``: by record number, the flow's ``created_ns`` and in its lowest bits the conntrack state its entry was
-    given. A number that is given out again has another time, so nothing need be forgotten.
+    """``_stamps``: by record number, the flow's ``created_ns`` and in its lowest bits what its entry was made as. A
+    number that is given out again has another time, so nothing need be forgotten.
     """
 
     def __init__(self) -> None:
@@ -53,16 +54,20 @@ class Preparation:
         """Flows that have been under way for a while and are not ready; ready ones that have ended since."""
         return DueChoice(self, now_ns)
 
-    def ready(self, numbers: np.ndarray, created_ns: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """True where the entry is what a flow of this state needs."""
-        out: np.ndarray = self._of(numbers) == _stamp(created_ns, state)
+    def ready(self, numbers: np.ndarray, created_ns: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        """True where the entry is what the flow needs (``ct_messages.needs``)."""
+        out: np.ndarray = self._of(numbers) == _stamp(created_ns, needed)
         return out
 
-    def wanting(self, numbers: np.ndarray, created_ns: np.ndarray, state: np.ndarray) -> np.ndarray:
+    def all_ready(self, flows: Owned) -> np.ndarray:
+        """The same of rows."""
+        return self.ready(flows.numbers, flows.rows["created_ns"], _needs(flows))
+
+    def wanting(self, numbers: np.ndarray, created_ns: np.ndarray, state: np.ndarray, needed: np.ndarray) -> np.ndarray:
         """Not ready; of ended flows only those that were, of none those for which it could not be done."""
         stamps, none = self._of(numbers), created_ns & ~STATE
         known = stamps & ~STATE == none
-        out: np.ndarray = (stamps != _stamp(created_ns, state)) & (stamps != none) & ((state < CLOSED) | known)
+        out: np.ndarray = (stamps != _stamp(created_ns, needed)) & (stamps != none) & ((state < CLOSED) | known)
         return out
 
     def prepare(self, flows: Owned, lifetimes: Mapping[int, int]) -> Made:
@@ -74,7 +79,7 @@ class Preparation:
     def complete(self, flows: Owned, lifetimes: Mapping[int, int]) -> Made:
         """The same, and makes those that are missing. Blocks (netlink)."""
         first = self.prepare(flows, lifetimes)
-        missing = ~self.ready(flows.numbers, flows.rows["created_ns"], flows.rows["state"])
+        missing = ~self.all_ready(flows)
         if not missing.any():
             return first
         return Made(first.updated) + self.create(_some(flows, missing), lifetimes)
@@ -96,7 +101,7 @@ class Preparation:
         created = flows.rows["created_ns"]
         if len(done):
             self._reach(int(flows.numbers.max()))
-            self._stamps[flows.numbers] = np.where(done, _stamp(created, flows.rows["state"]), created & ~STATE)
+            self._stamps[flows.numbers] = np.where(done, _stamp(created, _needs(flows)), created & ~STATE)
         return done
 
     def _of(self, numbers: np.ndarray) -> np.ndarray:
@@ -119,15 +124,21 @@ class DueChoice:
     def __call__(self, records: np.ndarray, at: np.ndarray) -> np.ndarray:
         state, created = records["state"][at], records["created_ns"][at]
         settled = (state >= ESTABLISHED) & (created + np.uint64(SETTLED_NS) < np.uint64(self._now))
-        settled &= records["ended"][at] & ONE_SIDED == 0
-        out: np.ndarray = settled & self._preparation.wanting(at + 1, created, state)
+        ended = records["ended"][at]
+        settled &= ended & ONE_SIDED == 0
+        needed = needs(records["original_protocol"][at], state, ended)
+        out: np.ndarray = settled & self._preparation.wanting(at + 1, created, state, needed)
         out[np.flatnonzero(out)[AT_ONCE:]] = False
         return out
 
 
-def _stamp(created_ns: np.ndarray, state: np.ndarray) -> np.ndarray:
-    out: np.ndarray = created_ns & ~STATE | TCP_STATES[state & 7]
+def _stamp(created_ns: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    out: np.ndarray = created_ns & ~STATE | needed.astype("u8")
     return out
+
+
+def _needs(flows: Owned) -> np.ndarray:
+    return needs(flows.rows["protocol"], flows.rows["state"], flows.rows["ended"])
 
 
 def _some(flows: Owned, chosen: np.ndarray) -> Owned:

@@ -216,7 +216,9 @@ class Primary:
 
     async def set_policy(self, wanted: Policy) -> None:
         """In force from the next session on; ``DataplaneError`` when the dataplane does not take it."""
-        await self.plane.call(self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark)
+        await self.plane.call(
+            self.plane.plane.set_policy, wanted.rules, wanted.default, wanted.keep_mark, wanted.built_in
+        )
         self.policy = wanted
 
     def carry_out_again(self, command: Command) -> None:

@@ -187,17 +187,25 @@ async def _errors_as_answers(request: web.Request, handler: Handler) -> web.Stre
 
 
 def _filter(query: Mapping[str, str]) -> Filter:
-    """``kind``, ``node`` and ``address``: one or several with commas between; ``flows=1``."""
-    unknown = set(query) - {"kind", "node", "address", "flows"}
+    """``kind``, ``node``, ``address``, ``protocol`` and ``family``: one or several with commas between; ``flows=1``."""
+    filters = ("kind", "node", "address", "protocol", "family", "flows")
+    unknown = set(query) - set(filters)
     if unknown:
-        raise UsageError(f"unknown filter {', '.join(sorted(unknown))}", "use kind, node, address, flows")
+        raise UsageError(f"unknown filter {', '.join(sorted(unknown))}", f"use {', '.join(filters)}")
     kinds = _words(query, "kind")
     strange = kinds - set(get_args(api.EventKind))
     if strange:
         known = ", ".join(get_args(api.EventKind))
         raise UsageError(f"no event is called {', '.join(sorted(strange))}", f"the kinds are: {known}")
     flows = query.get("flows", "0") == "1" or not kinds.isdisjoint(FLOW_KINDS)
-    return Filter(kinds, _words(query, "node"), _words(query, "address"), flows)
+    return Filter(
+        kinds,
+        _words(query, "node"),
+        _words(query, "address"),
+        flows,
+        _words(query, "protocol"),
+        _words(query, "family"),
+    )
 
 
 def _words(query: Mapping[str, str], name: str) -> frozenset[str]:

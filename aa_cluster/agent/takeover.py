@@ -17,6 +17,7 @@ from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread, urgently
 from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, ONE_SIDED, Owned, Timeouts
 from aa_cluster.errors import AaError
+from aa_cluster.netlink.ct_messages import needs
 
 if TYPE_CHECKING:
     from aa_cluster.dataplane.plane import Dataplane
@@ -181,8 +182,10 @@ class _Taking:
 
     def look(self, records: np.ndarray, at: np.ndarray) -> np.ndarray:
         """As ``flows.Choice``: those that are not ready; the others, mostly all, need not be copied."""
-        state, own = records["state"][at], records["ended"][at] & ONE_SIDED != 0
-        ready = self._preparation.ready(at + 1, records["created_ns"][at], state) & ~own
+        state, ended = records["state"][at], records["ended"][at]
+        own = ended & ONE_SIDED != 0
+        needed = needs(records["original_protocol"][at], state, ended)
+        ready = self._preparation.ready(at + 1, records["created_ns"][at], needed) & ~own
         going = ~own & (state != CLOSED)
         self._ended = int(np.count_nonzero(own))
         self._before = int(np.count_nonzero(ready & going))
@@ -200,7 +203,7 @@ class _Taking:
         """What has changed since, what could not be had, and what has gone missing. In a worker thread."""
         self._made = replace(self._made, lost=0, errors="")
         going = ~found.one_sided & (found.rows["state"] != CLOSED)
-        ready = self._preparation.ready(found.numbers, found.rows["created_ns"], found.rows["state"])
+        ready = self._preparation.all_ready(found)
         self._count(found.numbers[going])
         self._work(_of(found, ~ready & ~found.one_sided))
         old = ready & going & (found.numbers < len(self._long_since))

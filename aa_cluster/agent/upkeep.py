@@ -24,7 +24,7 @@ SWEEP_SECONDS = 1.0
 SWEEP_REST = 100
 SWEEP_MOST = 10.0
 """A sweep of a large table takes long: rest so many times as long after it (1 % of a core), but no more s than this.
-The shortest timeout of a flow is a minute. In a flood there is no such rest."""
+The shortest timeout of a flow is half a minute (UDP). In a flood there is no such rest."""
 COUNT_SECONDS = 5.0
 EVENT_SECONDS = 1.0
 

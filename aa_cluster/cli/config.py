@@ -52,9 +52,10 @@ interfaces = ["eth0", "eth1"]                   # carry user traffic; same names
 
 [policy]
 # rules = []                                    # which sessions are shared: the first rule that matches decides, like
-#                                               #   { action = "keep", interface = "eth1", ports = "5060-5061" }
+#                                               #   { action = "keep", protocol = "udp", ports = "5060-5061" }
 # default = "share"                             # share | keep
 # keep_mark = "0x0/0x0"                         # connmark or packet mark with which the ruleset keeps a session
+# keep_short_exchanges = true                   # UDP to ports 53 and 123 stays on the primary, unless a rule says else
 # share_helpers = false                         # also sessions with a conntrack helper (ftp); the same on every node
 
 [flows]

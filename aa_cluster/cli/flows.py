@@ -28,7 +28,9 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option("--node", metavar="NODE", help="Flows of one owner, by name or id.")
 @click.option("--address", callback=_address, metavar="ADDRESS", help="Flows with this address in either tuple.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Flows with this port in either tuple.")
-@click.option("--state", metavar="STATE", help="Flows in this state.")
+@click.option("--family", type=click.Choice(("ipv4", "ipv6")), help="Flows of this address family.")
+@click.option("--protocol", type=click.Choice(("tcp", "udp")), help="Flows of this protocol.")
+@click.option("--state", metavar="STATE", help="Flows in this state; of UDP: unreplied, answered, stream.")
 @click.option(
     "--sort",
     type=click.Choice(("newest", "packets", "bytes")),
@@ -44,6 +46,8 @@ def flows(
     node: str | None,
     address: str | None,
     port: int | None,
+    family: str | None,
+    protocol: str | None,
     state: str | None,
     sort: str,
     limit: int,
@@ -54,7 +58,8 @@ def flows(
     """
     from aa_cluster import api
 
-    asked = {"node": node, "address": address, "port": port, "state": state, "limit": limit}
+    asked = {"node": node, "address": address, "port": port, "family": family, "protocol": protocol}
+    asked |= {"state": state, "limit": limit}
     asked["sort"] = None if sort == "newest" else sort
     params = {key: str(value) for key, value in asked.items() if value is not None}
     answer = invocation.ask("/v1/flows", api.Flows, params)
@@ -86,7 +91,7 @@ def render(answer: api.Flows) -> RenderableType:
     )
     for flow in answer.flows:
         made.add_row(
-            flow.protocol,
+            f"{flow.protocol}/{flow.family}",
             f"{endpoint(flow.source, flow.source_port)} → {endpoint(flow.destination, flow.destination_port)}",
             counted(flow.packets),
             counted(flow.octets),
@@ -95,7 +100,7 @@ def render(answer: api.Flows) -> RenderableType:
             counted(flow.reply_packets),
             counted(flow.reply_octets),
             f"{flow.owner_name or '?'} ({flow.owner})",
-            flow.state,
+            flow.phase or flow.state,
             f"{flow.mark:#x}" if flow.mark else "0",
             duration(flow.age),
             duration(flow.idle),

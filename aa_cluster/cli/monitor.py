@@ -32,6 +32,8 @@ STYLES = {
 @click.option(
     "--address", "addresses", multiple=True, metavar="ADDRESS", help="Only events about this address; may be repeated."
 )
+@click.option("--protocol", type=click.Choice(("tcp", "udp")), help="Of flows: only this protocol.")
+@click.option("--family", type=click.Choice(("ipv4", "ipv6")), help="Of flows: only this address family.")
 @click.option("--count", type=click.IntRange(1), help="End after so many.")
 @json_option
 @click.pass_obj
@@ -41,6 +43,8 @@ def monitor(
     kinds: tuple[str, ...],
     nodes: tuple[str, ...],
     addresses: tuple[str, ...],
+    protocol: str | None,
+    family: str | None,
     count: int | None,
 ) -> None:
     """Print events as they happen, until interrupted; with -j one JSON object a line.
@@ -52,6 +56,7 @@ def monitor(
     Every node tells what happens anywhere in the cluster. A reader that is too slow loses events, and is told how many.
     """
     asked = {"kind": ",".join(kinds), "node": ",".join(nodes), "address": ",".join(addresses)}
+    asked |= {"protocol": protocol or "", "family": family or ""}
     params = {key: value for key, value in asked.items() if value}
     if flows:
         params["flows"] = "1"

@@ -47,7 +47,7 @@ def show(invocation: Invocation) -> None:
 @click.argument("destination")
 @click.argument("port", type=click.IntRange(0, 65535))
 @click.option("--source-port", type=click.IntRange(0, 65535), default=40000, show_default=True)
-@click.option("--protocol", default="tcp", show_default=True)
+@click.option("--protocol", default="tcp", show_default=True, help="Name or number; what is not TCP or UDP is kept.")
 @click.option("--interface", default="", help="It comes in here; default: the one on whose network SOURCE is.")
 @click.option("--connmark", callback=_mark, default="0", metavar="N", help="That the ruleset gives the connection.")
 @click.option("--mark", callback=_mark, default="0", metavar="N", help="That the ruleset gives the packet.")
@@ -106,6 +106,8 @@ def render(answer: api.Policy) -> RenderableType:
         made.add_row("keep_mark", "keep", str(answer.keep_mark_hits), f"mark {answer.keep_mark}")
     for row in answer.rules:
         made.add_row(str(row.number), row.action, str(row.hits), row.text.removeprefix(row.action).strip())
+    for row in answer.built_in:
+        made.add_row("built in", row.action, str(row.hits), row.text.removeprefix(row.action).strip())
     made.add_row("default", answer.default, str(answer.default_hits), "everything else")
     return made
 

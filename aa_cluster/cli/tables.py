@@ -30,9 +30,10 @@ PIPE_WIDTH = 250
 
 
 def console() -> Console:
-    """Standard output; no colours and no folding when it is not a terminal."""
+    """Standard output; no colours and no folding when it is not a terminal. Nothing in a text is markup or an emoji's
+    name: both ``[fd77::1]`` and ``fd77:a::1`` would be."""
     wide = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=False)
+    return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -91,6 +91,8 @@ def render(answer: api.Top) -> RenderableType:
             ", ".join(f"{name} {number(rate)}" for name, rate in reasons) or "-",
         )
     head = f"{answer.flows} live sessions, room for {answer.flow_capacity} flows; measured over {answer.interval:g} s"
+    if len(answer.kinds) > 1:
+        head += f"; {', '.join(f'{count} {kind}' for kind, count in answer.kinds.items())}"
     head += "; packets and bytes of the sessions each node owns" if answer.accounted else ""
     return Group(Text(head), made)
 

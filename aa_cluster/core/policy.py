@@ -24,9 +24,13 @@ Network = IPv4Network | IPv6Network
 
 MAX_RULES = 64
 MAX_LINES = 128
-"""AA_RULE_LINES of bpf/include/types.h: a rule takes one for each pair of a source port range and a port range."""
+"""AA_RULE_LINES of bpf/include/types.h: a rule takes one for each pair of a source port range and a port range. The
+built-in ones are among them."""
 
-PROTOCOLS = {"tcp": 6}
+PROTOCOLS = {"tcp": 6, "udp": 17}
+"""What can be shared, over IPv4 and IPv6, by IP protocol number."""
+KEPT_PROTOCOLS = {"icmp": 1, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132}
+"""Some that cannot: the primary keeps whatever is not in ``PROTOCOLS``."""
 HIGHEST_PORT = 65535
 
 
@@ -88,7 +92,7 @@ class Rule:
     def __str__(self) -> str:
         said = {
             "interface": self.interface,
-            "protocol": next((name for name, number in PROTOCOLS.items() if number == self.protocol), self.protocol),
+            "protocol": None if self.protocol is None else protocol_name(self.protocol),
             "source": self.source,
             "destination": self.destination,
             "source_ports": ",".join(map(str, self.source_ports)),
@@ -99,13 +103,24 @@ class Rule:
         return f"{self.action} {', '.join(terms) or 'everything'}"
 
 
+BUILT_IN = (
+    Rule("keep", protocol=PROTOCOLS["udp"], ports=(Ports(53, 53),)),  # DNS
+    Rule("keep", protocol=PROTOCOLS["udp"], ports=(Ports(123, 123),)),  # NTP
+)
+"""Short exchanges: a question and its answer cost less on the primary, which sees the question anyway."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``default`` is for what no rule matches; a session with ``keep_mark`` is kept before any rule is asked."""
+    """``default`` is for what no rule matches; a session with ``keep_mark`` is kept before any rule is asked.
+
+    ``built_in`` rules come behind the operator's and before the default.
+    """
 
     rules: tuple[Rule, ...] = ()
     default: Action = "share"
     keep_mark: Mark = NO_MARK
+    built_in: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +139,21 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``rule``: index of the one that decided, None for the default and the keep mark. ``why``: a sentence."""
+    """``rule``: index of the operator's one that decided, ``built_in``: of the built-in one; None for the default and
+    the keep mark. ``why``: a sentence."""
 
     action: Action
     rule: int | None
     why: str
     mismatches: tuple[str, ...] = field(default=(), compare=False)
-    """Why each rule before the deciding one does not match, in order."""
+    """Why each of the operator's rules before the deciding one does not match, in order."""
+    built_in: int | None = None
 
 
-def decide(rules: Sequence[Rule], default: Action, keep_mark: Mark, session: Session) -> Decision:
-    """The keep mark first, then the first rule that matches, then the default."""
+def decide(
+    rules: Sequence[Rule], default: Action, keep_mark: Mark, session: Session, built_in: Sequence[Rule] = ()
+) -> Decision:
+    """The keep mark first, then the first rule that matches, the operator's before built-in ones, then the default."""
     if keep_mark.mask and keep_mark.on(session.connmark, session.mark):
         return Decision(
             "keep", None, f"connmark {session.connmark:#x} or packet mark {session.mark:#x} has keep_mark {keep_mark}"
@@ -145,6 +164,9 @@ def decide(rules: Sequence[Rule], default: Action, keep_mark: Mark, session: Ses
         if not reason:
             return Decision(rule.action, index, f"rule {index + 1} matches: {rule}", tuple(mismatches))
         mismatches.append(f"rule {index + 1} does not match: {reason}")
+    for index, rule in enumerate(built_in):
+        if not mismatch(rule, session):
+            return Decision(rule.action, None, f"a built-in rule matches: {rule}", tuple(mismatches), index)
     what = "no rule matches" if rules else "there are no rules"
     return Decision(default, None, f"{what}: the default is {default}", tuple(mismatches))
 
@@ -153,7 +175,10 @@ def mismatch(rule: Rule, session: Session) -> str:
     """What of the session the rule does not match, the first such thing; empty when it matches."""
     checks = (
         (rule.interface in (None, session.interface), f"it came in on {session.interface}, not {rule.interface}"),
-        (rule.protocol in (None, session.protocol), f"protocol {session.protocol} is not {rule.protocol}"),
+        (
+            rule.protocol in (None, session.protocol),
+            f"protocol {protocol_name(session.protocol)} is not {protocol_name(rule.protocol or 0)}",
+        ),
         (_within(session.source, rule.source), f"{session.source} is not in source {rule.source}"),
         (
             _within(session.destination, rule.destination),
@@ -167,6 +192,19 @@ def mismatch(rule: Rule, session: Session) -> str:
         ),
     )
     return next((reason for fits, reason in checks if not fits), "")
+
+
+def protocol_name(number: int) -> str:
+    """``tcp``, or the number in digits."""
+    names = {value: name for name, value in (PROTOCOLS | KEPT_PROTOCOLS).items()}
+    return names.get(number, str(number))
+
+
+def protocol_number(text: str) -> int | None:
+    """The other way round; None when it is neither a name nor a number from 0 to 255."""
+    if text.isascii() and text.isdecimal() and int(text) <= 255:
+        return int(text)
+    return (PROTOCOLS | KEPT_PROTOCOLS).get(text)
 
 
 def _within(address: Address, network: Network | None) -> bool:
@@ -184,10 +222,11 @@ def parse(section: PolicySection, interfaces: Sequence[str], where: str = "polic
     rules = tuple(
         _rule(given, interfaces, f"{where}.rules: rule {number}") for number, given in enumerate(section.rules, start=1)
     )
-    lines = sum(rule.lines for rule in rules)
-    if lines > MAX_LINES:
+    built_in = BUILT_IN if section.keep_short_exchanges else ()
+    lines, most = sum(rule.lines for rule in rules), MAX_LINES - sum(rule.lines for rule in built_in)
+    if lines > most:
         raise ConfigError(
-            f"{where}.rules has {lines} pairs of source_ports and ports, expected {MAX_LINES} at most",
+            f"{where}.rules has {lines} pairs of source_ports and ports, expected {most} at most",
             "use ranges instead of lists of ports",
         )
     keep = parse_mark(section.keep_mark, f"{where}.keep_mark")
@@ -196,7 +235,7 @@ def parse(section: PolicySection, interfaces: Sequence[str], where: str = "polic
             f"{where}.keep_mark is {section.keep_mark!r}: with value 0 it would keep every session without a mark",
             'give the bits that keep a session, like "0x80000000/0x80000000"; "0x0/0x0" keeps none',
         )
-    return Policy(rules, section.default, keep)
+    return Policy(rules, section.default, keep, built_in)
 
 
 def _rule(given: PolicyRule, interfaces: Sequence[str], where: str) -> Rule:

@@ -30,7 +30,8 @@ MOST_WEIGHT = 255
 KINDS = {"round-robin": 0, "weighted": 0, "least-connections": 1, "source-hash": 2, "random": 3}
 """enum schedule_kind of bpf/include/types.h."""
 
-HITS_DEFAULT, HITS_KEEP_MARK = 64, 65
+HITS_DEFAULT, HITS_KEEP_MARK, HITS_BUILT_IN = 64, 65, 66
+"""AA_HITS_* of bpf/include/types.h: counters behind those of the operator's rules."""
 ALL_SLOTS = 0xFFFF
 
 
@@ -45,11 +46,13 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class PolicyHits:
-    """New sessions each part of the policy in force has decided; a kept session counts with every SYN."""
+    """New sessions each part of the policy in force has decided; a kept one counts with every SYN or datagram asked
+    about."""
 
     rules: tuple[int, ...]
     default: int
     keep_mark: int
+    built_in: tuple[int, ...] = ()
 
 
 def source_key(table_key: bytes) -> bytes:
@@ -90,7 +93,7 @@ def write_policy(maps: Maps, policy: Policy, slots: Mapping[str, int]) -> bool:
     """``slots``: data interface → slot. False: that very policy is in force already, and its counters go on."""
     if len(policy.rules) > MAX_RULES:
         raise DataplaneError(f"a policy of {len(policy.rules)} rules, expected {MAX_RULES} at most")
-    lines = compile_rules(policy.rules, slots, maps["rules"].value)
+    lines = compile_policy(policy, slots, maps["rules"].value)
     if len(lines) > MAX_LINES:
         raise DataplaneError(f"a policy of {len(lines)} lines, expected {MAX_LINES} at most")
     header = maps["policies"].record()
@@ -124,10 +127,16 @@ def _switch(maps: Maps, bank: str, active: int) -> None:
     _switched[bank] = time.monotonic()
 
 
-def compile_rules(rules: Sequence[Rule], slots: Mapping[str, int], dtype: np.dtype) -> np.ndarray:
-    """Lines of ``struct rule``, in order; one for each pair of port ranges."""
+def compile_policy(policy: Policy, slots: Mapping[str, int], dtype: np.dtype) -> np.ndarray:
+    """Lines of the operator's rules, then of the built-in ones."""
+    built_in = compile_rules(policy.built_in, slots, dtype, HITS_BUILT_IN)
+    return np.concatenate([compile_rules(policy.rules, slots, dtype), built_in])
+
+
+def compile_rules(rules: Sequence[Rule], slots: Mapping[str, int], dtype: np.dtype, first: int = 0) -> np.ndarray:
+    """Lines of ``struct rule``, in order; one for each pair of port ranges. ``first``: number of the first rule."""
     lines = []
-    for number, rule in enumerate(rules):
+    for number, rule in enumerate(rules, first):
         for source_ports, ports in product(rule.source_ports or (ANY_PORT,), rule.ports or (ANY_PORT,)):
             line = np.zeros((), dtype)
             _fill(line, rule, slots)
@@ -162,8 +171,12 @@ def read_hits(maps: Maps) -> PolicyHits:
     count = 0 if header is None else int(header["lines"])
     lines = maps["rules"].view()[bank * RULE_LINES :][:count]
     hits = maps["rule_hits"].view()[bank * RULE_COUNTERS :][:RULE_COUNTERS].tolist()
-    rules = int(lines["number"].max()) + 1 if count else 0
-    return PolicyHits(tuple(hits[:rules]), hits[HITS_DEFAULT], hits[HITS_KEEP_MARK])
+    numbers = lines["number"].astype(int)
+    rules = int(numbers[numbers < MAX_RULES].max(initial=-1)) + 1
+    built_in = int(numbers.max(initial=HITS_BUILT_IN - 1)) + 1
+    return PolicyHits(
+        tuple(hits[:rules]), hits[HITS_DEFAULT], hits[HITS_KEEP_MARK], tuple(hits[HITS_BUILT_IN:built_in])
+    )
 
 
 def read_live(maps: Maps) -> dict[int, int]:

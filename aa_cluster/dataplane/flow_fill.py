@@ -161,7 +161,7 @@ def _fill_records(records: Map, flows: np.ndarray, numbers: np.ndarray, places: 
         out[f"reply_{name}"] = _same_bytes(rows_in[f"reply_{name}"])
     for name in ("protocol", "family"):
         out[f"original_{name}"] = out[f"reply_{name}"] = rows_in[name]
-    for name in ("owner", "state", "slot", "mark", "created_ns", "seen_ns"):
+    for name in ("owner", "state", "ended", "slot", "mark", "created_ns", "seen_ns"):
         out[name] = rows_in[name]
     out["place"] = places[:, placed].T
     records.view()[chosen] = out

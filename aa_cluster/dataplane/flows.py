@@ -17,7 +17,10 @@ from aa_cluster.dataplane.maps import Map
 
 SYN_SENT, SYN_RECV, ESTABLISHED, CLOSING, CLOSED, DEAD = 1, 2, 3, 4, 5, 6
 DATAGRAMS, STREAM = 0, 7
-"""In ``Timeouts``: UDP flows, whose state says nothing; those announced more than once are streams."""
+"""In ``Timeouts``, beside the states: a UDP flow, and one that was answered and has lasted: a stream."""
+
+TCP, UDP = 6, 17
+"""IP protocol numbers: what has flows."""
 
 STATE_NAMES = {
     SYN_SENT: "syn-sent",
@@ -28,8 +31,8 @@ STATE_NAMES = {
 }
 
 TOUCHED, EXACT, SETTLED, REPLY = 1, 2, 4, 8
-ONE_SIDED, TAKEN = 4, 16
-"""In a record's ``ended``: FLOW_ONE_SIDED and FLOW_TAKEN of bpf/include/types.h."""
+ONE_SIDED, LASTS, TAKEN = 4, 8, 16
+"""In a record's ``ended``: FLOW_ONE_SIDED, FLOW_LASTS and FLOW_TAKEN of bpf/include/types.h."""
 
 OWNER_SHIFT, RECORD_SHIFT, FINGERPRINT_SHIFT = 4, 10, 32
 RECORD_MASK = 0x3FFFFF
@@ -53,13 +56,14 @@ FLOW_ROW = np.dtype(
         ("reply_dport", ">u2"),
         ("owner", "u1"),
         ("state", "u1"),
+        ("ended", "u1"),
         ("slot", "u1"),
         ("mark", "<u4"),
         ("created_ns", "<u8"),
         ("seen_ns", "<u8"),
     ]
 )
-"""One flow: both tuples as on the wire, addresses v4-mapped, times in ns of CLOCK_MONOTONIC."""
+"""One flow: both tuples as on the wire, addresses v4-mapped, times in ns of CLOCK_MONOTONIC, the record's ``ended``."""
 
 ACCOUNT = ("packets", "octets", "reply_packets", "reply_octets")
 ACCOUNTED_ROW = np.dtype(
@@ -78,6 +82,13 @@ _TIMEOUTS = {
     CLOSED: ("tcp_timeout_time_wait", 120),
 }
 """By state: the node's own conntrack setting, and the kernel's default."""
+
+
+def timeout_index(protocol: np.ndarray, state: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Which of ``Timeouts`` is each flow's: TCP's by state; a UDP flow has one, and another when it is a stream."""
+    stream = (state >= ESTABLISHED) & (ended & LASTS != 0)
+    out: np.ndarray = np.where(protocol == UDP, np.where(stream, STREAM, DATAGRAMS), state & 7)
+    return out
 
 
 class Timeouts:
@@ -197,7 +208,7 @@ def _as_rows(live: np.ndarray, dtype: np.dtype[np.void] = FLOW_ROW) -> np.ndarra
     for name in ("sport", "dport"):
         out[name] = live[f"original_{name}"].view(">u2")
         out[f"reply_{name}"] = live[f"reply_{name}"].view(">u2")
-    for name in ("owner", "state", "slot", "mark", "created_ns", "seen_ns"):
+    for name in ("owner", "state", "ended", "slot", "mark", "created_ns", "seen_ns"):
         out[name] = live[name]
     return out
 
@@ -214,6 +225,15 @@ def sessions_by_owner(records: Map, watermark: Map) -> dict[int, int]:
     owners = used["owner"][(used["state"] != 0) & (used["state"] < CLOSING)]
     counts = np.bincount(owners, minlength=1)
     return {owner: int(number) for owner, number in enumerate(counts) if number}
+
+
+def live_by_kind(records: Map, watermark: Map) -> dict[tuple[int, int], int]:
+    """Flows that are neither closing nor closed, by (protocol, family)."""
+    used = in_use(records, watermark)
+    live = used[(used["state"] != 0) & (used["state"] < CLOSING)]
+    kinds = live["original_protocol"].astype("u2") << np.uint16(8) | live["original_family"]
+    found, counts = np.unique(kinds, return_counts=True)
+    return {(int(kind) >> 8, int(kind) & 0xFF): int(count) for kind, count in zip(found, counts, strict=True)}
 
 
 def begun_since(records: Map, watermark: Map, since_ns: int) -> dict[int, int]:

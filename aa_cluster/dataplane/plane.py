@@ -302,10 +302,16 @@ class Dataplane:
         """
         decisions.write_draining(self._maps, ids)
 
-    def set_policy(self, rules: Sequence[Rule], default: Action = "share", keep_mark: Mark = NO_MARK) -> bool:
+    def set_policy(
+        self,
+        rules: Sequence[Rule],
+        default: Action = "share",
+        keep_mark: Mark = NO_MARK,
+        built_in: Sequence[Rule] = (),
+    ) -> bool:
         """Primary: which sessions are shared, swapped atomically. False: it was in force already, counters go on."""
         slots = {port.name: port.slot for port in self._settings.ports}
-        return decisions.write_policy(self._maps, Policy(tuple(rules), default, keep_mark), slots)
+        return decisions.write_policy(self._maps, Policy(tuple(rules), default, keep_mark, tuple(built_in)), slots)
 
     def rule_hits(self) -> list[int]:
         """New sessions by the rule that decided them, since the policy in force was set."""
@@ -392,6 +398,10 @@ class Dataplane:
     def sessions_by_owner(self) -> dict[int, int]:
         """Live (not closing or closed) flows per owner id."""
         return flows.sessions_by_owner(self._maps["records"], self._maps["watermark"])
+
+    def live_by_kind(self) -> dict[tuple[int, int], int]:
+        """Live flows per (protocol, family)."""
+        return flows.live_by_kind(self._maps["records"], self._maps["watermark"])
 
     def begun_since(self, seconds: float) -> dict[int, int]:
         """Flows that began in the last so many seconds and are still in the table, per owner id."""

@@ -20,7 +20,7 @@ import numpy as np
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flow_fill import recount
-from aa_cluster.dataplane.flows import CLOSED, DEAD, ESTABLISHED, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, DEAD, ESTABLISHED, SYN_RECV, SYN_SENT, TCP
 from aa_cluster.dataplane.maps import JOURNAL, Map
 
 RECORDS_PER_FRAME = 15
@@ -251,7 +251,8 @@ class Mirror:
         used["seen_ns"][~free & (used["state"] != CLOSED)] = now
         used["held_ns"] = used["position"] = 0
         used["state"][free] = DEAD
-        used["state"][used["state"] == SYN_SENT] = SYN_RECV  # its answer may have been seen: an ACK is enough
+        # Its answer may have been seen: an ACK is enough. A UDP flow has no such state, and the next answer will do.
+        used["state"][(used["state"] == SYN_SENT) & (used["original_protocol"] == TCP)] = SYN_RECV
         recount(self._maps)
         if is_on(self._maps["accounts"]):
             self._maps["accounts"].view()[:] = np.zeros((), self._maps["accounts"].value)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from aa_cluster.api import Check
 from aa_cluster.config import Config
-from aa_cluster.doctor import election, interfaces, kernel, rules
+from aa_cluster.doctor import election, interfaces, ipv6, kernel, rules
 from aa_cluster.doctor.verdict import failed
 from aa_cluster.errors import AaError
 
@@ -27,6 +27,7 @@ def run(config: Config, primary_digest: str | None) -> tuple[Check, ...]:
         for name, group in (
             ("kernel", lambda: kernel.checks(config)),
             ("interfaces", lambda: interfaces.checks(config)),
+            ("ipv6", lambda: ipv6.checks(config)),
             ("election", lambda: election.checks(config)),
             ("rules", lambda: rules.checks(config, primary_digest)),
         )

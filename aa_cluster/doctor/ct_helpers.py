@@ -37,8 +37,8 @@ def assignments(text: str, protocol: str, port: int) -> Iterator[Assignment]:
                 yield Assignment(kind, f"a rule in {' '.join(chain)}")
     for line in text.splitlines():
         found = re.search(r"-j CT .*--helper (\S+)", line)
-        ports = re.search(r"--dports? (\S+)", line)
-        if found and (ports is None or _listed(ports[1], port)):
+        ports, asked = re.search(r"--dports? (\S+)", line), re.search(r"(?<!! )-p (\S+)", line)
+        if found and (asked is None or asked[1] == protocol) and (ports is None or _listed(ports[1], port)):
             yield Assignment(found[1], line.split()[0])
 
 

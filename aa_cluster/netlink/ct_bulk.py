@@ -18,6 +18,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ import numpy as np
 from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink.conntrack import Status
 from aa_cluster.netlink.ct_create import ANSWER_SECONDS, NETLINK_NETFILTER
-from aa_cluster.netlink.ct_messages import ACK, ERROR, QUESTION, Family, Kind, build, parse
+from aa_cluster.netlink.ct_messages import ACK, ERROR, FAMILIES, PROTOCOLS, Kind, build, parse, question
 from aa_cluster.netlink.rtnl import refused
 
 CALL = 1024
@@ -39,7 +40,12 @@ _SOL_NETLINK, _CAP_ACK = 270, 10  # linux/netlink.h: the answer need not repeat 
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _ANSWER = struct.Struct("=IHHIIi")
 
-_AGAIN = (Status.ASSURED, Status.EXPECTED, Status.ASSURED | Status.EXPECTED)
+_AGAIN = tuple(
+    seen | more
+    for seen in (Status(0), Status.SEEN_REPLY)
+    for more in (Status(0), Status.ASSURED, Status.EXPECTED, Status.ASSURED | Status.EXPECTED)
+    if seen | more
+)
 """Bits that an entry may have and that a change must then name, or the kernel says EBUSY."""
 
 
@@ -51,7 +57,8 @@ class Outcome:
     """``codes``: an errno a row, 0 where it is as was asked for.
 
     ENOENT: there is no such entry, or one that has only one of the two tuples (it is left as it is). EEXIST
-    (``create``): a tuple of the row is another entry's. ENOMEM (``create``): the table is full.
+    (``create``): a tuple of the row is another entry's. ENOMEM (``create``): the table is full. EPROTONOSUPPORT:
+    neither TCP nor UDP over IPv4 or IPv6.
     ``existing``: rows of ``create`` whose entry was there.
     """
 
@@ -87,9 +94,9 @@ class Outcome:
 
 
 def update(rows: np.ndarray, lifetimes: Mapping[int, int]) -> Outcome:
-    """Entries that are there go on mid-stream from now on: state by that of the row (``ct_messages.TCP_STATES``),
-    segments outside of a window this node has not seen are taken, early drop passes by. ``lifetimes``: s, by a flow's
-    state.
+    """Entries that are there go on mid-stream from now on: state by that of the row (``ct_messages.TCP_STATES``;
+    ``UDP_STATUSES``), segments outside of a window this node has not seen are taken, early drop passes by.
+    ``lifetimes``: s, as ``flows.Timeouts`` has them.
 
     Only an entry that has both tuples of its row is touched.
     """
@@ -100,7 +107,7 @@ def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Existing = 
     """Makes entries with both tuples, the NAT between them, mark, and state as ``update``. No helper, no labels.
 
     One that is there already is left, or else updated; with ``replace`` others that have one of a row's tuples go. The
-    first row for which there is no room ends it: all behind it are ENOMEM too.
+    first row for which there is no room ends it: all behind it, IPv4 before IPv6 and TCP before UDP, are ENOMEM too.
     """
     by_state = _by_state(lifetimes)
     codes = _converse("create", rows, by_state)
@@ -124,20 +131,20 @@ def check(rows: np.ndarray) -> Outcome:
 
 
 def read() -> np.ndarray:
-    """The IPv4 TCP and UDP entries of this namespace, as rows with both tuples and nothing else.
+    """The TCP and UDP entries of this namespace, over IPv4 and IPv6, as rows with both tuples and nothing else.
 
     A snapshot made while packets flow: an entry that comes or goes meanwhile may be in it or not.
     """
     try:
         with _conversation() as link:
-            link.send(QUESTION)
             parts = []
-            while True:
-                data = link.recv(1 << 20)
-                rows, more = parse(data)
-                parts.append(rows)
-                if not more:
-                    return np.concatenate(parts)
+            for family in FAMILIES:
+                link.send(question(family))
+                more = True
+                while more:
+                    rows, more = parse(link.recv(1 << 20), family)
+                    parts.append(rows)
+            return np.concatenate(parts)
     except OSError as error:
         raise refused("read the conntrack table", error.errno or 0) from error
 
@@ -168,21 +175,22 @@ def _by_state(lifetimes: Mapping[int, int]) -> np.ndarray:
 
 def _converse(kind: Kind, rows: np.ndarray, lifetimes: np.ndarray, extra: int = 0) -> np.ndarray:
     """The errno of each row."""
-    codes = np.zeros(len(rows), "i4")
+    codes = np.full(len(rows), errno.EPROTONOSUPPORT, "i4")
     if not len(rows):
         return codes
-    families: tuple[Family, ...] = (4, 6)
+    full = False
     try:
         with _conversation() as link:
-            for family in families:
-                chosen = np.flatnonzero(rows["family"] == family)
+            for family, protocol in product(FAMILIES, PROTOCOLS):
+                chosen = np.flatnonzero((rows["family"] == family) & (rows["protocol"] == protocol))
                 for start in range(0, len(chosen), CALL):
+                    if full:
+                        codes[chosen[start:]] = errno.ENOMEM
+                        break
                     some = chosen[start : start + CALL]
                     part = rows[some[0] : some[-1] + 1] if some[-1] - some[0] + 1 == len(some) else rows[some]
-                    codes[some] = _call(link, build(kind, family, part, lifetimes, extra))
-                    if kind == "create" and (codes[some] == errno.ENOMEM).any():
-                        codes[chosen[start + CALL :]] = errno.ENOMEM
-                        break
+                    codes[some] = _call(link, build(kind, family, protocol, part, lifetimes, extra))
+                    full = kind == "create" and bool((codes[some] == errno.ENOMEM).any())
     except OSError as error:
         raise refused(f"{kind} {len(rows)} conntrack entries", error.errno or 0) from error
     return codes

@@ -6,8 +6,7 @@
     change  = CTA_STATUS │ CTA_TIMEOUT │ CTA_PROTOINFO { CTA_PROTOINFO_TCP { state, flags of both directions } }
     nat     = CTA_NAT_x { lowest address, CTA_NAT_PROTO { lowest port } }         (left out, the highest is the same)
 
-The TCP part of a UDP entry's message is skipped by the kernel, so one layout serves both protocols. Addresses are 4 or
-16 bytes, so there is a layout for each family.
+Addresses are 4 or 16 bytes, and only TCP has a CTA_PROTOINFO: a layout for each family and protocol.
 """
 
 from __future__ import annotations
@@ -21,10 +20,25 @@ from typing import Literal
 
 import numpy as np
 
-from aa_cluster.dataplane.flows import CLOSED, CLOSING, DEAD, ESTABLISHED, FLOW_ROW, SYN_RECV, SYN_SENT
+from aa_cluster.dataplane.flows import (
+    CLOSED,
+    CLOSING,
+    DEAD,
+    ESTABLISHED,
+    FLOW_ROW,
+    STREAM,
+    SYN_RECV,
+    SYN_SENT,
+    TCP,
+    UDP,
+    timeout_index,
+)
 from aa_cluster.netlink.conntrack import Status
 
 Family = Literal[4, 6]
+Protocol = Literal[6, 17]
+FAMILIES: tuple[Family, ...] = (4, 6)
+PROTOCOLS: tuple[Protocol, ...] = (6, 17)
 Kind = Literal["by_reply", "by_original", "change", "create", "delete", "delete_by_reply"]
 """``by_*``: a change of nothing, to ask whether there is an entry with that tuple."""
 
@@ -60,6 +74,22 @@ STATUSES = np.full(8, Status.CONFIRMED | Status.SEEN_REPLY, "u4")
 let the ACK in. Only what is established is out of reach of early drop. (The kernel wants CONFIRMED said again.)"""
 
 STATUSES[[ESTABLISHED, CLOSING, CLOSED]] |= np.uint32(Status.ASSURED)
+
+UDP_STATUSES = np.full(8, Status.CONFIRMED, "u4")
+"""By a flow's state. Unreplied: a datagram of either direction is taken, and an answer makes it seen."""
+
+UDP_STATUSES[ESTABLISHED] |= np.uint32(Status.SEEN_REPLY | Status.ASSURED)
+
+UNREPLIED, ANSWERED, LASTING = 1, 4, 5
+"""What the entry of a UDP flow is made as; of TCP it is the entry's state. See ``needs``."""
+
+
+def needs(protocol: np.ndarray, state: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """What the entry of each flow is to be made as: 1 to 7. Two flows with the same number get the same change."""
+    datagrams = np.where(state >= ESTABLISHED, ANSWERED, UNREPLIED)
+    datagrams[timeout_index(protocol, state, ended) == STREAM] = LASTING
+    out: np.ndarray = np.where(protocol == UDP, datagrams, TCP_STATES[state & 7])
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +141,7 @@ class _Writer:
 
 
 @cache
-def layout(kind: Kind, family: Family) -> Layout:
+def layout(kind: Kind, family: Family, protocol: Protocol) -> Layout:
     body = _Writer()
     body.constant("u1", socket.AF_INET6 if family == 6 else socket.AF_INET)
     body.constant("u1", 0)
@@ -121,7 +151,10 @@ def layout(kind: Kind, family: Family) -> Layout:
     if kind in (*_BY_REPLY, "create"):
         _tuple(body, family, _TUPLE_REPLY, "reply_")
     if kind in ("change", "create"):
-        _state(body)
+        body.attribute(_STATUS, "status", ">u4")
+        body.attribute(_TIMEOUT, "timeout", ">u4")
+        if protocol == TCP:
+            _tcp_state(body)
     if kind == "create":
         body.attribute(_MARK, "mark", ">u4")
         _nat(body, family, _NAT_SRC, "nat_source")
@@ -156,7 +189,7 @@ def _tuple(out: _Writer, family: Family, number: int, prefix: str) -> None:
     out.nest(number, both)
 
 
-def _state(out: _Writer) -> None:
+def _tcp_state(out: _Writer) -> None:
     tcp, info = _Writer(), _Writer()
     tcp.attribute(_TCP_STATE, "tcp_state", "u1")
     for number in (_TCP_FLAGS_ORIGINAL, _TCP_FLAGS_REPLY):  # struct nf_ct_tcp_flags: flags, mask
@@ -166,8 +199,6 @@ def _state(out: _Writer) -> None:
         tcp.constant("u1", LIBERAL)
         tcp.constant("=u2", 0)
     info.nest(_TCP, tcp)
-    out.attribute(_STATUS, "status", ">u4")
-    out.attribute(_TIMEOUT, "timeout", ">u4")
     out.nest(_PROTOINFO, info)
 
 
@@ -179,19 +210,22 @@ def _nat(out: _Writer, family: Family, number: int, name: str) -> None:
     out.nest(number, both)
 
 
-def build(kind: Kind, family: Family, rows: np.ndarray, lifetimes: np.ndarray, extra: int = 0) -> np.ndarray:
-    """One message a row of ``FLOW_ROW``, all of that family. ``lifetimes``: s, by a flow's state; ``extra``: more
-    bits of status."""
-    out = layout(kind, family).messages(len(rows))
+def build(
+    kind: Kind, family: Family, protocol: Protocol, rows: np.ndarray, lifetimes: np.ndarray, extra: int = 0
+) -> np.ndarray:
+    """One message a row of ``FLOW_ROW``, all of that family and protocol. ``lifetimes``: s, as ``flows.Timeouts`` has
+    them; ``extra``: more bits of status."""
+    out = layout(kind, family, protocol).messages(len(rows))
     if kind in _BY_REPLY:
         _fill_tuple(out, rows, family, "reply_", "reply_")
         return out
     _fill_tuple(out, rows, family, "", "")
     if kind in ("change", "create"):
         state = rows["state"] & 7
-        out["status"] = STATUSES[state] | np.uint32(extra)
-        out["timeout"] = lifetimes[state]
-        out["tcp_state"] = TCP_STATES[state]
+        out["status"] = (STATUSES if protocol == TCP else UDP_STATUSES)[state] | np.uint32(extra)
+        out["timeout"] = lifetimes[timeout_index(rows["protocol"], state, rows["ended"])]
+        if protocol == TCP:
+            out["tcp_state"] = TCP_STATES[state]
     if kind == "create":
         # The kernel wants the reply tuple as it were without NAT, and turns it into the translated one by what follows.
         # Both, also where nothing is translated: else this node's rules would decide.
@@ -217,38 +251,46 @@ def _copy(out: np.ndarray, name: str, addresses: np.ndarray, family: Family) -> 
     out[name] = whole if family == 6 else np.ascontiguousarray(addresses[:, 12:]).view("V4").reshape(-1)
 
 
-QUESTION = struct.pack("=IHHIIBBH", 20, GET, REQUEST | DUMP, 1, 0, socket.AF_INET, 0, 0)
-"""All entries of IPv4."""
-
-_ENTRY = np.dtype(
-    [
-        (name, kind)
-        for prefix in ("", "reply_")
-        for name, kind in (
-            (f"_1{prefix}", "V12"),  # the heads of the tuple, of its addresses, of the first of them
-            (f"{prefix}saddr", "V4"),
-            (f"_2{prefix}", "V4"),
-            (f"{prefix}daddr", "V4"),
-            (f"_3{prefix}", "V8"),
-            (f"{prefix}protocol", "u1"),
-            (f"_4{prefix}", "V7"),
-            (f"{prefix}sport", ">u2"),
-            (f"_5{prefix}", "V6"),
-            (f"{prefix}dport", ">u2"),
-            (f"_6{prefix}", "V2"),
-        )
-    ]
-)
-"""How the kernel's answer begins behind both headers, for protocols with ports: both tuples, always first."""
+@cache
+def question(family: Family) -> bytes:
+    """For all entries of that family."""
+    number = socket.AF_INET6 if family == 6 else socket.AF_INET
+    return struct.pack("=IHHIIBBH", 20, GET, REQUEST | DUMP, 1, 0, number, 0, 0)
 
 
-def parse(data: bytes) -> tuple[np.ndarray, bool]:
-    """What one read of an answer to ``QUESTION`` holds, as ``FLOW_ROW``; False: that was the last. ``OSError`` when the
+@cache
+def _entry(family: Family) -> np.dtype[np.void]:
+    """How the kernel's answer begins behind both headers, for protocols with ports: both tuples, always first."""
+    address = _address(family)
+    return np.dtype(
+        [
+            (name, kind)
+            for prefix in ("", "reply_")
+            for name, kind in (
+                (f"_1{prefix}", "V12"),  # the heads of the tuple, of its addresses, of the first of them
+                (f"{prefix}saddr", address),
+                (f"_2{prefix}", "V4"),
+                (f"{prefix}daddr", address),
+                (f"_3{prefix}", "V8"),
+                (f"{prefix}protocol", "u1"),
+                (f"_4{prefix}", "V7"),
+                (f"{prefix}sport", ">u2"),
+                (f"_5{prefix}", "V6"),
+                (f"{prefix}dport", ">u2"),
+                (f"_6{prefix}", "V2"),
+            )
+        ]
+    )
+
+
+def parse(data: bytes, family: Family) -> tuple[np.ndarray, bool]:
+    """What one read of an answer to ``question`` holds, as ``FLOW_ROW``; False: that was the last. ``OSError`` when the
     kernel gives up."""
+    entry = _entry(family)
     at, starts, more = 0, [], True
     while at < len(data):
         length, kind = struct.unpack_from("=IH", data, at)
-        if kind == NEW and length >= 20 + _ENTRY.itemsize:
+        if kind == NEW and length >= 20 + entry.itemsize:
             starts.append(at + 20)
         elif kind == ERROR:
             code = -struct.unpack_from("=i", data, at + 16)[0]
@@ -258,15 +300,20 @@ def parse(data: bytes) -> tuple[np.ndarray, bool]:
         at += (length + 3) & ~3
     if not starts:
         return np.zeros(0, FLOW_ROW), more
-    raw = np.frombuffer(data, "u1")[np.array(starts)[:, None] + np.arange(_ENTRY.itemsize)]
-    found = raw.view(_ENTRY).reshape(-1)
-    found = found[(found["protocol"] == socket.IPPROTO_TCP) | (found["protocol"] == socket.IPPROTO_UDP)]
+    raw = np.frombuffer(data, "u1")[np.array(starts)[:, None] + np.arange(entry.itemsize)]
+    found = raw.view(entry).reshape(-1)
+    return _rows(found[np.isin(found["protocol"], PROTOCOLS)], family), more
+
+
+def _rows(found: np.ndarray, family: Family) -> np.ndarray:
     out = np.zeros(len(found), FLOW_ROW)
     for prefix in ("", "reply_"):
         for name in ("saddr", "daddr"):
-            out[f"{prefix}{name}"][:, 10:12] = 0xFF
-            out[f"{prefix}{name}"][:, 12:] = np.ascontiguousarray(found[f"{prefix}{name}"]).view("u1").reshape(-1, 4)
+            address = np.ascontiguousarray(found[f"{prefix}{name}"]).view("u1").reshape(len(found), -1)
+            if family == 4:
+                out[f"{prefix}{name}"][:, 10:12] = 0xFF
+            out[f"{prefix}{name}"][:, -address.shape[1] :] = address
         for name in ("sport", "dport"):
             out[f"{prefix}{name}"] = found[f"{prefix}{name}"]
-    out["protocol"], out["family"] = found["protocol"], 4
-    return out, more
+    out["protocol"], out["family"] = found["protocol"], family
+    return out

@@ -35,14 +35,22 @@ int feed_xdp(struct xdp_md *ctx)
 	walk = bench_walk.lookup(&zero);
 	if (!plan || !walk || data + BENCH_HEAD > end)
 		return XDP_ABORTED;
-	bench_copy_head(data, plan);
 	turn = *walk >> 63;
 	bench_flow_of(&flow, bench_number(plan, walk), plan->shape, plan->public, turn);
-	bench_fill(data, plan, &flow);
+	if (plan->family == 4) {
+		bench_copy_head(data, plan);
+		bench_fill(data, plan, &flow);
+	} else {
+		if (data + BENCH_HEAD_IPV6 > end)
+			return XDP_ABORTED;
+		bench_copy_head_ipv6(data, plan);
+		bench_fill_ipv6(data, plan, &flow);
+	}
 	bench_xdp.call(ctx, 0);
 	return XDP_ABORTED;
 }
 
+/* The template keeps the block on a word's edge: at BENCH_HEAD, or at BENCH_HEAD_IPV6. */
 static __always_inline void fill_block(struct bench_scratch *scratch, const struct bench_plan *plan,
 				       const struct bench_flow *flow)
 {
@@ -51,24 +59,35 @@ static __always_inline void fill_block(struct bench_scratch *scratch, const stru
 	__u64 *words = (__u64 *)block, tag;
 	int i;
 
+	if (plan->family == 4) {
 #pragma unroll
-	for (i = 0; i < (int)sizeof(*block) / 8; i++)
-		words[i] = plan->frame[BENCH_HEAD / 8 + i]; /* the template keeps it on a word's edge */
+		for (i = 0; i < (int)sizeof(*block) / 8; i++)
+			words[i] = plan->frame[BENCH_HEAD / 8 + i];
+	} else {
+#pragma unroll
+		for (i = 0; i < (int)sizeof(*block) / 8; i++)
+			words[i] = plan->frame[BENCH_HEAD_IPV6 / 8 + i];
+	}
 	block->source_port = flow->sport;
 	block->destination_port = flow->dport;
-	map_ipv4(block->source, plan->public);
-	map_ipv4(block->destination, flow->daddr);
-	map_ipv4(sealed->original.saddr, flow->saddr);
-	map_ipv4(sealed->original.daddr, flow->daddr);
-	sealed->original.sport = flow->sport;
-	sealed->original.dport = flow->dport;
-	sealed->original.protocol = IPPROTO_TCP;
-	sealed->original.family = 4;
-	sealed->original.zero = 0;
-	sealed->sequence = be32(1000);
+	bench_address(block->source, plan, plan->public);
+	bench_address(block->destination, plan, flow->daddr);
+	bench_tuple_of(&sealed->original, plan, flow);
+	sealed->sequence = plan->protocol == IPPROTO_TCP ? be32(1000) : 0;
 	sealed->zero = 0;
 	tag = block_tag(plan->key, sealed);
 	__builtin_memcpy(block->tag, &tag, 8);
+}
+
+static __always_inline void fill_arp(struct bench_scratch *scratch, const struct bench_plan *plan, __u32 n)
+{
+	struct arp_ipv4 *arp = (void *)scratch->frame + ETH_HLEN;
+
+	bench_copy_head(scratch->frame, plan);
+	if (plan->shape == SHAPE_ARP_TARGET)
+		arp->target_ip = be32(plan->address + n);
+	else
+		arp->sender_ip = be32(plan->address + n);
 }
 
 int feed_skb(struct __sk_buff *skb)
@@ -77,7 +96,6 @@ int feed_skb(struct __sk_buff *skb)
 	struct bench_plan *plan;
 	struct bench_flow flow;
 	__u32 length, shape, n;
-	struct arp_ipv4 *arp;
 	int zero = 0;
 	__u64 *walk;
 	bool turn;
@@ -93,24 +111,24 @@ int feed_skb(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	skb->mark = plan->mark;
 	skb->cb[0] = 0;
-	bench_copy_head(scratch->frame, plan);
 	turn = *walk >> 63;
 	n = bench_number(plan, walk);
+	bench_flow_of(&flow, n, shape, plan->public, turn);
 	if (shape >= SHAPE_ARP_TARGET) {
-		arp = (void *)scratch->frame + ETH_HLEN;
-		if (shape == SHAPE_ARP_TARGET)
-			arp->target_ip = be32(plan->address + n);
-		else
-			arp->sender_ip = be32(plan->address + n);
-	} else {
-		bench_flow_of(&flow, n, shape, plan->public, turn);
+		fill_arp(scratch, plan, n);
+	} else if (plan->family == 4) {
+		bench_copy_head(scratch->frame, plan);
 		bench_fill(scratch->frame, plan, &flow);
+	} else {
+		bench_copy_head_ipv6(scratch->frame, plan);
+		bench_fill_ipv6(scratch->frame, plan, &flow);
 	}
-	if (bpf_skb_store_bytes(skb, 0, scratch->frame, BENCH_HEAD - 2, 0))
+	if (plan->family == 4 ? bpf_skb_store_bytes(skb, 0, scratch->frame, BENCH_HEAD, 0) :
+				bpf_skb_store_bytes(skb, 0, scratch->frame, BENCH_HEAD_IPV6, 0))
 		return TC_ACT_UNSPEC;
-	if (shape == SHAPE_BLOCK) {
+	if (shape == SHAPE_BLOCK) { /* over what is behind the headers */
 		fill_block(scratch, plan, &flow);
-		if (bpf_skb_store_bytes(skb, BENCH_HEAD - 2, &scratch->sealed.block, sizeof(struct handoff_block), 0))
+		if (bpf_skb_store_bytes(skb, plan->headers, &scratch->sealed.block, sizeof(struct handoff_block), 0))
 			return TC_ACT_UNSPEC;
 	}
 	bench_skb.call(skb, 0);
@@ -120,7 +138,7 @@ int feed_skb(struct __sk_buff *skb)
 /* Fills conntrack with the flows of the plan, masqueraded, as the primary's netfilter would have. One a run. */
 int fill_conntrack(struct __sk_buff *skb)
 {
-	struct tuple original = {.protocol = IPPROTO_TCP, .family = 4}, reply;
+	struct tuple original, reply;
 	struct bench_plan *plan;
 	struct bench_flow flow;
 	struct nf_conn *ct;
@@ -132,15 +150,12 @@ int fill_conntrack(struct __sk_buff *skb)
 	if (!plan || !walk)
 		return TC_ACT_UNSPEC;
 	bench_flow_of(&flow, bench_number(plan, walk), SHAPE_ORIGINAL, plan->public, false);
-	map_ipv4(original.saddr, flow.saddr);
-	map_ipv4(original.daddr, flow.daddr);
-	original.sport = flow.sport;
-	original.dport = flow.dport;
+	bench_tuple_of(&original, plan, &flow);
 	ct = ct_make(skb, &original);
 	if (!ct)
 		return TC_ACT_UNSPEC;
 	invert(&reply, &original);
-	map_ipv4(reply.daddr, plan->public);
+	bench_address(reply.daddr, plan, plan->public);
 	ct_translate(ct, &reply);
 	ct_set_timeout(ct, 3600000);
 	ct = ct_insert_entry(ct);

@@ -12,9 +12,10 @@
 #define AA_HA_LINK 16
 #define AA_SEQUENCE_CAPACITY 8192 /* a power of two: the index is masked */
 #define AA_RULE_LINES 128         /* of the policy, compiled; a power of two */
-#define AA_RULE_COUNTERS 128      /* per bank: one a rule (64), then the default's and the keep mark's */
+#define AA_RULE_COUNTERS 128      /* per bank: one a rule (64), the default's, the keep mark's, the built-in rules' */
 #define AA_HITS_DEFAULT 64
 #define AA_HITS_KEEP_MARK 65
+#define AA_HITS_BUILT_IN 66 /* the first; their lines name them by it */
 #define AA_HASH_KEYS 11 /* 64-bit words for one sum over the largest tuple: five pairs and one */
 #define AA_NSEC_PER_SEC 1000000000ull
 #define AA_FEATURE_ACCOUNTING 1

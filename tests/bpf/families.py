@@ -68,7 +68,9 @@ def extended(which: FlowTuple, flags: str, headers: tuple[Packet, ...], payload:
     return Ether(bytes(Ether(src=CLIENT_MAC, dst=VIRTUAL) / inner / plain[IPv6].payload))
 
 
-def pieces(which: FlowTuple, flags: str = "A", sizes: tuple[int, ...] = (512, 512, 400), ident: int = 4711) -> list[Packet]:
+def pieces(
+    which: FlowTuple, flags: str = "A", sizes: tuple[int, ...] = (512, 512, 400), ident: int = 4711
+) -> list[Packet]:
     """An IPv6 packet in fragments of so many bytes behind the fragment header."""
     whole = segment(which, flags, b"f" * (sum(sizes) - (8 if which.protocol == UDP_PROTOCOL else 20)))[IPv6]
     body = bytes(whole.payload)

@@ -299,7 +299,9 @@ def segment(which: FlowTuple, flags: str, payload: bytes = b"", **fields: object
     """A whole frame of that tuple's family and protocol for the virtual MAC, checksums right, as scapy builds it.
     ``flags`` and ``options`` are TCP's, and of no account in a datagram."""
     ttl = int(str(fields.pop("ttl", 64)))
-    return Ether(bytes(Ether(src=CLIENT_MAC, dst=VIRTUAL) / network(which, ttl) / transport(which, flags, fields) / payload))
+    return Ether(
+        bytes(Ether(src=CLIENT_MAC, dst=VIRTUAL) / network(which, ttl) / transport(which, flags, fields) / payload)
+    )
 
 
 def network(which: FlowTuple, ttl: int = 64) -> Packet:

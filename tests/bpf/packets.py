@@ -61,7 +61,7 @@ def frame(inner: Packet, tags: tuple[Packet, ...] = (), dst: str = VIRTUAL, src:
 
 def tagged(whole: Packet, tags: tuple[Packet, ...]) -> Packet:
     """The same frame inside tags."""
-    return frame(whole[IP], tags, whole.dst, whole.src)
+    return frame(whole.payload, tags, whole.dst, whole.src)
 
 
 def steered(packet: Packet, tags: tuple[Packet, ...] = ()) -> Packet:

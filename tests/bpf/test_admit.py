@@ -152,7 +152,7 @@ def test_datagrams(plane: Plane, payload: bytes, checksum: bool) -> None:
     steered = plane.run("steer", frame / UDP(sport=53, dport=40000) / b"answer")
     assert (steered.verdict, steered.packet.dst, steered.why) == (XDP_TX, node_mac(OTHER), {"STEER_DATAGRAM": 1})
     stray = plane.run("steer", frame / UDP(sport=53, dport=40001) / b"answer")
-    assert (stray.verdict, stray.why) == (XDP_PASS, {"STEER_NOT_TCP": 1})
+    assert (stray.verdict, stray.why) == (XDP_PASS, {"STEER_MISS": 1})
     assert plane.run("admit", with_block(QUERY, announced(QUERY), "", payload)).why == {"ADMIT_AGAIN": 1}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, FLOW_ROW, SYN_SENT
+from aa_cluster.dataplane.flows import CLOSED, DATAGRAMS, ESTABLISHED, FLOW_ROW, LASTS, STREAM, SYN_SENT
 from aa_cluster.errors import NetlinkError
 from aa_cluster.netlink import conntrack, ct_bulk, ct_create
 from aa_cluster.netlink.conntrack import NAT, Status, Tuple
@@ -24,7 +24,7 @@ from tests.bpf.harness import entry, namespace, tuple_of
 
 pytestmark = [pytest.mark.bpf, pytest.mark.usefixtures("own_namespace")]
 
-LIFETIMES = {SYN_SENT: 60, ESTABLISHED: 432_000, CLOSED: 120}
+LIFETIMES = {SYN_SENT: 60, ESTABLISHED: 432_000, CLOSED: 120, DATAGRAMS: 33, STREAM: 177}
 MANY = 100_000
 MAXIMUM = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
@@ -40,24 +40,36 @@ def mapped(address: str) -> np.ndarray:
     return np.frombuffer(parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed, "u1")
 
 
-def row(original: Tuple, reply: Tuple, state: int = ESTABLISHED, mark: int = 0x11) -> np.ndarray:
+def row(original: Tuple, reply: Tuple, state: int = ESTABLISHED, mark: int = 0x11, ended: int = 0) -> np.ndarray:
     out = np.zeros(1, FLOW_ROW)
     for one, prefix in ((original, ""), (reply, "reply_")):
         out[f"{prefix}saddr"], out[f"{prefix}daddr"] = mapped(one.source), mapped(one.destination)
         out[f"{prefix}sport"], out[f"{prefix}dport"] = one.source_port, one.destination_port
     out["family"], out["protocol"], out["state"], out["mark"] = original.family, original.protocol, state, mark
+    out["ended"] = ended
     return out
 
 
-def rows(count: int) -> np.ndarray:
+KINDS = [(4, 6), (6, 6), (4, 17), (6, 17)]
+"""(family, protocol)"""
+
+
+def rows(count: int, family: int = 4, protocol: int = 6) -> np.ndarray:
     """Sessions of 400 clients with one server, behind one address."""
     number = np.arange(count)
-    out = np.repeat(row(ORIGINAL, MASQUERADED), count)
+    out = np.repeat(row(*((ORIGINAL, MASQUERADED) if family == 4 else (ORIGINAL_6, MASQUERADED_6))), count)
     out["saddr"][:, 14], out["saddr"][:, 15] = number // 65536, number // 256 % 256
     out["sport"] = 2000 + number % 256
     out["reply_dport"] = 1024 + number % 60000
     out["dport"] = out["reply_sport"] = 80 + number // 60000
+    out["protocol"] = protocol
     return out
+
+
+def mixed(count: int) -> np.ndarray:
+    """So many, of all four kinds in turn."""
+    each = [rows(-(-count // len(KINDS)), *kind) for kind in KINDS]
+    return np.stack(each, axis=1).reshape(-1)[:count]
 
 
 ORIGINAL = Tuple(4, 6, "10.77.1.100", 40000, "10.77.2.100", 80)
@@ -69,6 +81,9 @@ ORIGINAL_6 = Tuple(6, 6, "fd77:1::100", 40000, "fd77:2::100", 80)
 MASQUERADED_6 = Tuple(6, 6, "fd77:2::100", 80, "fd77:2::1", 50000)
 DATAGRAM = Tuple(4, 17, "10.77.1.100", 40000, "10.77.2.100", 53)
 DATAGRAM_REPLY = Tuple(4, 17, "10.77.2.100", 53, "10.77.2.1", 50000)
+DATAGRAM_6 = Tuple(6, 17, "fd77:1::100", 40000, "fd77:2::100", 53)
+BOTH_6 = Tuple(6, 17, "fd77:2::7", 8053, "fd77:2::1", 50000)
+PREFIX_6 = Tuple(6, 6, "fd77:2::100", 80, "2001:db8:77::100", 40000)
 SETTLED = Status.CONFIRMED | Status.SEEN_REPLY | Status.ASSURED
 
 
@@ -80,9 +95,11 @@ SETTLED = Status.CONFIRMED | Status.SEEN_REPLY | Status.ASSURED
         (ORIGINAL, PUBLISHED, Status.DST_NAT),
         (ORIGINAL, BOTH, NAT),
         (ORIGINAL_6, MASQUERADED_6, Status.SRC_NAT),
+        (ORIGINAL_6, PREFIX_6, Status.SRC_NAT),
         (DATAGRAM, DATAGRAM_REPLY, Status.SRC_NAT),
+        (DATAGRAM_6, BOTH_6, NAT),
     ],
-    ids=["none", "source", "destination", "both", "IPv6", "UDP"],
+    ids=["none", "source", "destination", "both", "IPv6", "IPv6 prefix", "UDP", "UDP IPv6, both"],
 )
 def test_made_as_the_row_says(original: Tuple, reply: Tuple, nat: Status) -> None:
     assert ct_bulk.create(row(original, reply), LIFETIMES).errors == {}
@@ -94,7 +111,57 @@ def test_made_as_the_row_says(original: Tuple, reply: Tuple, nat: Status) -> Non
     assert found.status & Status.SRC_NAT_DONE, "no rule decides any more"
     assert found.status & Status.DST_NAT_DONE, "no rule decides any more"
     assert found.tcp_state == ("ESTABLISHED" if original.protocol == 6 else None)
-    assert 431_990 < found.timeout <= 432_000
+    lifetime = 432_000 if original.protocol == 6 else LIFETIMES[DATAGRAMS]
+    assert lifetime - 10 < found.timeout <= lifetime
+
+
+UDP_STATES = [
+    (SYN_SENT, 0, Status.CONFIRMED, DATAGRAMS),
+    (SYN_SENT, LASTS, Status.CONFIRMED, DATAGRAMS),
+    (ESTABLISHED, 0, SETTLED, DATAGRAMS),
+    (ESTABLISHED, LASTS, SETTLED, STREAM),
+]
+
+
+@pytest.mark.parametrize(("original", "reply"), [(DATAGRAM, DATAGRAM_REPLY), (DATAGRAM_6, BOTH_6)], ids=["4", "6"])
+@pytest.mark.parametrize(("state", "ended", "status", "timeout"), UDP_STATES)
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "there"])
+def test_a_udp_entry_is_as_old_as_its_flow(
+    original: Tuple, reply: Tuple, state: int, ended: int, status: Status, timeout: int, there: bool
+) -> None:
+    """Made, or brought up to date from what the first datagram left: the same."""
+    if there:
+        translated = Tuple(
+            original.family, 17, reply.destination, reply.destination_port, reply.source, reply.source_port
+        )
+        assert ct_create.create(NewEntry(original, translated, 0x11, "", 5))
+    wanted = row(original, reply, state, ended=ended)
+    outcome = ct_bulk.update(wanted, LIFETIMES) if there else ct_bulk.create(wanted, LIFETIMES)
+    assert (outcome.done, outcome.errors) == (1, {})
+    found = conntrack.find(original)
+    assert found is not None
+    assert (found.original, found.reply, found.mark, found.tcp_state) == (original, reply, 0x11, None)
+    assert found.status & SETTLED == status
+    assert LIFETIMES[timeout] - 5 < found.timeout <= LIFETIMES[timeout]
+
+
+@pytest.mark.parametrize(("original", "reply"), [(DATAGRAM, DATAGRAM_REPLY), (DATAGRAM_6, BOTH_6)], ids=["4", "6"])
+def test_what_conntrack_has_seen_of_a_udp_session_is_not_undone(original: Tuple, reply: Tuple) -> None:
+    """The flow was told of before its answer: the entry knows better."""
+    assert ct_bulk.create(row(original, reply), LIFETIMES).errors == {}
+    assert ct_bulk.update(row(original, reply, SYN_SENT), LIFETIMES).errors == {}
+    found = conntrack.find(original)
+    assert found is not None
+    assert found.status & SETTLED == SETTLED
+
+
+def test_what_is_neither_tcp_nor_udp_is_refused_by_name() -> None:
+    """No row is silently left out."""
+    odd = np.concatenate([row(ORIGINAL, MASQUERADED), row(DATAGRAM, DATAGRAM_REPLY)])
+    odd["protocol"][0] = 132
+    odd["family"][1] = 0
+    for outcome in (ct_bulk.create(odd, LIFETIMES), ct_bulk.update(odd, LIFETIMES), ct_bulk.delete(odd)):
+        assert outcome.errors == {"EPROTONOSUPPORT": 2}
 
 
 def test_half_open_and_ended() -> None:
@@ -200,8 +267,9 @@ def test_a_full_table_is_an_error_that_says_so() -> None:
         outcome.require("create conntrack entries")
 
 
-def test_a_refused_row_does_not_keep_the_others() -> None:
-    many = rows(5000)
+@pytest.mark.parametrize("make", [rows, mixed])
+def test_a_refused_row_does_not_keep_the_others(make: Callable[[int], np.ndarray]) -> None:
+    many = make(5000)
     assert ct_bulk.create(many[1::2], LIFETIMES).done == 2500
     outcome = ct_bulk.update(many, LIFETIMES)
     assert (outcome.codes[0::2] == errno.ENOENT).all()
@@ -210,8 +278,35 @@ def test_a_refused_row_does_not_keep_the_others() -> None:
     assert len(conntrack.dump()) == 5000
 
 
-def test_a_hundred_thousand() -> None:
-    many, told = rows(MANY), []
+NAMES = ["saddr", "daddr", "sport", "dport", "reply_saddr", "reply_daddr", "reply_sport", "reply_dport"]
+NAMES += ["protocol", "family"]
+
+
+def sorted_tuples(of: np.ndarray) -> list[bytes]:
+    plain = np.zeros(len(of), np.dtype([(name, FLOW_ROW[name]) for name in NAMES]))
+    for name in NAMES:
+        plain[name] = of[name]
+    return sorted(one.tobytes() for one in plain)
+
+
+def test_all_four_kinds_are_read_and_nothing_else() -> None:
+    many = mixed(20_000)
+    assert ct_bulk.create(many, LIFETIMES).errors == {}
+    assert sorted_tuples(ct_bulk.read()) == sorted_tuples(many)
+    assert ct_bulk.check(many).done == len(many)
+    some = many[::3]
+    assert ct_bulk.delete(some).errors == {}
+    left = np.delete(many, np.arange(0, len(many), 3))
+    assert sorted_tuples(ct_bulk.read()) == sorted_tuples(left)
+
+
+def test_a_read_of_an_empty_table() -> None:
+    assert len(ct_bulk.read()) == 0
+
+
+@pytest.mark.parametrize(("family", "protocol"), KINDS, ids=["TCP", "TCP IPv6", "UDP", "UDP IPv6"])
+def test_a_hundred_thousand(family: int, protocol: int) -> None:
+    many, told = rows(MANY, family, protocol), []
     for name, work in (("create", ct_bulk.create), ("update", ct_bulk.update)):
         start = time.perf_counter()
         outcome = work(many, LIFETIMES)
@@ -222,18 +317,7 @@ def test_a_hundred_thousand() -> None:
     start = time.perf_counter()
     found = ct_bulk.read()
     told.append(f"read {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")
-    names = [
-        "saddr",
-        "sport",
-        "dport",
-        "reply_saddr",
-        "reply_daddr",
-        "reply_sport",
-        "reply_dport",
-        "protocol",
-        "family",
-    ]
-    assert np.array_equal(np.sort(found[names].copy()), np.sort(many[names].copy()))
+    assert sorted_tuples(found) == sorted_tuples(many)
     start = time.perf_counter()
     assert ct_bulk.check(many).done == MANY
     told.append(f"check {1e6 * (time.perf_counter() - start) / MANY:.2f} µs")

@@ -41,10 +41,45 @@ def test_the_entry_is_as_netfilter_would_have_made_it() -> None:
     assert 0 < found.timeout <= 60
 
 
+KINDS = {
+    (family, protocol): (
+        Tuple(family, protocol, client, 40000, public, 2121),
+        Tuple(family, protocol, out, 50000, to, 21),
+    )
+    for family, client, public, out, to in (
+        (4, "10.77.1.100", "10.77.1.1", "10.77.2.1", "10.77.2.100"),
+        (6, "fd77:1::100", "fd77:1::1", "fd77:2::1", "fd77:2::100"),
+    )
+    for protocol in (6, 17)
+}
+
+
 @pytest.mark.usefixtures("own_namespace")
-def test_no_translation() -> None:
-    assert ct_create.create(entry(TRANSLATED, TRANSLATED, ""))
-    found = conntrack.find(TRANSLATED)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_both_families_and_protocols(kind: tuple[int, int]) -> None:
+    original, translated = KINDS[kind]
+    helper = "ftp" if kind[1] == 6 else ""
+    assert ct_create.create(entry(original, translated, helper))
+    found = conntrack.find(original)
+    assert found is not None
+    assert found.original == original
+    back = (translated.destination, translated.destination_port, translated.source, translated.source_port)
+    assert found.reply == Tuple(*kind, *back)
+    assert found.status & (NAT | Status.CONFIRMED | Status.SEEN_REPLY) == NAT | Status.CONFIRMED
+    assert bool(found.status & Status.HELPER) == bool(helper)
+    assert (found.mark, found.tcp_state) == (0x11, "NONE" if kind[1] == 6 else None)
+    assert [one.original for one in conntrack.dump(kind[0])] == [original]
+    assert conntrack.dump(10 - kind[0]) == []
+    assert conntrack.delete(original)
+    assert not conntrack.delete(original)
+
+
+@pytest.mark.usefixtures("own_namespace")
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_no_translation(kind: tuple[int, int]) -> None:
+    plain = KINDS[kind][1]
+    assert ct_create.create(entry(plain, plain, ""))
+    found = conntrack.find(plain)
     assert found is not None
     assert found.status & NAT == 0
     assert found.status & Status.SRC_NAT_DONE

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from aa_cluster.core import persistence, schedule
-from aa_cluster.core.policy import NO_MARK, Mark, Policy, Ports, Rule, Session, decide
+from aa_cluster.core.policy import BUILT_IN, NO_MARK, Mark, Policy, Ports, Rule, Session, decide
 from aa_cluster.dataplane import decisions, flow_fill, flows, kfuncs, programs, reasons, syscall
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.decisions import mapped
@@ -36,7 +36,9 @@ ROOM = 20_000
 SESSIONS = 10_000
 FIVE = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
 UNEQUAL = {1: 5, 2: 3, 3: 7, 4: 1, 5: 10}
-SERVER = mapped("192.0.2.1")
+SERVER, SERVER_6 = mapped("192.0.2.1"), mapped("2001:db8:ffff::1")
+KINDS = [(4, 6), (6, 6), (4, 17), (6, 17)]
+"""(family, protocol)"""
 WHY = {reason.name: reason.number for reason in reasons.all_reasons()}
 SENT, HALF_OPEN = WHY["HANDOFF_SENT"], WHY["HANDOFF_HALF_OPEN"]
 
@@ -68,23 +70,31 @@ def plane(root: None, object_cache: Path) -> Iterator[Plane]:
         yield plane
 
 
-def clients(numbers: np.ndarray) -> np.ndarray:
-    """10.0.0.0 + number, v4-mapped."""
+def clients(numbers: np.ndarray, family: int = 4) -> np.ndarray:
+    """10.0.0.0 + number, v4-mapped; or 2001:db8:: with the number at its end."""
     out = np.zeros((len(numbers), 16), "u1")
-    out[:, 10:12] = 0xFF
-    out[:, 12:] = (0x0A000000 + numbers).astype(">u4").view("u1").reshape(-1, 4)
+    if family == 4:
+        out[:, 10:12] = 0xFF
+        numbers = 0x0A000000 + numbers
+    else:
+        out[:, :4] = list(bytes.fromhex("20010db8"))
+    out[:, 12:] = numbers.astype(">u4").view("u1").reshape(-1, 4)
     return out
 
 
-def opening(plane: Plane, client: np.ndarray, port: np.ndarray) -> np.ndarray:
-    """SYNs of those clients, without NAT."""
+def opening(
+    plane: Plane, client: np.ndarray, port: np.ndarray, family: int = 4, protocol: int = 6, prefix: int = 0
+) -> np.ndarray:
+    """SYNs or first datagrams of those clients, without NAT. ``prefix``: bits 32 to 63 of an IPv6 client's address."""
     ops = np.zeros(len(client), plane.maps["ops"].value)
-    ops["original_saddr"] = ops["reply_daddr"] = clients(client)
-    ops["original_daddr"] = ops["reply_saddr"] = list(SERVER)
+    who = clients(client, family)
+    who[:, 4:8] |= np.frombuffer(prefix.to_bytes(4, "big"), "u1")
+    ops["original_saddr"] = ops["reply_daddr"] = who
+    ops["original_daddr"] = ops["reply_saddr"] = list(SERVER if family == 4 else SERVER_6)
     ops["original_sport"] = ops["reply_dport"] = port.astype("<u2").byteswap()
     ops["original_dport"] = ops["reply_sport"] = np.uint16(80).byteswap()
     for name in ("original", "reply"):
-        ops[f"{name}_protocol"], ops[f"{name}_family"] = 6, 4
+        ops[f"{name}_protocol"], ops[f"{name}_family"] = protocol, family
     return ops
 
 
@@ -182,6 +192,21 @@ class TestSchedules:
         use(plane, "source-hash", FIVE)
         got = owners(plane, 4000, clients_=200)
         assert got[200:] == got[:-200]
+
+    @pytest.mark.parametrize(("family", "protocol"), KINDS)
+    def test_every_kind_takes_its_turn(self, plane: Plane, family: int, protocol: int) -> None:
+        """One sequence for all; and by source hash a client has one node, whatever it speaks."""
+        sequence = use(plane, "weighted", UNEQUAL)
+        done = run(plane, opening(plane, *fresh(1000), family, protocol))
+        assert done["owner"].tolist() == [sequence[turn % len(sequence)] for turn in range(1000)]
+        assert counted(plane) == recounted(plane)
+        table = use(plane, "source-hash", UNEQUAL)
+        done = run(plane, opening(plane, *fresh(1000, first=1 << 20), family, protocol))
+        expected = []
+        for address in clients(np.arange(1000), family):
+            digest = siphash24(SOURCE_KEY, address.tobytes())
+            expected.append(table[int.from_bytes(digest, "little") % len(table)])
+        assert done["owner"].tolist() == expected
 
     @pytest.mark.parametrize("way", ["left", "drains"])
     def test_a_node_that_goes_moves_only_its_clients(self, plane: Plane, way: str) -> None:
@@ -283,6 +308,47 @@ class TestPersistence:
         assert (got == got[:, :1]).all()
         assert Counter(got[:, 0].tolist()) == dict.fromkeys(FIVE, 2)
 
+    @pytest.mark.parametrize("protocol", [6, 17])
+    @pytest.mark.parametrize("length", [32, 40, 48, 56, 63, 64])
+    def test_an_ipv6_prefix_is_one_client(self, plane: Plane, length: int, protocol: int) -> None:
+        """Clients in 2001:db8::/32, 256 hosts in each of 16 networks whose numbers differ from bit 32 on."""
+        settings = persistence.Settings(self.IDLE_S, prefix_v6=length)
+        self.enable(plane, settings)
+        use(plane, "round-robin", FIVE)
+        networks = [(one << 28 | one << 20 | one << 12 | one << 4 | one & 1) for one in range(16)]
+        owner: dict[str, set[int]] = {}
+        for network in networks:
+            done = run(plane, opening(plane, *fresh(256), 6, protocol, network))
+            assert set(done["why"].tolist()) == {SENT}
+            for row in done:
+                client = str(persistence.client(IPv6Address(row["original_saddr"].tobytes()), settings))
+                owner.setdefault(client, set()).add(int(row["owner"]))
+        assert len(owner) == len({network >> (64 - length) for network in networks})
+        assert all(len(one) == 1 for one in owner.values()), "a client keeps its node"
+        assert decisions.read_persistence_counts(plane.maps) == (16 * 256 - len(owner), len(owner))
+        shown = {row.address: row.node for row in decisions.read_bindings(plane.maps, self.IDLE_S)}
+        assert shown == {client: nodes.pop() for client, nodes in owner.items()}
+
+    def test_one_client_has_one_node_for_both_protocols_and_one_for_each_family(self, plane: Plane) -> None:
+        use(plane, "round-robin", FIVE)
+        who = np.arange(100), np.full(100, 1024)
+        tcp, udp = (run(plane, opening(plane, *who, 6, protocol))["owner"].tolist() for protocol in (6, 17))
+        assert tcp == udp
+        assert int(plane.maps["turns"].get(0)) == 100
+        run(plane, opening(plane, *who, 4, 17))
+        assert int(plane.maps["turns"].get(0)) == 200
+
+    def test_the_operator_may_say_of_ipv6(self, plane: Plane) -> None:
+        settings = persistence.Settings(self.IDLE_S, prefix_v6=64)
+        self.enable(plane, settings)
+        use(plane, "weighted", {2: 1, 4: 0})
+        decisions.bind(plane.maps, settings, "2001:db8:0:7::1", 4)
+        inside = run(plane, opening(plane, *fresh(8), 6, 17, prefix=7))
+        assert set(inside["owner"].tolist()) == {4}
+        outside = run(plane, opening(plane, *fresh(8), 6, 17, prefix=8))
+        assert set(outside["owner"].tolist()) == {2}
+        assert decisions.unbind(plane.maps, settings, "2001:db8:0:7:ffff::")
+
     @pytest.mark.parametrize("why", ["drains", "left", "not a member"])
     def test_a_node_that_cannot_take_it(self, plane: Plane, why: str) -> None:
         use(plane, "weighted", {2: 1})
@@ -368,18 +434,19 @@ class TestPolicy:
         return them, ops
 
     def session(self, dice: random.Random) -> Session:
-        six = dice.random() < 0.3
+        six = dice.random() < 0.4
 
         def address() -> IPv4Address | IPv6Address:
             low = dice.randrange(1 << 16)
             return IPv6Address((0x20010DB8 << 96) + (low << 64) + low) if six else IPv4Address(0x0A010000 + low)
 
-        ports = [dice.choice((dice.randrange(65536), dice.randrange(100))) for _ in range(2)]
+        ports = [dice.choice((dice.randrange(65536), dice.randrange(130), 53, 123)) for _ in range(2)]
         marks = [dice.choice((0, 1, 2, 3, 0x80000000, 0x12345678)) for _ in range(2)]
-        return Session(dice.choice(list(self.SLOTS)), address(), address(), *ports, 6, *marks)
+        protocol = dice.choice((6, 17))
+        return Session(dice.choice(list(self.SLOTS)), address(), address(), *ports, protocol, *marks)
 
     def rule(self, dice: random.Random) -> Rule:
-        six = dice.random() < 0.3
+        six = dice.random() < 0.4
 
         def prefix() -> object:
             if dice.random() < 0.5:
@@ -399,7 +466,7 @@ class TestPolicy:
         return Rule(
             dice.choice(("share", "keep")),
             dice.choice((None, None, *self.SLOTS)),
-            dice.choice((None, 6, 6, 17)),
+            dice.choice((None, 6, 17)),
             prefix(),  # type: ignore[arg-type]
             prefix(),  # type: ignore[arg-type]
             ranges(),
@@ -411,10 +478,10 @@ class TestPolicy:
         rules: list[Rule] = []
         for _ in range(dice.choice((0, 1, 5, 20, 64))):
             one = self.rule(dice)
-            if sum(rule.lines for rule in rules) + one.lines <= 128:
+            if sum(rule.lines for rule in rules) + one.lines <= 126:
                 rules.append(one)
         keep = dice.choice((NO_MARK, NO_MARK, Mark(0x80000000, 0x80000000)))
-        return Policy(tuple(rules), dice.choice(("share", "keep")), keep)
+        return Policy(tuple(rules), dice.choice(("share", "keep")), keep, dice.choice(((), BUILT_IN, BUILT_IN)))
 
     @pytest.mark.parametrize("seed", range(4))
     def test_random_sessions_and_rules_agree_with_the_oracle(self, plane: Plane, seed: int) -> None:
@@ -426,24 +493,50 @@ class TestPolicy:
         for _ in range(10):
             policy = self.policy(dice)
             decisions.write_policy(plane.maps, policy, self.SLOTS)
-            expected = [decide(policy.rules, policy.default, policy.keep_mark, one) for one in them]
+            expected = [decide(policy.rules, policy.default, policy.keep_mark, one, policy.built_in) for one in them]
             before = decisions.read_hits(plane.maps)
             numbers = []
-            for one in expected:
-                kept = "RULE" if one.rule is not None else "MARK" if "keep_mark" in one.why else "DEFAULT"
+            for session, one in zip(them, expected, strict=True):
+                by_rule = one.rule is not None or one.built_in is not None
+                kept = "RULE" if by_rule else "MARK" if "keep_mark" in one.why else "DEFAULT"
                 numbers.append(HALF_OPEN if one.action == "share" else WHY[f"HANDOFF_KEPT_BY_{kept}"])
-                seen[f"{one.action} by {kept}"] += 1
+                how = "BUILT_IN" if one.built_in is not None else kept
+                seen[f"{one.action} by {how}, {session.protocol} over IPv{session.source.version}"] += 1
             got = run(plane, ops)["why"].tolist()
             if got != numbers:
                 at = next(i for i, pair in enumerate(zip(got, numbers, strict=True)) if pair[0] != pair[1])
                 pytest.fail(f"{them[at]}: {got[at]}, the oracle {expected[at]}")
             hits = decisions.read_hits(plane.maps)
-            by_rule = Counter(one.rule for one in expected)
+            by = Counter((one.rule, one.built_in) for one in expected)
             counts = [now - then for now, then in zip(hits.rules, before.rules, strict=True)]
-            assert counts == [by_rule[number] for number in range(len(policy.rules))]
-            assert hits.default + hits.keep_mark - before.default - before.keep_mark == by_rule[None]
-        assert len(seen) == 5, seen
+            assert counts == [by[number, None] for number in range(len(policy.rules))]
+            counts = [now - then for now, then in zip(hits.built_in, before.built_in, strict=True)]
+            assert counts == [by[None, number] for number in range(len(policy.built_in))]
+            assert hits.default + hits.keep_mark - before.default - before.keep_mark == by[None, None]
+        assert len(seen) == 5 * 4 + 2, seen
         assert decisions.read_half_open(plane.maps) == 0
+
+    @pytest.mark.parametrize(("family", "protocol"), KINDS)
+    def test_short_exchanges_stay_by_themselves(self, plane: Plane, family: int, protocol: int) -> None:
+        """UDP to 53 and 123, over both families; TCP is shared there, and an operator's rule goes first."""
+        use(plane, "weighted", {2: 1})
+        decisions.write_policy(plane.maps, Policy(built_in=BUILT_IN), self.SLOTS)
+        ops = opening(plane, *fresh(300), family, protocol)
+        for number, port in enumerate((53, 123, 443)):
+            some = slice(100 * number, 100 * number + 100)
+            for name in ("original_dport", "reply_sport"):
+                ops[name][some] = np.uint16(port).byteswap()
+        kept = WHY["HANDOFF_KEPT_BY_RULE"] if protocol == 17 else SENT
+        assert run(plane, ops)["why"].tolist() == [kept] * 200 + [SENT] * 100
+        hits = decisions.read_hits(plane.maps)
+        assert (hits.rules, hits.built_in) == ((), (100, 100) if protocol == 17 else (0, 0))
+        assert hits.default == (100 if protocol == 17 else 300)
+        own = Rule("share", protocol=17, ports=(Ports(53, 53),))
+        decisions.write_policy(plane.maps, Policy((own,), built_in=BUILT_IN), self.SLOTS)
+        ops["original_sport"] = ops["reply_dport"] = np.uint16(999).byteswap()
+        assert run(plane, ops)["why"].tolist() == [SENT] * 100 + [kept] * 100 + [SENT] * 100
+        hits = decisions.read_hits(plane.maps)
+        assert (hits.rules, hits.built_in) == ((100,), (0, 100)) if protocol == 17 else ((0,), (0, 0))
 
     def test_kept_sessions_take_no_turn_and_no_record(self, plane: Plane) -> None:
         sequence = use(plane, "weighted", UNEQUAL)

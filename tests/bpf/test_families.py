@@ -208,7 +208,7 @@ def test_a_checksum_that_is_not_there_stays_away(plane: Plane, program: str) -> 
     assert Ether(bytes(again))[IP].chksum == ran.packet[IP].chksum
 
 
-# ------------------------------------------------------------------------------------------------ the life of a UDP flow
+# -------------------------------------------------------------------------------- the life of a UDP flow
 
 
 def remaining(kind: Kind) -> int:

@@ -375,13 +375,13 @@ class TestAgeing:
 
     @pytest.mark.parametrize("direction", [0, 1])
     def test_a_touch_in_either_direction_keeps_it(self, plane: Plane, direction: int) -> None:
-        record = self.add(plane, 3600)
+        record = self.add(plane, 70)  # past its timeout; the clock starts at boot
         place = int(record["place"][0][direction])
         plane.maps["buckets"].view()["word"][place // 8, place % 8] |= np.uint64(flows.TOUCHED)
         before = int(record["seen_ns"][0])
         plane.sweep()
         assert plane.flow_count() == 1
-        assert int(record["seen_ns"][0]) - before > 3500e9
+        assert int(record["seen_ns"][0]) - before > 65e9
         assert not (plane.word(self.ORIGINAL) | plane.word(self.REPLY)) & flows.TOUCHED
 
     def test_a_number_rests_before_it_is_given_out(self, plane: Plane) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sessions an auxiliary begins itself over IPv6: announced, admitted, refused, as over IPv4 (test_announce, test_admit)."""
+"""Sessions an auxiliary begins itself over IPv6: announced, admitted, refused (test_announce, test_admit)."""
 
 from __future__ import annotations
 

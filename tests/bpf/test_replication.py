@@ -365,6 +365,18 @@ class TestMirror:
         assert pair.auxiliary.maps["replication"].view()["head"][0] == 0
         assert int(pair.auxiliary.maps["watermark"].get(0)) == 30  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize(("protocol", "state"), [(6, flows.SYN_RECV), (17, flows.SYN_SENT)], ids=["TCP", "UDP"])
+    @pytest.mark.parametrize("family", [4, 6])
+    def test_what_was_not_answered_yet(self, pair: Pair, family: int, protocol: int, state: int) -> None:
+        """Of TCP the answer may have been seen, an ACK is enough then; a UDP flow waits for the next answer."""
+        pair.take(*self.some(pair, 3))
+        records = pair.auxiliary.maps["records"].view()
+        for end in ("original", "reply"):
+            records[f"{end}_protocol"][1:4], records[f"{end}_family"][1:4] = protocol, family
+        records["state"][2] = flows.SYN_SENT
+        pair.mirror.become_source()
+        assert records["state"][1:4].tolist() == [flows.ESTABLISHED, state, flows.ESTABLISHED]
+
     def test_a_flow_that_has_closed_stays_as_old_as_it_is(self, pair: Pair) -> None:
         """However often the role moves, it goes when its time is over."""
         for frame in self.some(pair):

@@ -13,6 +13,7 @@ from aa_cluster.topology.claims import Reign, Watch, strays
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Standstill, longest_ms, standstill
 from aa_cluster.topology.streams import Load, failed, judge, load, lost, newcomers
+from aa_cluster.topology.traffic.ends import EVERY_WAY
 from tests.failover.autopsy import Witness, autopsy
 from tests.failover.figures import Outcome
 
@@ -80,7 +81,7 @@ def under_load(
     lab: Lab, count: int = STREAMS, rate: float = RATE, fresh: float = FRESH, patience: float = 6.0
 ) -> Iterator[Round]:
     """Streams are open and have run for a moment when the block begins."""
-    sessions = load(lab, count, rate, fresh, min(72, count // 4), patience)
+    sessions = load(lab, count, rate, fresh, min(72, count // 4), patience, EVERY_WAY)
     with standstill(lab) as still, Watch(lab) as watch, Witness(lab) as witness, _opened(sessions, witness) as running:
         go_on(SETTLE)
         yield Round(lab, running, watch, still, witness)

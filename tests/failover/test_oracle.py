@@ -47,7 +47,7 @@ def test_nothing_happens(lab: Lab) -> None:
 
 def test_streams_that_end_fall_silent_or_say_something_wrong(lab: Lab) -> None:
     with under_load(lab, **FEW) as run:
-        run.happen(lambda: [run.running.order(words) for words in ("close 0", "hush 13", "spoil 25", "abort 38")])
+        run.happen(lambda: [run.running.order(words) for words in ("close 0", "hush 13", "spoil 25", "abort 50")])
         verdict = run.end(ONLY_FIRST, after=1.5).verdict
     assert verdict.states == {"open": 117, "closed": 1, "stuck": 1, "reset": 1}
     assert (verdict.lost, verdict.stuck, verdict.reset, verdict.wrong) == (3, 1, 1, 1)

@@ -47,8 +47,10 @@ def test_the_demo(root: None, new_lab_name: str) -> None:
     assert "everything holds" in said
     assert "NOT everything holds" not in said
     for claim in (
-        "150 sessions client → server, masquerade: all complete",
-        "150 sessions server → published, DNAT: all complete",
+        "75 sessions client → server, masquerade, IPv4: all complete",
+        "75 sessions server → published, DNAT, IPv4: all complete",
+        "75 sessions client → server, masquerade, IPv6: all complete",
+        "75 sessions server → published, DNAT, IPv6: all complete",
         "shares are exactly 100/100/100",
         "200 of 200 entries of auxiliaries equal the primary's (NAT, mark)",
         "shares are exactly 50/100/50",

@@ -17,9 +17,24 @@ pytestmark = pytest.mark.lab
 
 LINES = {
     *("kernel", "btf", "kfuncs", "bcc", "nat hooks", "conntrack hooks", "ruleset", "mtu ha"),
+    *("ipv6 forwarding", "ipv6 nat hooks", "ipv6 conntrack hooks"),
     *(f"{what} {link}" for what in ("xdp", "veth peer", "offloads", "rp_filter") for link in ("int", "ext")),
+    *(f"{what} {link}" for what in ("dad", "link-local") for link in ("int", "ext")),
 }
-"""What the first release promises to look at."""
+"""What the first releases promise to look at."""
+
+
+IPV4_ONLY = """
+table ip gateway {
+    chain hide {
+        type nat hook postrouting priority srcnat; policy accept;
+    }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        ct state established,related accept
+    }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +83,53 @@ def test_another_ruleset_than_the_primarys_fails(pair: Lab) -> None:
     assert (code, checks["ruleset"].result) == (12, "fail")
     assert "the primary has" in checks["ruleset"].found
     assert checks["ruleset"].fix
+
+
+def test_rules_that_see_ipv4_only_fail(pair: Lab) -> None:
+    wiring.load_ruleset(pair.plan, "node2", IPV4_ONLY)
+    try:
+        code, checks = examine(pair, 2)
+    finally:
+        wiring.load_ruleset(pair.plan, "node2", pair.ruleset)
+    assert code == 12
+    assert checks["nat hooks"].result == checks["conntrack hooks"].result == "pass"
+    for name in ("ipv6 nat hooks", "ipv6 conntrack hooks"):
+        assert checks[name].result == "fail"
+        assert checks[name].fix
+
+
+def test_ipv6_that_is_not_forwarded_fails(pair: Lab) -> None:
+    with broken(
+        pair, "node2", "sysctl -qw net.ipv6.conf.int.forwarding=0", "sysctl -qw net.ipv6.conf.int.forwarding=1"
+    ):
+        code, checks = examine(pair, 2)
+    assert (code, checks["ipv6 forwarding"].result) == (12, "fail")
+    assert "net.ipv6.conf.int.forwarding=1" in checks["ipv6 forwarding"].fix
+
+
+def test_an_address_that_would_be_looked_for_warns(pair: Lab) -> None:
+    """Set up without ``nodad``, and detection on."""
+    address, dad = "fd77:1::1/64 dev int", "net.ipv6.conf.int.accept_dad"
+    for command in (f"ip addr del {address}", f"ip addr add {address}", f"sysctl -qw {dad}=1"):
+        assert pair.exec("node2", command.split()).returncode == 0
+    try:
+        code, checks = examine(pair, 2)
+    finally:
+        for command in (f"sysctl -qw {dad}=0", f"ip addr del {address}", f"ip addr add {address} nodad"):
+            assert pair.exec("node2", command.split()).returncode == 0
+    assert (code, checks["dad int"].result, checks["dad ext"].result) == (0, "warn", "pass")
+    assert f"{address} nodad" in checks["dad int"].fix
+
+
+def test_a_node_without_ipv6_is_not_asked_about_it(pair: Lab) -> None:
+    """What is not used cannot be wrong."""
+    off, on = "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.all.disable_ipv6=0"
+    addresses = [wiring.addressed(net.name, net, 1)[1] for net in pair.plan.data]
+    with broken(pair, "node2", f"sysctl -qw {off}", f"sysctl -qw {on}"):
+        _, checks = examine(pair, 2)
+    for line in addresses:
+        assert pair.exec("node2", ["ip", *line.split()]).returncode == 0
+    assert not [name for name in checks if name.startswith(("ipv6", "dad", "link-local"))]
 
 
 def test_no_rules_at_all_fails(pair: Lab) -> None:

@@ -17,6 +17,7 @@ from aa_cluster.topology import namespaces, processes
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.plan import Plan
+from tests.topology.hosts import FAR_HOST, OUTSIDE, SERVER, at
 
 pytestmark = pytest.mark.lab
 
@@ -47,8 +48,9 @@ def command(root: None, new_lab_name: str) -> Iterator[Command]:
 def test_the_verbs(command: Command) -> None:
     done = command("up", "--nodes", "2")
     assert done.returncode == 0, done.stderr
-    page = command("exec", "client", "--", "curl", "-sS", "-m5", "http://10.77.2.100/")
-    assert page.stdout.startswith("server "), page.stderr
+    for server in ("10.77.2.100", "[fd77:2::100]"):
+        page = command("exec", "client", "--", "curl", "-sS", "-m5", f"http://{server}/")
+        assert page.stdout.startswith("server "), page.stderr
     assert command("exec", "client", "--", "sh", "-c", "exit 7").returncode == 7
     assert command("exec", f"{command.name}-node2", "--", "aa-cluster", "status").returncode == 0
     rows = command.members()
@@ -72,6 +74,24 @@ def trouble(command: Command) -> None:
     revived = command("revive", "node2")
     assert revived.returncode == 0, revived.stderr
     assert command.members()["node2"]["state"] == "active"
+
+
+def test_a_node_without_an_agent_is_a_gateway_of_both_families(root: None, new_lab_name: str) -> None:
+    """The wires alone: what a node forwards and publishes by itself, as far as behind the router."""
+    with Lab(new_lab_name, 1, agents=False, far=True) as bare:
+        bare.connect(1)
+        for family in (4, 6):
+            said = [
+                bare.exec(host, ["curl", "-sS", "-m5", f"http://{at(address, port)}/"]).stdout.split()
+                for host, address, port in (
+                    ("client", SERVER[family], 80),
+                    ("server", OUTSIDE[family], 8080),
+                    ("client", FAR_HOST[family], 80),
+                    ("far", OUTSIDE[family], 8080),
+                )
+            ]
+            assert [words[0] for words in said if words] == ["server", "client", "far", "client"]
+            assert said[0][2].rpartition(":")[0] == OUTSIDE[family]
 
 
 def test_up_twice_is_refused(command: Command) -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 
 import pytest
 
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.load import held_sessions
+from tests.topology.hosts import OUTSIDE, SERVER
 
 pytestmark = [pytest.mark.lab, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -22,10 +24,12 @@ def test_mininet(root: None) -> None:
 
     with (
         mininet_cluster(3) as cluster,
-        held_sessions(cluster, "client", "10.77.2.100", 80, 30) as outward,
-        held_sessions(cluster, "server", "10.77.2.1", 8080, 30) as inward,
+        ExitStack() as held,
     ):
-        assert outward.completed == inward.completed == 30, (outward.failed, inward.failed)
+        for family in (4, 6):
+            for host, address, port in (("client", SERVER[family], 80), ("server", OUTSIDE[family], 8080)):
+                report = held.enter_context(held_sessions(cluster, host, address, port, 15))
+                assert report.completed == 15, report.failed
 
         def shares() -> list[int]:
             answer = cluster.client(1).get("/v1/nodes")

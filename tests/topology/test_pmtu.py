@@ -12,16 +12,19 @@ from aa_cluster.topology import rulesets
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import BulkReport, bulk, serving
 from aa_cluster.topology.namespaces import write_sysctls
-from aa_cluster.topology.plan import FAR, FAR_MTU
+from aa_cluster.topology.plan import FAR_MTU
 from aa_cluster.topology.view import counters, only
+from tests.topology.hosts import CLIENT, FAMILIES, FAR_HOST, OUTSIDE
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
-CLIENT, FAR_HOST, PUBLIC = "10.77.1.100", FAR.address(100), "10.77.2.1"
 SIZE = 100 << 20
 PORT = 7020
 PUBLISHED = 8090
-DNAT = f'iifname "ext" ip daddr {PUBLIC} tcp dport {PUBLISHED} dnat ip to {CLIENT}:{PORT}'
+DNAT = (
+    f'iifname "ext" ip daddr {OUTSIDE[4]} tcp dport {PUBLISHED} dnat ip to {CLIENT[4]}:{PORT}\n\t\t'
+    f'iifname "ext" ip6 daddr {OUTSIDE[6]} tcp dport {PUBLISHED} dnat ip6 to [{CLIENT[6]}]:{PORT}'
+)
 RULESETS = {
     "NAT": rulesets.text("default").replace('iifname "ext" ip daddr', f'{DNAT}\n\t\tiifname "ext" ip daddr', 1),
     "no NAT": rulesets.text("no-nat"),
@@ -39,7 +42,8 @@ def far_lab(make_lab: Callable[..., Lab]) -> Lab:
 def narrow(far_lab: Lab) -> Lab:
     """The lab, and no host that remembers a path MTU."""
     for host in ("client", "far"):
-        far_lab.exec(host, ["ip", "route", "flush", "cache"])
+        for family in ("-4", "-6"):
+            far_lab.exec(host, ["ip", family, "route", "flush", "cache"])
     return far_lab
 
 
@@ -75,46 +79,49 @@ def seen_by(counted: Counted, owner: int) -> None:
     assert counted.since(owner)["GUARD_ICMP_NO_ENTRY"] == 0
 
 
+@FAMILIES
 @NAT
 @OWNERS
-def test_an_upload_learns_the_way(narrow: Lab, nat: str, owner: int) -> None:
+def test_an_upload_learns_the_way(narrow: Lab, nat: str, owner: int, family: int) -> None:
     narrow.load_ruleset(RULESETS[nat])
     only(narrow, owner)
     counted = Counted(narrow)
     with serving(narrow, "far", "bulk", PORT):
-        whole(bulk(narrow, "client", "send", FAR_HOST, PORT, SIZE))
+        whole(bulk(narrow, "client", "send", FAR_HOST[family], PORT, SIZE))
     seen_by(counted, owner)
-    assert learned(narrow, "client", FAR_HOST)
+    assert learned(narrow, "client", FAR_HOST[family])
 
 
+@FAMILIES
 @NAT
 @OWNERS
-def test_a_download_comes_whole(narrow: Lab, nat: str, owner: int) -> None:
+def test_a_download_comes_whole(narrow: Lab, nat: str, owner: int, family: int) -> None:
     """Here the router tells ``far`` itself; small packets come through the cluster."""
     narrow.load_ruleset(RULESETS[nat])
     only(narrow, owner)
     with serving(narrow, "far", "bulk", PORT):
-        whole(bulk(narrow, "client", "take", FAR_HOST, PORT, SIZE))
-    assert learned(narrow, "far", PUBLIC if nat == "NAT" else CLIENT)
+        whole(bulk(narrow, "client", "take", FAR_HOST[family], PORT, SIZE))
+    assert learned(narrow, "far", (OUTSIDE if nat == "NAT" else CLIENT)[family])
 
 
+@FAMILIES
 @NAT
 @OWNERS
-def test_a_download_by_the_far_host_learns_the_way(narrow: Lab, nat: str, owner: int) -> None:
+def test_a_download_by_the_far_host_learns_the_way(narrow: Lab, nat: str, owner: int, family: int) -> None:
     """Errors about the reply direction: the client's answers are what is too large."""
     narrow.load_ruleset(RULESETS[nat])
     only(narrow, owner)
     counted = Counted(narrow)
-    address, port = (PUBLIC, PUBLISHED) if nat == "NAT" else (CLIENT, PORT)
+    address, port = (OUTSIDE[family], PUBLISHED) if nat == "NAT" else (CLIENT[family], PORT)
     with serving(narrow, "client", "bulk", PORT):
         whole(bulk(narrow, "far", "take", address, port, SIZE))
     seen_by(counted, owner)
-    assert learned(narrow, "client", FAR_HOST)
+    assert learned(narrow, "client", FAR_HOST[family])
 
 
 @pytest.fixture
 def fragmenting(narrow: Lab) -> Iterator[Lab]:
-    """``far`` sends without DF: the router cuts every full segment in two."""
+    """``far`` sends without DF: the router cuts every full segment in two. (No router cuts IPv6.)"""
     write_sysctls(narrow.plan.path("far"), {"net/ipv4/ip_no_pmtu_disc": "1"})
     yield narrow
     write_sysctls(narrow.plan.path("far"), {"net/ipv4/ip_no_pmtu_disc": "0"})
@@ -127,7 +134,7 @@ def test_a_download_in_fragments(fragmenting: Lab, nat: str, owner: int) -> None
     only(fragmenting, owner)
     counted = Counted(fragmenting)
     with serving(fragmenting, "far", "bulk", PORT):
-        whole(bulk(fragmenting, "client", "take", FAR_HOST, PORT, SIZE))
+        whole(bulk(fragmenting, "client", "take", FAR_HOST[4], PORT, SIZE))
     primary, there = counted.since(1), counted.since(owner)
     if owner == 1:
         assert primary["STEER_FRAGMENT_LOCAL"] > 2 * SIZE // 1500

@@ -204,12 +204,13 @@ class FakePlane:
     def set_draining(self, ids: Collection[int]) -> None:
         self.draining = frozenset(ids)
 
-    def set_policy(self, rules: Sequence[Rule], default: str, keep_mark: Mark) -> bool:
-        self.policies.append(Policy(tuple(rules), default, keep_mark))  # type: ignore[arg-type]
+    def set_policy(self, rules: Sequence[Rule], default: str, keep_mark: Mark, built_in: Sequence[Rule]) -> bool:
+        self.policies.append(Policy(tuple(rules), default, keep_mark, tuple(built_in)))  # type: ignore[arg-type]
         return True
 
     def policy_hits(self) -> PolicyHits:
-        return PolicyHits((7,) * len(self.policies[-1].rules), 8, 9)
+        live = self.policies[-1]
+        return PolicyHits((7,) * len(live.rules), 8, 9, tuple(range(5, 5 + len(live.built_in))))
 
     def persist_counts(self) -> tuple[int, int]:
         return 3, 2
@@ -244,6 +245,9 @@ class FakePlane:
 
     def sessions_by_owner(self) -> dict[int, int]:
         return dict(self.sessions)
+
+    def live_by_kind(self) -> dict[tuple[int, int], int]:
+        return {(6, 4): 3, (17, 6): 2}
 
     def begun_since(self, seconds: float) -> dict[int, int]:
         return {1: 10}

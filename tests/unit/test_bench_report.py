@@ -81,6 +81,39 @@ def test_a_table_has_a_column_for_each_flow_count_and_dashes_for_what_is_missing
     assert tables.notes(made)[-2:] == ("no figure for packet: lost at 1 flows: why", "a note")
 
 
+def test_other_kinds_have_a_table_of_their_own() -> None:
+    """Beside TCP over IPv4, and what IPv6 costs more of TCP."""
+    made = _report(
+        _figure([20]),
+        _figure([24], "steer: hit, TCP/IPv6"),
+        _figure([21], "steer: hit, UDP/IPv4"),
+        _figure([700], "handoff: new datagram, UDP/IPv6"),
+        _figure([5], "guard", flows=4096),
+        missing=(results.Missing("packet", "adopt: new SYN, TCP/IPv6", 1, "why"),),
+    )
+    plain, kinds = tables.tables(made)
+    assert [row[0] for row in plain.rows] == ["steer: hit", "guard"]
+    assert kinds.title.endswith("1 flow")
+    assert kinds.columns[2:] == ("TCP/IPv4", "UDP/IPv4", "TCP/IPv6", "UDP/IPv6", "TCP/IPv6 ÷ TCP/IPv4")
+    rows = {row[0]: row[2:] for row in kinds.rows}
+    assert rows["steer: hit"] == ("20.0", "21.0", "24.0", "–", "1.20")
+    assert rows["handoff: new SYN"] == ("–", "–", "–", "700", "–")
+    assert rows["adopt: new SYN"] == ("–",) * 5
+    assert "no figure for packet: adopt: new SYN, TCP/IPv6 at 1 flows: why" in tables.notes(made)
+    (only,) = tables.tables(_report(_figure([700], "handoff: new datagram, UDP/IPv6")))
+    assert only.title.startswith("By family and protocol")
+
+
+def test_every_case_of_another_kind_is_in_that_table() -> None:
+    from tools.bench.frames import KINDS, TCP4
+    from tools.bench.packets import CASES
+
+    names = {case.name for case in CASES}
+    expected = {kind.named(case) for case in tables.KIND_CASES for kind in KINDS}
+    assert expected <= names
+    assert {case.name for case in CASES if case.kind != TCP4} == {one for one in expected if "/IPv" in one}
+
+
 def test_the_page_has_machine_tables_and_plots(tmp_path: Path) -> None:
     made = _report(_figure([1]), _figure([2], flows=4096), _figure([3], "ours", "live"), _figure([4], "a|b", "live"))
     paths = {path.name for path in report.write(made, tmp_path)}

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet6 import IPv6  # noqa: F401  # so that Ether knows it
+from scapy.layers.l2 import Ether
 
 from tools.bench import flowtable, frames, model, results, session, stats
 from tools.bench.__main__ import WEIGHTS, share_of
@@ -56,28 +59,64 @@ def _checksum(data: bytes) -> int:
 
 def _finish(template: frames.Template, source: bytes, destination: bytes, sport: bytes, dport: bytes) -> bytes:
     """What bpf/bench/traffic.h does with a template."""
-    frame = bytearray(template.frame)
-    frame[26:30], frame[30:34], frame[34:36], frame[36:38] = source, destination, sport, dport
+    kind, frame = template.kind, bytearray(template.frame)
+    last = (26, 30) if kind.family == 4 else (34, 50)
+    transport = frames.ETHERNET + kind.network
+    for at, value in ((last[0], source), (last[1], destination), (transport, sport), (transport + 2, dport)):
+        frame[at : at + len(value)] = value
     addresses = frames.words_sum(source + destination)
-    for at, total in (
-        (24, template.ip_sum + addresses),
-        (50, template.tcp_sum + addresses + frames.words_sum(sport + dport)),
-    ):
+    sums = [
+        (transport + (16 if kind.protocol == 6 else 6), template.tcp_sum + addresses + frames.words_sum(sport + dport))
+    ]
+    if kind.family == 4:
+        sums.append((24, template.ip_sum + addresses))
+    for at, total in sums:
         total = (total & 0xFFFF) + (total >> 16)
         total = (total & 0xFFFF) + (total >> 16)
         struct.pack_into("<H", frame, at, ~total & 0xFFFF)
     return bytes(frame)
 
 
-@given(st.binary(max_size=6), st.binary(min_size=12, max_size=12), st.sampled_from((60, 61, 1514)))
-def test_checksums_of_a_filled_template_are_right(payload: bytes, ends: bytes, length: int) -> None:
-    template = frames.tcp(b"\1" * 6, b"\2" * 6, frames.Shape.ORIGINAL, payload=payload, length=length)
+@pytest.mark.parametrize("kind", frames.KINDS, ids=str)
+@given(st.binary(max_size=6), st.binary(min_size=12, max_size=12), st.sampled_from((0, 60, 61, 81, 1514)))
+def test_checksums_of_a_filled_template_are_right(kind: frames.Kind, payload: bytes, ends: bytes, length: int) -> None:
+    macs = b"\1" * 6, b"\2" * 6
+    given_ = {"payload": payload, "length": length, "kind": kind}
+    make = frames.tcp if kind.protocol == 6 else frames.udp
+    template = make(*macs, frames.Shape.ORIGINAL, **given_)
     frame = _finish(template, ends[:4], ends[4:8], ends[8:10], ends[10:12])
-    total = struct.unpack_from("!H", frame, 16)[0]
-    assert _checksum(frame[14:34]) == 0
-    segment = frame[34 : 14 + total]
-    assert _checksum(ends[:8] + struct.pack("!xBH", 6, len(segment)) + segment) == 0
-    assert len(frame) == template.length == max(60, length)
+    ip = frame[14 : 14 + kind.network]
+    if kind.family == 4:
+        assert _checksum(ip) == 0
+        total = struct.unpack_from("!H", ip, 2)[0]
+        both = ip[12:20]
+    else:
+        total = 40 + struct.unpack_from("!H", ip, 4)[0]
+        both = ip[8:40]
+        assert (both[:12], both[16:28]) == (frames.PREFIX, frames.PREFIX)
+    segment = frame[14 + kind.network : 14 + total]
+    if kind.protocol == 17:
+        assert struct.unpack_from("!H", segment, 4)[0] == len(segment)
+    assert _checksum(both + struct.pack("!xBH", kind.protocol, len(segment)) + segment) == 0
+    assert len(frame) == template.length == max(kind.smallest, length)
+
+
+@pytest.mark.parametrize("kind", frames.KINDS, ids=str)
+def test_a_block_is_inside_all_lengths(kind: frames.Kind) -> None:
+    """As scapy reads it: behind the headers, and nothing behind it."""
+    block = bytes(range(frames.BLOCK))
+    first = (frames.tcp if kind.protocol == 6 else frames.udp)(bytes(6), bytes(6), frames.Shape.BLOCK, kind=kind)
+    made = frames.with_block(first, block)
+    assert made.frame[kind.block_at :] == block
+    assert kind.block_at % 8 == 0
+    sent = made.frame[: kind.headers] + block
+    assert len(sent) == made.length
+    packet = Ether(sent)
+    assert bytes(packet[TCP if kind.protocol == 6 else UDP].payload) == block
+    network = packet.payload
+    assert len(bytes(network)) == (network.len if kind.family == 4 else network.plen + 40) == made.length - 14
+    if kind.protocol == 17:
+        assert packet[UDP].len == 8 + frames.BLOCK
 
 
 def test_no_two_flows_share_port_and_server() -> None:

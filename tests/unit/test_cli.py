@@ -126,6 +126,7 @@ ANSWERS = {
     ),
     "/v1/policy": api.Policy(
         rules=(api.PolicyRow(number=1, action="keep", text="keep ports 80", hits=12),),
+        built_in=(api.PolicyRow(number=1, action="keep", text="keep protocol udp, ports 53", hits=21),),
         default="share",
         default_hits=34,
         keep_mark="0x1/0x1",
@@ -157,6 +158,7 @@ ANSWERS = {
     ],
     "/v1/top": api.Top(
         interval=1.0,
+        kinds={"tcp/ipv4": 80, "udp/ipv6": 27},
         nodes=(
             api.LoadRow(
                 id=1,
@@ -271,6 +273,23 @@ def test_flows_pass_the_filters_on(call, agent):
     assert "1 of 40 flows" in result.stdout
 
 
+def test_flows_of_one_kind(call, agent):
+    row = msgspec.structs.replace(
+        FLOWS.flows[0], family="ipv6", protocol="udp", source="fd77:a::100", state="established", phase="stream"
+    )
+    agent.answers["/v1/flows"] = msgspec.structs.replace(FLOWS, flows=(row,))
+    result = call("flows", "--family", "ipv6", "--protocol", "udp", "--state", "stream")
+    assert agent.asked[0][1] == "/v1/flows?family=ipv6&protocol=udp&state=stream&limit=100"
+    words = result.stdout.splitlines()[1].split()
+    assert words[:2] == ["udp/ipv6", "[fd77:a::100]:40000"]
+    assert "stream" in words
+    assert "established" not in words
+    told = json.loads(call("flows", "-j").stdout)["flows"][0]
+    assert (told["state"], told["phase"]) == ("established", "stream")
+    assert call("flows", "--family", "4").exit_code == 2
+    assert call("flows", "--protocol", "icmp").exit_code == 2
+
+
 def test_flows_without_accounting_have_no_figures(call, agent):
     heads, row = call("flows").stdout.splitlines()[:2]
     assert heads.split()[1:7] == ["ORIGINAL", "PACKETS", "BYTES", "REPLY", "PACKETS", "BYTES"]
@@ -383,6 +402,7 @@ def test_policy(call, agent):
     assert [line.split()[:3] for line in shown[1:]] == [
         ["keep_mark", "keep", "56"],
         ["1", "keep", "12"],
+        ["built", "in", "keep"],
         ["default", "share", "34"],
     ]
     told = call("policy", "check", "10.0.0.1", "10.0.0.2", "80", "--mark", "0x11", "--interface", "int")
@@ -423,6 +443,8 @@ def test_monitor_prints_a_line_an_event(call, agent):
         "dropped        3 events were left out here",
     ]
     assert agent.asked[0][1] == "/v1/events?kind=drain%2Cjoin&node=gw2&flows=1"
+    call("monitor", "--flows", "--protocol", "udp", "--family", "ipv6", "--count", "1")
+    assert agent.asked[1][1] == "/v1/events?protocol=udp&family=ipv6&flows=1"
     (line,) = call("monitor", "-j", "--count", "1").stdout.splitlines()
     assert json.loads(line)["event"] == "drain"
 
@@ -430,6 +452,7 @@ def test_monitor_prints_a_line_an_event(call, agent):
 def test_top_shows_what_is_known(call, agent):
     lines = call("top", "--interval", "2", "--count", "2").stdout.splitlines()
     assert len(lines) == 8
+    assert "; 80 tcp/ipv4, 27 udp/ipv6" in lines[0]
     assert lines[2].split()[:7] == ["gw1", "primary", "active", "100", "2.5", "123.5k", "75M"]
     assert "STEER_TX 100k, A 3.0, B 2.0" in lines[2]
     assert "C 1.0" not in lines[2]

@@ -42,6 +42,8 @@ SAID = ["a rule in inet f p sets ftp"]
         (rule(port(21, "udp"), SETS), []),
         ("iptables-nft raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp", ["iptables-nft sets ftp"]),
         ("iptables-nft raw -A PREROUTING -p tcp --dport 69 -j CT --helper tftp", []),
+        ("iptables-nft raw -A PREROUTING -p udp --dport 21 -j CT --helper ftp", []),
+        ("iptables-nft raw -A PREROUTING ! -p udp -j CT --helper ftp", ["iptables-nft sets ftp"]),
     ],
 )
 def test_by_port(line: str, said: list[str]) -> None:

@@ -44,11 +44,20 @@ async def test_a_reader_gets_what_happens_while_it_reads() -> None:
         (Filter(addresses=frozenset({"10.0.0.2"})), True),
         (Filter(addresses=frozenset({"10.0.0.3"})), False),
         (Filter(kinds=frozenset({"neighbour"}), nodes=frozenset({"node1"})), False),
+        (Filter(protocols=frozenset({"udp"})), True),
+        (Filter(protocols=frozenset({"tcp"})), False),
+        (Filter(families=frozenset({"ipv6"}), protocols=frozenset({"udp"})), True),
+        (Filter(families=frozenset({"ipv4"})), False),
     ],
 )
 def test_filters(wanted: Filter, passes: bool) -> None:
     event = api.Event(
-        time=0, event="neighbour", node="node2", address="10.0.0.1", text="", detail={"other": "10.0.0.2"}
+        time=0,
+        event="neighbour",
+        node="node2",
+        address="10.0.0.1",
+        text="",
+        detail={"other": "10.0.0.2", "protocol": "udp", "family": "ipv6"},
     )
     assert wanted.passes(event) == passes
 
@@ -121,6 +130,15 @@ def test_flows_that_begin_and_end_between_two_looks() -> None:
     assert sorted(began["created_ns"]) == [8, 9]
     assert sorted(ended["created_ns"]) == [2, 4, 8], "closed, swept, begun and closed in between"
     assert {int(row["created_ns"]): int(row["state"]) for row in ended} == {2: CLOSED, 4: ESTABLISHED, 8: CLOSED}
+
+
+def test_two_flows_that_differ_in_protocol_or_family_are_two() -> None:
+    """A resolver asks over UDP and TCP from one port at one moment, over both families."""
+    same = rows(*[(7, 1001, ESTABLISHED)] * 4)
+    same["protocol"], same["family"] = (6, 6, 17, 17), (4, 6, 4, 6)
+    assert len(flow_watch.look(same).keys) == 4
+    began, ended = flow_watch.changes(flow_watch.look(same[:2]), flow_watch.look(same[2:]))
+    assert (len(began), len(ended)) == (2, 2)
 
 
 def test_a_node_carries_what_its_flows_carry() -> None:

@@ -150,6 +150,18 @@ async def test_policy_reload_says_what_changed(pair: Pair) -> None:
     shown = await give(pair.nodes[1], "/v1/policy", None, api.Policy)
     assert [(row.number, row.action, row.hits) for row in shown.rules] == [(1, "share", 7)]
     assert (shown.default, shown.default_hits, shown.keep_mark_in_use) == ("keep", 8, False)
+    assert [(row.number, row.text, row.hits) for row in shown.built_in] == [
+        (1, "keep protocol udp, ports 53", 5),
+        (2, "keep protocol udp, ports 123", 6),
+    ]
+    pair.policy("[policy]\nkeep_short_exchanges = false\n")
+    told = await give(pair.nodes[0], "/v1/policy/reload", None, api.PolicyReloaded)
+    assert told.changes[1:3] == (
+        "- built-in: keep protocol udp, ports 53",
+        "- built-in: keep protocol udp, ports 123",
+    )
+    assert (await give(pair.nodes[0], "/v1/policy", None, api.Policy)).built_in == ()
+    assert pair.machines[0].plane.policies[-1].built_in == ()
 
 
 def asked(**changes: object) -> api.PolicyCheckRequest:
@@ -177,10 +189,36 @@ async def test_policy_check_explains(pair: Pair) -> None:
     assert (found.action, found.rule) == ("keep", 1)
     assert not any("may give" in note or "chooses" in note for note in found.notes)
     udp = await give(pair.nodes[1], "/v1/policy/check", asked(protocol="udp"), api.PolicyChecked)
-    assert (udp.action, udp.rule) == ("keep", None)
-    for wrong in ({"source": "x"}, {"interface": "eth9"}, {"source": "192.0.2.1"}, {"destination": "::1"}):
+    assert (udp.action, udp.rule) == ("share", 2)
+    assert not any("may give" in note for note in udp.notes), "that rule is for TCP"
+    six = {"source": "fd77:1::5", "destination": "fd77:2::9", "interface": "int"}
+    for protocol in ("tcp", "udp", "17"):
+        found = await give(pair.nodes[1], "/v1/policy/check", asked(**six, protocol=protocol), api.PolicyChecked)
+        assert (found.action, found.rule) == ("share", 2)
+    for wrong in (
+        {"source": "x"},
+        {"interface": "eth9"},
+        {"source": "192.0.2.1"},
+        {"destination": "::1"},
+        {"protocol": "quic"},
+    ):
         with pytest.raises(UsageError):
             await give(pair.nodes[1], "/v1/policy/check", asked(**wrong), api.PolicyChecked)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_policy_check_of_what_is_kept_by_itself(pair: Pair, version: int) -> None:
+    """Short exchanges; and what conntrack's kernel functions make no entries for."""
+    ends = {"source": "fd77:1::5", "destination": "fd77:2::9"} if version == 6 else {}
+    dns = asked(**ends, interface="int", protocol="udp", destination_port=53)
+    found = await give(pair.nodes[1], "/v1/policy/check", dns, api.PolicyChecked)
+    assert (found.action, found.rule, found.built_in) == ("keep", None, 1)
+    assert found.why == "a built-in rule matches: keep protocol udp, ports 53"
+    for protocol in ("icmp", "icmpv6", "sctp", "gre", "esp", "41"):
+        one = asked(**ends, interface="int", protocol=protocol)
+        found = await give(pair.nodes[1], "/v1/policy/check", one, api.PolicyChecked)
+        assert (found.action, found.rule, found.built_in) == ("keep", None, None)
+        assert f"{protocol} stays on the primary, complete and counted" in found.why
 
 
 async def test_persist(pair: Pair) -> None:

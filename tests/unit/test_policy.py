@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aa_cluster import config
 from aa_cluster.cli.config import toml
 from aa_cluster.core.policy import (
+    BUILT_IN,
     MAX_RULES,
     NO_MARK,
     Decision,
@@ -25,8 +26,10 @@ from aa_cluster.core.policy import (
     decide,
     parse_mark,
     parse_ports,
+    protocol_name,
+    protocol_number,
 )
-from aa_cluster.dataplane.decisions import compile_rules, mapped
+from aa_cluster.dataplane.decisions import HITS_BUILT_IN, compile_policy, mapped
 from aa_cluster.errors import ConfigError
 
 BASE = """
@@ -58,8 +61,21 @@ def read(text: str) -> Policy:
     return parse(config.parse((BASE + text).encode()).policy, ("int", "ext"))
 
 
-def test_nothing_said_shares_everything() -> None:
-    assert read("") == Policy((), "share", NO_MARK)
+def test_nothing_said_shares_everything_but_short_exchanges() -> None:
+    assert read("") == Policy((), "share", NO_MARK, BUILT_IN)
+    assert read("[policy]\nkeep_short_exchanges = false\n") == Policy((), "share", NO_MARK, ())
+
+
+def test_built_in_lines_are_among_the_128() -> None:
+    """A policy that fills them all has to do without."""
+    ports = f"[{', '.join(str(port) for port in range(1, 2 * 127, 2))}]"
+    text = f'[policy]\nrules = [{{ action = "keep", ports = {ports} }}]\n'
+    with pytest.raises(ConfigError, match=r"127 pairs .* expected 126 at most"):
+        read(text)
+    whole = read(f"{text}keep_short_exchanges = false\n")
+    assert len(compile_policy(whole, SLOTS, LINE)) == 127
+    fitting = read(text.replace(", 253]", "]"))
+    assert compile_policy(fitting, SLOTS, LINE)["number"].tolist() == [0] * 126 + [HITS_BUILT_IN, HITS_BUILT_IN + 1]
 
 
 def test_a_whole_policy() -> None:
@@ -72,6 +88,7 @@ rules = [
   { action = "keep", interface = "ext", ports = "5060-5061" },
   { action = "share", protocol = "tcp", source = "10.1.0.0/16", destination = "192.0.2.7", ports = [443, 80, "81-90"] },
   { action = "share", source = "2001:db8::/32", source_ports = "1024-65535", mark = "0x1/0xff" },
+  { action = "share", protocol = "udp", destination = "2001:db8::53", ports = 53 },
 ]
 """
     )
@@ -87,6 +104,7 @@ rules = [
             ports=(Ports(80, 90), Ports(443, 443)),
         ),
         Rule("share", source=ip_network("2001:db8::/32"), source_ports=(Ports(1024, 65535),), mark=Mark(1, 0xFF)),
+        Rule("share", protocol=17, destination=ip_network("2001:db8::53/128"), ports=(Ports(53, 53),)),
     )
 
 
@@ -119,7 +137,7 @@ def test_config_show_writes_rules_that_are_read_back(tmp_path: Path) -> None:
         ('keep_mark = "0x0/0x1"', "policy.keep_mark"),
         ('default = "drop"', "policy.default"),
         ("rules = [" + '{ action = "keep" },' * (MAX_RULES + 1) + "]", "expected 64 at most"),
-        (f'rules = [{{ action = "keep", ports = {list(range(1, 500, 3))} }}]', "expected 128 at most"),
+        (f'rules = [{{ action = "keep", ports = {list(range(1, 500, 3))} }}]', "expected 126 at most"),
     ],
 )
 def test_complaints_name_rule_and_key(text: str, said: str) -> None:
@@ -181,15 +199,43 @@ def test_the_first_match_decides_and_says_why() -> None:
     assert decide(rules, "share", Mark(8, 8), session(mark=8)).why == (
         "connmark 0x0 or packet mark 0x8 has keep_mark 0x8/0x8"
     )
+    udp = decide((Rule("share", protocol=6), *rules), "keep", NO_MARK, session(protocol=17))
+    assert udp.mismatches[0] == "rule 1 does not match: protocol udp is not tcp"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("port", "which"), [(53, 0), (123, 1), (443, None)])
+def test_short_exchanges_are_kept_unless_somebody_says_else(version: int, port: int, which: int | None) -> None:
+    six = {"source": IPv6Address("2001:db8::1"), "destination": IPv6Address("2001:db8::2")} if version == 6 else {}
+    one = session(protocol=17, port=port, **six)
+    found = decide((), "share", NO_MARK, one, BUILT_IN)
+    assert (found.action, found.rule, found.built_in) == ("share" if which is None else "keep", None, which)
+    if which is not None:
+        assert found.why == f"a built-in rule matches: keep protocol udp, ports {port}"
+    over_tcp = session(protocol=6, port=port, **six)
+    assert decide((), "share", NO_MARK, over_tcp, BUILT_IN).action == "share"
+    said = decide((Rule("share", protocol=17),), "share", NO_MARK, one, BUILT_IN)
+    assert (said.action, said.rule, said.built_in) == ("share", 0, None), "the operator's come first"
+    assert decide((), "keep", NO_MARK, one, BUILT_IN).action == "keep"
+    assert decide((), "share", NO_MARK, one).action == "share", "turned off"
+
+
+def test_protocols_by_name_and_number() -> None:
+    for text, number in (("tcp", 6), ("udp", 17), ("icmp", 1), ("icmpv6", 58), ("sctp", 132), ("gre", 47), ("esp", 50)):
+        assert protocol_number(text) == protocol_number(str(number)) == number
+        assert protocol_name(number) == text
+    assert (protocol_number("41"), protocol_name(41)) == (41, "41")
+    for wrong in ("quic", "256", "-1", "", "６"):
+        assert protocol_number(wrong) is None
 
 
 def lines_say(policy: Policy, one: Session) -> tuple[bool, int | None]:
-    """(shared, rule) by the compiled lines, compared as bpf/include/policy.h compares them."""
+    """(shared, number of the rule) by the compiled lines, compared as bpf/include/policy.h compares them."""
     keep = policy.keep_mark
     if keep.mask and keep.value in (one.connmark & keep.mask, one.mark & keep.mask):
         return False, None
     source, destination = (np.frombuffer(mapped(str(each)), "u1") for each in (one.source, one.destination))
-    for line in compile_rules(policy.rules, SLOTS, LINE):
+    for line in compile_policy(policy, SLOTS, LINE):
         value, mask = int(line["mark"]), int(line["mark_mask"])
         either = value in (one.connmark & mask, one.mark & mask)
         neither = (one.connmark | one.mark) & mask == 0
@@ -220,7 +266,9 @@ def sessions(draw: st.DrawFn) -> Session:
     version = draw(st.sampled_from((4, 6)))
     source, destination = draw(ADDRESSES[version]), draw(ADDRESSES[version])
     interface = draw(st.sampled_from(("int", "ext")))
-    return Session(interface, source, destination, draw(PORT), draw(PORT), 6, draw(SMALL), draw(SMALL))
+    port = draw(PORT | st.sampled_from((53, 123)))
+    protocol = draw(st.sampled_from((6, 17)))
+    return Session(interface, source, destination, draw(PORT), port, protocol, draw(SMALL), draw(SMALL))
 
 
 @st.composite
@@ -253,13 +301,17 @@ def rules(draw: st.DrawFn) -> Rule:
     st.lists(rules(), max_size=6),
     st.sampled_from(("share", "keep")),
     st.sampled_from((NO_MARK, Mark(2, 2), Mark(1, 3))),
+    st.sampled_from(((), BUILT_IN)),
     st.lists(sessions(), min_size=1, max_size=8),
 )
-def test_decide_and_the_compiled_lines_agree(rules: list[Rule], default: str, keep: Mark, them: list[Session]) -> None:
-    policy = Policy(tuple(rules), default, keep)  # type: ignore[arg-type]
+def test_decide_and_the_compiled_lines_agree(
+    rules: list[Rule], default: str, keep: Mark, built_in: tuple[Rule, ...], them: list[Session]
+) -> None:
+    policy = Policy(tuple(rules), default, keep, built_in)  # type: ignore[arg-type]
     for one in them:
-        decision = decide(policy.rules, policy.default, policy.keep_mark, one)
-        assert (decision.action == "share", decision.rule) == lines_say(policy, one)
+        decision = decide(policy.rules, policy.default, policy.keep_mark, one, policy.built_in)
+        number = decision.rule if decision.built_in is None else HITS_BUILT_IN + decision.built_in
+        assert (decision.action == "share", number) == lines_say(policy, one)
 
 
 def test_a_prefix_of_no_bits_keeps_to_its_family() -> None:

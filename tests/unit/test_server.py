@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from aa_cluster.agent import flows_view
 from aa_cluster.agent.client import AgentClient
 from aa_cluster.agent.node import Node
 from aa_cluster.agent.server import Server
-from aa_cluster.dataplane.flows import ACCOUNTED_ROW, ESTABLISHED, FLOW_ROW, SYN_SENT
+from aa_cluster.dataplane.flows import ACCOUNTED_ROW, CLOSED, ESTABLISHED, FLOW_ROW, LASTS, SYN_SENT
 from aa_cluster.errors import AaError, AgentUnreachable, JoinRefused, StateError, UsageError
 from tests.unit.fake_node import Hub, Machine, kill
 
@@ -205,6 +206,58 @@ def test_orders_that_make_no_sense(sort: str, why: str) -> None:
     assert why in caught.value.message + caught.value.hint
 
 
+def kinds() -> np.ndarray:
+    """TCP and UDP over both families, UDP in all its phases; ports tell which is which."""
+    rows = np.zeros(6, FLOW_ROW)
+    for number, (protocol, family, state, ended) in enumerate(
+        (
+            (6, 4, ESTABLISHED, LASTS),
+            (6, 6, SYN_SENT, 0),
+            (17, 4, SYN_SENT, 0),
+            (17, 4, ESTABLISHED, 0),
+            (17, 6, ESTABLISHED, LASTS),
+            (6, 6, CLOSED, 3),
+        )
+    ):
+        row = rows[number]
+        row["protocol"], row["family"], row["state"], row["ended"] = protocol, family, state, ended
+        row["sport"], row["created_ns"] = 1000 + number, 10 - number
+        row["saddr"] = list(ip_address("fd77::7").packed) if family == 6 else _address(7)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("query", "ports"),
+    [
+        ({"family": "ipv6"}, [1001, 1004, 1005]),
+        ({"family": "ipv4", "protocol": "tcp"}, [1000]),
+        ({"protocol": "udp"}, [1002, 1003, 1004]),
+        ({"protocol": "17", "family": "ipv6"}, [1004]),
+        ({"state": "established"}, [1000, 1003, 1004]),
+        ({"state": "syn-sent"}, [1001, 1002]),
+        ({"state": "unreplied"}, [1002]),
+        ({"state": "answered"}, [1003]),
+        ({"state": "stream"}, [1004]),
+        ({"address": "fd77::7"}, [1001, 1004, 1005]),
+    ],
+)
+def test_filters_by_kind(query: dict[str, str], ports: list[int]) -> None:
+    answer = flows_view.flows(kinds(), query, {})
+    assert [flow.source_port for flow in answer.flows] == ports
+
+
+def test_a_udp_flow_has_its_own_words_and_the_old_state() -> None:
+    found = flows_view.flows(kinds(), {}, {}).flows
+    assert [(flow.protocol, flow.family, flow.state, flow.phase) for flow in found] == [
+        ("tcp", "ipv4", "established", "established"),
+        ("tcp", "ipv6", "syn-sent", "syn-sent"),
+        ("udp", "ipv4", "syn-sent", "unreplied"),
+        ("udp", "ipv4", "established", "answered"),
+        ("udp", "ipv6", "established", "stream"),
+        ("tcp", "ipv6", "closed", "closed"),
+    ]
+
+
 def test_a_flow_in_words() -> None:
     flow = flows_view.flows(table(), {"node": "two"}, {2: "two"}).flows[0]
     assert (flow.family, flow.protocol, flow.state, flow.owner_name) == ("ipv4", "tcp", "established", "two")
@@ -213,7 +266,16 @@ def test_a_flow_in_words() -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"node": "nobody"}, {"address": "10.77"}, {"port": "x"}, {"state": "odd"}, {"limit": "-1"}, {"colour": "1"}],
+    [
+        {"node": "nobody"},
+        {"address": "10.77"},
+        {"port": "x"},
+        {"state": "odd"},
+        {"limit": "-1"},
+        {"colour": "1"},
+        {"family": "6"},
+        {"protocol": "sctp"},
+    ],
 )
 def test_filters_that_make_no_sense(query: dict[str, str]) -> None:
     with pytest.raises(UsageError):

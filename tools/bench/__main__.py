@@ -127,7 +127,7 @@ def _group(run: Run, group: tuple[str, Callable[[Run], None]]) -> None:
 
 
 WEIGHTS = {
-    packets.GROUP: 3,
+    packets.GROUP: 5,
     designs.GROUP: 2,
     live.GROUP: 8,
     sessions.GROUP: 1,

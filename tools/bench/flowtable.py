@@ -17,6 +17,7 @@ import numpy as np
 from aa_cluster.dataplane import flow_fill, flows
 from aa_cluster.dataplane.flows import ESTABLISHED
 from aa_cluster.dataplane.maps import Map
+from tools.bench.frames import PREFIX, TCP4, Kind
 
 CLIENTS = int(IPv4Address("10.1.0.0"))
 SERVERS = int(IPv4Address("10.2.0.1"))
@@ -30,7 +31,8 @@ BITE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Many flows: host-order addresses and ports, one row each. ``public``: what the client looks like after NAT."""
+    """Many flows: IPv4 addresses (of IPv6 ones the last four bytes) and ports, one row each. ``public``: what the
+    client looks like after NAT."""
 
     client: np.ndarray
     server: np.ndarray
@@ -48,7 +50,9 @@ def columns(numbers: np.ndarray, public: int) -> Columns:
     )
 
 
-def fill(maps: Mapping[str, Map], numbers: range, public: int, owner: int, state: int = ESTABLISHED) -> int:
+def fill(
+    maps: Mapping[str, Map], numbers: range, public: int, owner: int, state: int = ESTABLISHED, kind: Kind = TCP4
+) -> int:
     """Puts these flows into the table as ``handoff`` would have recorded them; gives how many found no place.
 
     ``RuntimeError`` when they are more than the share ``LOST``.
@@ -59,7 +63,7 @@ def fill(maps: Mapping[str, Map], numbers: range, public: int, owner: int, state
     lost = 0
     for start in range(numbers.start, numbers.stop, BITE):
         part = columns(np.arange(start, min(start + BITE, numbers.stop), dtype=np.uint32), public)
-        placed = flow_fill.insert(maps, hasher, rows(part, owner, state))
+        placed = flow_fill.insert(maps, hasher, rows(part, owner, state, kind))
         lost += int(np.count_nonzero(~placed))
     if lost > LOST * max(len(numbers), 1):
         raise RuntimeError(f"{lost} of {len(numbers)} flows found no place in the flow table")
@@ -78,7 +82,7 @@ def _config(maps: Mapping[str, Map]) -> np.ndarray:
     return found
 
 
-def rows(part: Columns, owner: int, state: int) -> np.ndarray:
+def rows(part: Columns, owner: int, state: int, kind: Kind = TCP4) -> np.ndarray:
     """As ``flows.FLOW_ROW``."""
     made = np.zeros(len(part.port), flows.FLOW_ROW)
     public = np.full(len(part.port), part.public, ">u4")
@@ -88,11 +92,14 @@ def rows(part: Columns, owner: int, state: int) -> np.ndarray:
         ("reply_saddr", part.server),
         ("reply_daddr", public),
     ):
-        made[name][:, 10:12] = 0xFF
+        if kind.family == 4:
+            made[name][:, 10:12] = 0xFF
+        else:
+            made[name][:, :12] = list(PREFIX)
         made[name][:, 12:16] = address.view("u1").reshape(-1, 4)
     made["sport"] = made["reply_dport"] = part.port
     made["dport"] = made["reply_sport"] = SERVER_PORT
-    made["protocol"], made["family"] = 6, 4
+    made["protocol"], made["family"] = kind.protocol, kind.family
     made["owner"], made["state"] = owner, state
     made["created_ns"] = made["seen_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     return made

@@ -6,18 +6,49 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-ETHERTYPE_IPV4, ETHERTYPE_ARP = 0x0800, 0x0806
-PROTOCOL_TCP = 6
+ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
-HEADERS = 54
-"""Ethernet, IPv4 and TCP, bytes."""
-SMALLEST = 60
-"""An Ethernet frame without its checksum."""
+ETHERNET = 14
 BLOCK = 80
-BLOCK_AT = 56
-"""Where the feeder's template keeps the block: on a word's edge; it sends it at 54."""
+PREFIX = IPv6Address("2001:db8::").packed[:12]
+"""Of every IPv6 address; the last four bytes are the IPv4 address of the same flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a packet is. ``smallest``: bytes of its shortest frame here, on a word's edge for IPv6."""
+
+    family: int
+    protocol: int
+    smallest: int
+    block_at: int
+    """Where the feeder's template keeps the block: on a word's edge. It sends it right behind the headers."""
+
+    @property
+    def network(self) -> int:
+        """Bytes of the IP header."""
+        return 20 if self.family == 4 else 40
+
+    @property
+    def headers(self) -> int:
+        """Ethernet, IP and TCP or UDP, bytes."""
+        return ETHERNET + self.network + (20 if self.protocol == 6 else 8)
+
+    def __str__(self) -> str:
+        return f"{'TCP' if self.protocol == 6 else 'UDP'}/IPv{self.family}"
+
+    def named(self, case: str) -> str:
+        """The name of the case for packets of this kind; TCP over IPv4 is what the others are measured beside."""
+        if self == TCP4:
+            return case
+        return f"{case if self.protocol == 6 else case.replace('SYN', 'datagram')}, {self}"
+
+
+TCP4, UDP4 = Kind(4, 6, 60, 56), Kind(4, 17, 60, 56)
+TCP6, UDP6 = Kind(6, 6, 80, 80), Kind(6, 17, 80, 80)
+KINDS = (TCP4, UDP4, TCP6, UDP6)
 
 
 class Shape(IntEnum):
@@ -41,6 +72,7 @@ class Template:
     shape: Shape
     ip_sum: int = 0
     tcp_sum: int = 0
+    kind: Kind = TCP4
 
 
 def words_sum(data: bytes) -> int:
@@ -60,35 +92,67 @@ def tcp(
     sequence: int = 1000,
     acknowledged: int = 0,
     payload: bytes = b"",
-    length: int = SMALLEST,
+    length: int = 0,
+    kind: Kind = TCP4,
 ) -> Template:
-    """A TCP segment, TTL 64, don't-fragment; ``length`` beyond the payload is padding inside the IP packet if it is
-    more than an Ethernet frame must have. Addresses, ports and checksums are 0, for the program to fill in."""
-    body = payload if length <= SMALLEST else payload.ljust(length - HEADERS, b"\0")
-    total = HEADERS - 14 + len(body)
-    ip = struct.pack("!BBHHHBBH8x", 0x45, 0, total, 0, 0x4000, 64, PROTOCOL_TCP, 0)
-    segment = struct.pack("!HHIIBBHHH", 0, 0, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0) + body
-    pseudo = struct.pack("!xBH", PROTOCOL_TCP, len(segment))
-    frame = to + sender + struct.pack("!H", ETHERTYPE_IPV4) + ip + segment
+    """A TCP segment. ``length`` beyond the payload is padding inside the IP packet if it is more than the shortest
+    frame has. Ports and checksums are 0, and of addresses the last four bytes, for the program to fill in."""
+    body = _body(kind, payload, length)
+    head = struct.pack("!HHIIBBHHH", 0, 0, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0)
+    return _frame(kind, to, sender, shape, head + body, length)
+
+
+def udp(to: bytes, sender: bytes, shape: Shape, payload: bytes = b"", length: int = 0, kind: Kind = UDP4) -> Template:
+    """A datagram, likewise."""
+    body = _body(kind, payload, length)
+    return _frame(kind, to, sender, shape, struct.pack("!HHHH", 0, 0, 8 + len(body), 0) + body, length)
+
+
+def _body(kind: Kind, payload: bytes, length: int) -> bytes:
+    return payload if length <= kind.smallest else payload.ljust(length - kind.headers, b"\0")
+
+
+def _frame(kind: Kind, to: bytes, sender: bytes, shape: Shape, segment: bytes, length: int) -> Template:
+    """TTL and hop limit 64, IPv4 with don't-fragment."""
+    pseudo = struct.pack("!xBH", kind.protocol, len(segment))
+    if kind.family == 4:
+        ethertype, total = ETHERTYPE_IPV4, kind.network + len(segment)
+        ip = struct.pack("!BBHHHBBH8x", 0x45, 0, total, 0, 0x4000, 64, kind.protocol, 0)
+    else:
+        ethertype, end = ETHERTYPE_IPV6, PREFIX + bytes(4)
+        ip = struct.pack("!IHBB", 6 << 28, len(segment), kind.protocol, 64) + 2 * end
+        pseudo += 2 * PREFIX
+    frame = to + sender + struct.pack("!H", ethertype) + ip + segment
     return Template(
-        frame.ljust(SMALLEST, b"\0"), max(length, SMALLEST), shape, words_sum(ip), words_sum(pseudo + segment)
+        frame.ljust(kind.smallest, b"\0"),
+        max(length, len(frame), kind.smallest),
+        shape,
+        words_sum(ip) if kind.family == 4 else 0,
+        words_sum(pseudo + segment),
+        kind,
     )
 
 
-def with_block(syn: Template, block: bytes) -> Template:
-    """The SYN of ``syn`` with a handoff block (whose addresses, ports and tag the feeder writes) behind it.
+def with_block(first: Template, block: bytes) -> Template:
+    """The SYN or datagram of ``first`` with a handoff block behind it: the feeder writes its addresses, ports and tag.
 
-    The TCP checksum leaves the block out: the programs only ever adjust it.
+    The transport checksum leaves the block out: the programs only ever adjust it.
     """
-    frame = bytearray(syn.frame[:HEADERS])
-    total = HEADERS - 14 + BLOCK
-    struct.pack_into("!H", frame, 16, total)
+    kind = first.kind
+    frame = bytearray(first.frame[: kind.headers])
+    if kind.family == 4:
+        struct.pack_into("!H", frame, ETHERNET + 2, kind.headers - ETHERNET + BLOCK)
+    else:
+        struct.pack_into("!H", frame, ETHERNET + 4, kind.headers - ETHERNET - kind.network + BLOCK)
+    if kind.protocol == UDP4.protocol:
+        struct.pack_into("!H", frame, ETHERNET + kind.network + 4, 8 + BLOCK)
     return Template(
-        bytes(frame) + bytes(BLOCK_AT - HEADERS) + block,
-        HEADERS + BLOCK,
+        bytes(frame) + bytes(kind.block_at - kind.headers) + block,
+        kind.headers + BLOCK,
         Shape.BLOCK,
-        words_sum(bytes(frame[14:34])),
-        syn.tcp_sum,
+        words_sum(bytes(frame[ETHERNET : ETHERNET + 20])) if kind.family == 4 else 0,
+        first.tcp_sum,
+        kind,
     )
 
 
@@ -104,7 +168,7 @@ def arp(
     body = struct.pack("!HHBBH", 1, ETHERTYPE_IPV4, 6, 4, operation)
     body += asking[0] + asking[1].packed + target[0] + target[1].packed
     frame = to + sender + struct.pack("!H", ETHERTYPE_ARP) + body
-    return Template(frame.ljust(SMALLEST, b"\0"), SMALLEST, shape)
+    return Template(frame.ljust(TCP4.smallest, b"\0"), TCP4.smallest, shape)
 
 
 def mac(text: str) -> bytes:

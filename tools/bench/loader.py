@@ -105,6 +105,8 @@ def plan_record(
     record["frame"] = np.frombuffer(template.frame[:room].ljust(room, b"\0"), "<u8")
     record["length"], record["shape"] = template.length, int(template.shape)
     record["ip_sum"], record["tcp_sum"] = template.ip_sum, template.tcp_sum
+    kind = template.kind
+    record["family"], record["protocol"], record["headers"] = kind.family, kind.protocol, kind.headers
     record["first"], record["mask"], record["linear"] = first, flows - 1, int(linear)
     record["public"] = int.from_bytes(public.to_bytes(4, "big"), "little")
     return record

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from aa_cluster.dataplane import reasons
 from aa_cluster.dataplane.flows import ESTABLISHED, SYN_SENT
 from aa_cluster.topology.namespaces import inside
 from tools.bench import flowtable, place, world
-from tools.bench.frames import SYN, Shape, Template, arp
+from tools.bench.frames import SYN, TCP4, TCP6, UDP4, UDP6, Kind, Shape, Template, arp
 from tools.bench.session import Run
 from tools.bench.stats import median
 from tools.bench.world import ARP_ASKING, ARP_FIRST, NEIGHBOURS, OTHER, SELF, World
@@ -63,6 +64,8 @@ class Case:
     accounting: bool = False
     received: bool = True
     """Else the packets are this node's own."""
+    kind: Kind = TCP4
+    """What all flows are while it is measured."""
 
     @property
     def empty(self) -> str:
@@ -212,6 +215,40 @@ CASES: list[Case] = [
 ]
 
 
+KIND_SIZES = (1, 4096, 1 << 20)
+"""Flow counts at which the other kinds are measured: each has to fill table and conntrack anew."""
+
+
+def _cases_of(kind: Kind) -> list[Case]:
+    """What sessions of the kind cost `steer`, `handoff` and `adopt`, as of TCP over IPv4 above."""
+    tcp = kind.protocol == TCP4.protocol
+    hit, inside = ("STEER_TX", "GUARD_PASS") if tcp else ("STEER_DATAGRAM", "GUARD_DATAGRAM")
+    client, leaving = partial(world.from_client, kind=kind), partial(world.leaving_primary, kind)
+    block, steered = partial(world.block_template, kind), partial(world.from_primary, kind)
+    both = partial(world.from_client, shape=Shape.BOTH, kind=kind)
+    ours, theirs = _owned_by(SELF, ESTABLISHED), _owned_by(OTHER, ESTABLISHED)
+    called = kind.named
+    fresh = partial(
+        Case, prepare_fresh=_track_fresh, clean_fresh=_forget_flows, fresh=True, kind=kind, sizes=KIND_SIZES
+    )
+    case = partial(Case, kind=kind, sizes=KIND_SIZES)
+    return [
+        case(called("steer: hit"), "steer", XDP_TX, client, hit, theirs),
+        case(called("steer: hit, both directions"), "steer", XDP_TX, both, hit, theirs),
+        case(called("steer: own flow"), "steer", XDP_PASS, client, "STEER_LOCAL", ours),
+        case(called("steer: miss"), "steer", XDP_PASS, client, "STEER_MISS", first=1 << 23),
+        fresh(called("handoff: new SYN"), "handoff", TC_REDIRECT, leaving, "HANDOFF_SENT", _tracked_syn, note=_GROWS),
+        case(called("handoff: SYN again"), "handoff", TC_REDIRECT, leaving, "HANDOFF_AGAIN", _tracked_syn, note=_GROWS),
+        fresh(called("handoff: new SYN, own"), "handoff", TC_OK, leaving, "HANDOFF_LOCAL", _tracked_own),
+        case(called("adopt: new SYN"), "adopt", TC_OK, block, "ADOPT_NEW", _tracked, fresh=True),
+        case(called("adopt: SYN again"), "adopt", TC_OK, block, "ADOPT_AGAIN", _tracked),
+        case(called("guard: pass"), "adopt", TC_OK, steered, inside, _tracked),
+    ]
+
+
+CASES += [case for kind in (UDP4, TCP6, UDP6) for case in _cases_of(kind)]
+
+
 def measure(run: Run) -> None:
     """All wanted cases at all sizes."""
     cases = [case for case in CASES if run.wanted(case.name)]
@@ -224,20 +261,35 @@ def measure(run: Run) -> None:
 def _all(run: Run, cases: list[Case], path: Path) -> None:
     os.sched_setaffinity(0, {run.cpu})
     with world.world(run.cache, path) as made:
-        left = sum(len(case.sizes or run.sizes) for case in cases)
-        for flows in sorted({*run.sizes, *(size for case in cases for size in case.sizes)}):
-            here = [case for case in cases if flows in (case.sizes or run.sizes)]
-            if here and run.left() <= 0:
-                for case in here:
-                    run.miss(GROUP, case.name, "no time was left", flows)
-                continue
-            made.fill(flows, ESTABLISHED)
-            for case in here:
-                run.pace(left)
-                left -= 1
-                one(run, made, case, flows)
+        left = sum(len(_sizes(run, case)) for case in cases)
+        for kind in dict.fromkeys(case.kind for case in cases):
+            made.change_kind(kind)
+            left = _kind(run, made, [case for case in cases if case.kind == kind], left)
         if made.lost:
-            run.notes.append(f"{made.lost} of {made.filled} flows found both their buckets full in the test-runs")
+            run.notes.append(f"{made.lost} flows in all found both their buckets full in the test-runs")
+
+
+def _sizes(run: Run, case: Case) -> tuple[int, ...]:
+    """Of a kind's sizes those that the run has; of others all."""
+    if case.kind == TCP4:
+        return case.sizes or run.sizes
+    return tuple(size for size in case.sizes if size in run.sizes)
+
+
+def _kind(run: Run, made: World, cases: list[Case], left: int) -> int:
+    """All cases of one kind, size by size; ``left``: cases still to come, and after that."""
+    for flows in sorted({size for case in cases for size in _sizes(run, case)}):
+        here = [case for case in cases if flows in _sizes(run, case)]
+        if run.left() <= 0:
+            for case in here:
+                run.miss(GROUP, case.name, "no time was left", flows)
+            continue
+        made.fill(flows, ESTABLISHED)
+        for case in here:
+            run.pace(left)
+            left -= 1
+            one(run, made, case, flows)
+    return left
 
 
 def one(run: Run, made: World, case: Case, flows: int, group: str = GROUP) -> None:
@@ -272,9 +324,10 @@ def _steady(run: Run, made: World, case: Case, flows: int) -> tuple[float, float
 
 def _fresh(_run: Run, made: World, case: Case, flows: int) -> tuple[float, float] | str:
     template = case.template()
-    amount = NEIGHBOURS if case.sizes else FRESH
-    first = 0 if case.sizes else made.take_fresh(amount)
-    if flows <= SMALL and not case.sizes:
+    fixed = bool(case.sizes) and case.kind == TCP4  # an address of the neighbours', not a flow
+    amount = NEIGHBOURS if fixed else FRESH
+    first = 0 if fixed else made.take_fresh(amount)
+    if flows <= SMALL and not fixed:
         made.retrack(flows)
     if case.prepare_fresh is not None:
         case.prepare_fresh(made, first, amount)

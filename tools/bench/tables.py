@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.bench.results import Figure, Report
+from tools.bench.frames import KINDS, TCP4, TCP6
+from tools.bench.results import Figure, Report, find
 from tools.bench.svg import short
 
 TITLES = {
@@ -19,6 +20,19 @@ TITLES = {
     "agent": "The agents",
 }
 LIVE_BASE = "all-in"
+KIND_CASES = (
+    "steer: hit",
+    "steer: hit, both directions",
+    "steer: own flow",
+    "steer: miss",
+    "handoff: new SYN",
+    "handoff: SYN again",
+    "handoff: new SYN, own",
+    "adopt: new SYN",
+    "adopt: SYN again",
+    "guard: pass",
+)
+"""Measured for each family and protocol. Of UDP a SYN is the first datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +52,47 @@ def tables(report: Report) -> tuple[Table, ...]:
             here = [each for each in figures if each.size == size]
             heading = f"{title}, {size}-byte frames" if size else title
             if group in ("packet", "design", "live") or len({each.flows for each in here}) > 2:
-                out.append(_grid(heading, here, report, group if size in (0, 60) else ""))
+                grid = _grid(heading, here, report, group if size in (0, 60) else "")
+                out += [grid] if grid.rows else []
             else:
                 out.append(_list(heading, here))
+        if group == "packet":
+            out.extend(_kinds(report))
     return tuple(out)
+
+
+def _of_kind(case: str) -> bool:
+    """Of another family or protocol than most: those have tables of their own."""
+    return any(case.endswith(f", {kind}") for kind in KINDS if kind != TCP4)
+
+
+def _kinds(report: Report) -> list[Table]:
+    """By family and protocol, one table for each number of flows."""
+    here = [each for each in report.figures if each.group == "packet"]
+    out = []
+    for flows in sorted({each.flows for each in here if _of_kind(each.case)}):
+        rows = []
+        for case in KIND_CASES:
+            figures = [find(here, "packet", kind.named(case), flows) for kind in KINDS]
+            cells = ["–" if each is None else cell(each) for each in figures]
+            rows.append((case, "ns", *cells, _times(figures[KINDS.index(TCP6)], figures[KINDS.index(TCP4)])))
+        title = f"By family and protocol, BPF_PROG_TEST_RUN, net of an empty program, {_flows(flows)}"
+        columns = ("case (UDP: datagram for SYN)", "unit", *map(str, KINDS), f"{TCP6} ÷ {TCP4}")
+        out.append(Table(title, columns, tuple(rows)))
+    return out
+
+
+def _times(one: Figure | None, other: Figure | None) -> str:
+    return "–" if one is None or other is None or other.value <= 0 else f"{one.value / other.value:.2f}"
 
 
 def _grid(title: str, figures: Sequence[Figure], report: Report, group: str) -> Table:
     """Cases by flows; a dash where there is none."""
+    figures = [each for each in figures if not _of_kind(each.case)]
     flows = sorted({each.flows for each in figures})
     cases = list(dict.fromkeys(each.case for each in figures))
     if group:
-        cases += [each.case for each in report.missing if each.group == group and each.case not in cases]
+        cases += [each.case for each in report.missing if each.group == group and not _of_kind(each.case)]
     at = {(each.case, each.flows): each for each in figures}
     rows = []
     for case in dict.fromkeys(cases):
@@ -86,7 +129,11 @@ def number(value: float) -> str:
 
 def notes(report: Report) -> tuple[str, ...]:
     """What must be said with the figures: notes of cases, what is missing and why, what was dropped."""
-    said = {f"{each.case}: {each.note}" for each in report.figures if each.note and each.group in ("packet", "live")}
+    said = {
+        f"{each.case}: {each.note}"
+        for each in report.figures
+        if each.note and each.group in ("packet", "live") and not _of_kind(each.case)
+    }
     missing: dict[tuple[str, str, str], list[int]] = {}
     for each in report.missing:
         missing.setdefault((each.group, each.case, each.why), []).append(each.flows)

@@ -21,10 +21,11 @@ from aa_cluster.dataplane.configuration import PORT_TABLE
 from aa_cluster.topology.namespaces import batch, checked
 from aa_cluster.wire.announcement import ETHERTYPE, KIND_FLOW, OWN
 from tools.bench import flowtable, place
-from tools.bench.frames import ACK, SYN, Shape, Template, mac, tcp, with_block
+from tools.bench.frames import ACK, SYN, TCP4, Kind, Shape, Template, mac, tcp, udp, with_block
 from tools.bench.loader import FEEDER, LIVE, Loaded, bench, count, plan_record, product
 
 LOOPBACK = 1
+TCP = TCP4.protocol
 SELF, OTHER = 1, 2
 KEY = bytes(range(16))
 CLUSTER, GENERATION, EPOCH = 7, 3, 5
@@ -48,7 +49,7 @@ ARP_SLOT = 1
 
 @dataclass
 class World:
-    """``filled``: flows 0…filled−1 are in the flow table and in conntrack."""
+    """``filled``: flows 0…filled−1 are in the flow table and in conntrack. ``kind``: what flows are."""
 
     path: Path
     plane: Loaded
@@ -62,6 +63,7 @@ class World:
     mark: int = 0
     more: list[Loaded] = field(default_factory=list)
     lost: int = 0
+    kind: Kind = TCP4
 
     def fd(self, program: str) -> int:
         for loaded in (self.plane, self.live, self.feeder, *self.more):
@@ -91,12 +93,21 @@ class World:
     def fill(self, flows: int, state: int) -> None:
         """Lets there be this many flows, in the flow table and the plain programs' table."""
         if flows > self.filled:
-            self.lost += flowtable.fill(self.plane.maps, range(self.filled, flows), PUBLIC, OTHER, state)
+            numbers = range(self.filled, flows)
+            self.lost += flowtable.fill(self.plane.maps, numbers, PUBLIC, OTHER, state, self.kind)
             self.filled = flows
         if flows > self.plain:
             keys = flowtable.plain_keys(range(self.plain, flows))
             fill_plain(self.live, keys)
             self.plain = flows
+
+    def change_kind(self, kind: Kind) -> None:
+        """Other flows from now on: neither the table nor conntrack has any."""
+        if kind == self.kind:
+            return
+        flowtable.forget(self.plane.maps, 0)
+        place.forget_connections(self.path)
+        self.kind, self.filled, self.tracked, self.mark = kind, 0, 0, 0
 
     def set_flows(self, flows: int, owner: int, state: int) -> None:
         """Gives all flows this owner and state."""
@@ -107,7 +118,7 @@ class World:
         """Conntrack entries for these flows, by the kernel functions that ``adopt`` uses."""
         if not flows:
             return
-        self.plan(tcp(VIRTUAL, HOST, Shape.ORIGINAL), first, 1 << 31, linear=True)
+        self.plan(from_client(kind=self.kind), first, 1 << 31, linear=True)
         done = syscall.run_program(self.fd("fill_conntrack"), bytes(64), flows, _skb_context(LOOPBACK))
         if done.verdict != 0:
             raise RuntimeError(f"conntrack took not all of {flows} entries from {first} on")
@@ -226,15 +237,25 @@ def _configure(made: World) -> None:
     made.schedule(OTHER)
 
 
-def block_template() -> Template:
-    """The SYN with its block that node ``SELF`` adopts."""
+def first(to: bytes, sender: bytes, shape: Shape, kind: Kind) -> Template:
+    """A SYN or a datagram."""
+    return tcp(to, sender, shape, SYN, kind=kind) if kind.protocol == TCP else udp(to, sender, shape, kind=kind)
+
+
+def later(to: bytes, sender: bytes, shape: Shape, kind: Kind) -> Template:
+    """A packet inside a session."""
+    return tcp(to, sender, shape, ACK, kind=kind) if kind.protocol == TCP else udp(to, sender, shape, kind=kind)
+
+
+def block_template(kind: Kind = TCP4) -> Template:
+    """The SYN or datagram with its block that node ``SELF`` adopts."""
     block = struct.pack(
         "!HBBBBHIIIIIHH16s16sIBBH8s",
         CLUSTER,
         SELF,
         0,
-        4,
-        6,
+        kind.family,
+        kind.protocol,
         0,
         GENERATION,
         EPOCH,
@@ -248,7 +269,7 @@ def block_template() -> Template:
         80,
         b"",
     )
-    return with_block(tcp(PHYSICAL, VIRTUAL, Shape.BLOCK, SYN), block)
+    return with_block(first(PHYSICAL, VIRTUAL, Shape.BLOCK, kind), block)
 
 
 def announced_template() -> Template:
@@ -259,16 +280,18 @@ def announced_template() -> Template:
     return replace(made, frame=made.frame[:12] + struct.pack("!H", ETHERTYPE) + made.frame[14:])
 
 
-def from_client(flags: int = ACK, shape: Shape = Shape.ORIGINAL) -> Template:
-    """To the primary's virtual MAC."""
-    return tcp(VIRTUAL, HOST, shape, flags)
+def from_client(flags: int = ACK, shape: Shape = Shape.ORIGINAL, kind: Kind = TCP4) -> Template:
+    """To the primary's virtual MAC. ``flags``: of TCP."""
+    if kind.protocol == TCP:
+        return tcp(VIRTUAL, HOST, shape, flags, kind=kind)
+    return udp(VIRTUAL, HOST, shape, kind=kind)
 
 
-def from_primary() -> Template:
+def from_primary(kind: Kind = TCP4) -> Template:
     """A steered packet as the auxiliary gets it."""
-    return tcp(PHYSICAL, VIRTUAL, Shape.ORIGINAL, ACK)
+    return later(PHYSICAL, VIRTUAL, Shape.ORIGINAL, kind)
 
 
-def leaving_primary() -> Template:
-    """A SYN after the primary's POSTROUTING."""
-    return tcp(HOST, VIRTUAL, Shape.LEAVING, SYN)
+def leaving_primary(kind: Kind = TCP4) -> Template:
+    """A SYN or datagram after the primary's POSTROUTING."""
+    return first(HOST, VIRTUAL, Shape.LEAVING, kind)

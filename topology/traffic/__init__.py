@@ -2,5 +2,6 @@
 """Traffic for the labs.
 
 Each module is a small program for hosts (``python -m aa_cluster.topology.traffic.X``) that uses the standard library
-alone and says what it saw as one line of JSON; ``aa_cluster.topology.load`` drives them.
+alone (``quic`` has aioquic, too) and says what it saw as one line of JSON; ``aa_cluster.topology.load`` and
+``load_udp`` drive them.
 """

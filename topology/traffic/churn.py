@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aa_cluster.topology.traffic.tcp import family_of
+
 REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"
 PATIENCE = struct.pack("ll", 4, 0)
 FIRST_PORT, MOST = 10_000, 55_000
@@ -25,7 +27,7 @@ FIRST_PORT, MOST = 10_000, 55_000
 
 def begin(address: str, port: int, source_port: int) -> socket.socket:
     """A connection on its way."""
-    connection = socket.socket()
+    connection = socket.socket(family_of(address))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     connection.bind(("", source_port))
     for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):

@@ -11,14 +11,15 @@ import json
 import random
 import socket
 
+from aa_cluster.topology.traffic.tcp import family_of
+from aa_cluster.topology.traffic.udp import Listener
+
 
 def serve(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("", port))
+    with Listener(port) as listener:
         print("ready", flush=True)
-        while True:
-            data, asker = listener.recvfrom(65535)
-            listener.sendto(data, asker)
+        while (asked := listener.take()) is not None:
+            listener.answer(asked, asked.payload)
 
 
 def ask(address: str, port: int, count: int, size: int, timeout: float) -> dict[str, object]:
@@ -26,7 +27,7 @@ def ask(address: str, port: int, count: int, size: int, timeout: float) -> dict[
     dice, failed, ports = random.Random(count), [], []
     for number in range(count):
         data = dice.randbytes(size or 1 + number * 13 % 1300)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as asking:
             asking.settimeout(timeout)
             asking.connect((address, port))
             try:

@@ -13,11 +13,11 @@ import random
 import socket
 
 from aa_cluster.topology.traffic.bulk import exactly
-from aa_cluster.topology.traffic.tcp import retransmits
+from aa_cluster.topology.traffic.tcp import family_of, listening, retransmits
 
 
 def serve(port: int) -> None:
-    with socket.create_server(("", port)) as listener:
+    with listening(port) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
         print("ready", flush=True)
         while True:
@@ -30,7 +30,7 @@ def serve(port: int) -> None:
 def send(address: str, port: int, size: int) -> dict[str, object]:
     """``size`` bytes with the SYN, the first two of which say so; whether the rest came back the same."""
     data = size.to_bytes(2, "big") + random.Random(size).randbytes(size - 2)
-    with socket.socket() as connection:
+    with socket.socket(family_of(address)) as connection:
         connection.settimeout(20)
         connection.sendto(data, socket.MSG_FASTOPEN, (address, port))
         echoed = exactly(connection, size - 2)

@@ -2,9 +2,9 @@
 """Many established streams of four kinds, both ends in this process: ``CLIENT-NS SERVER-NS --count N``.
 
 ``push``: who accepted sends; ``pull``: who opened sends; ``ask``: who opened asks, the other answers; ``idle``:
-silent, half of them until told to speak. Each goes one of three ways (``ends.Ways``). What is sent are numbered lines
-of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more are opened each
-second.
+silent, half of them until told to speak. Each goes one of several ways (``ends.Ways``), over TCP or UDP. What is sent
+are numbered lines of 64 bytes which name their stream; the receiver checks every byte. With ``--fresh R`` so many more
+are opened each second.
 
 Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is
 the time a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept
@@ -30,11 +30,13 @@ import socket
 import struct
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from aa_cluster.topology.traffic.ends import Ways, prepare, why
+from aa_cluster.topology.traffic.ends import Ways, by_udp, prepare, why
 from aa_cluster.topology.traffic.paced import KINDS, LINE, PROBE, SELDOM, SLOW, End, Stream
+from aa_cluster.topology.traffic.paced_udp import AGAIN, Correspondent, DatagramStream
 from aa_cluster.topology.traffic.tcp import retransmits
 
 LATE = 0.010
@@ -49,10 +51,10 @@ ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """SO_LINGER: closing sends a RST, or a FIN."""
 
 
-def plan(count: int, probes: int, seed: int) -> list[Stream]:
+def plan(count: int, probes: int, seed: int, ways: Sequence[str] = Ways.NAMES) -> list[Stream]:
     """Kinds and ways in equal parts; of each sort that speaks as many probes as of the others; in random order."""
-    sorts = [(kind, way) for way in Ways.NAMES for kind in KINDS]
-    made, left = [], dict.fromkeys(sorts, max(1, round(probes / (3 * len(Ways.NAMES)))))
+    sorts = [(kind, way) for way in ways for kind in KINDS]
+    made, left = [], dict.fromkeys(sorts, max(1, round(probes / (3 * len(ways)))))
     for number in range(count):
         kind, way = sorts[number % len(sorts)]
         period = SLOW
@@ -61,9 +63,13 @@ def plan(count: int, probes: int, seed: int) -> list[Stream]:
         elif left[kind, way]:
             left[kind, way] -= 1
             period = PROBE
-        made.append(Stream(number, kind, way, period))
+        made.append(stream_of(number, kind, way, period))
     random.Random(seed).shuffle(made)
     return made
+
+
+def stream_of(number: int, kind: str, way: str, period: float) -> Stream:
+    return (DatagramStream if by_udp(way) else Stream)(number, kind, way, period)
 
 
 class Mixture:
@@ -73,18 +79,20 @@ class Mixture:
         self.streams: dict[int, Stream] = {}
         self.late: list[tuple[float, float]] = []
         self._ways, self._given = ways, given
-        self._waiting = plan(given.count, given.probes, given.seed)[::-1]
+        self._waiting = plan(given.count, given.probes, given.seed, ways.names)[::-1]
         self._dice = random.Random(given.seed)
         self._epoll = select.epoll()
         self._known: dict[int, tuple[Stream, End]] = {}
         self._unnamed: dict[int, socket.socket] = {}
         self._due: list[tuple[float, int, bool]] = []
+        self._unanswered: deque[tuple[float, Stream]] = deque()
         self._listeners = {listener.fileno(): listener for listener in ways.listeners}
+        self._receivers = {receiver.fileno(): receiver for receiver in ways.receivers}
         self._opening = 0
         self._trouble: list[str] = []
         self._paced = True
         self._still = False
-        for descriptor in self._listeners:
+        for descriptor in (*self._listeners, *self._receivers):
             self._epoll.register(descriptor, select.EPOLLIN)
 
     # -- the three parts of its life
@@ -120,18 +128,31 @@ class Mixture:
                 stream.say(end)
             if number % BURST == 0:
                 self._turn(0.001)
-        over = time.monotonic() + patience
-        while time.monotonic() < over and not all(stream.settled for stream in self.streams.values()):
-            self._turn(0.02)
+        self._await_last_lines(patience)
         for stream in self.streams.values():
             if stream.state == "opening" or not stream.settled or any(end.silent for end in stream.ends):
                 stream.state = "refused" if stream.state == "opening" else "stuck"
+
+    def _await_last_lines(self, patience: float) -> None:
+        over = again = time.monotonic()
+        over += patience
+        while (now := time.monotonic()) < over and not all(stream.settled for stream in self.streams.values()):
+            if now - again > AGAIN:
+                again = now
+                self._insist(self.streams.values())
+            self._turn(0.02)
+
+    @staticmethod
+    def _insist(streams: Iterable[Stream]) -> None:
+        for stream in streams:
+            if isinstance(stream, DatagramStream) and stream.state in ("open", "opening"):
+                stream.insist()
 
     def close(self) -> None:
         """By RST: TIME_WAIT at a server would refuse streams that get the same translated port in the next minute."""
         for stream in self.streams.values():
             for end in stream.ends:
-                if end.connection is not None:
+                if isinstance(end.connection, socket.socket):
                     end.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
                     end.connection.close()
 
@@ -152,29 +173,36 @@ class Mixture:
             if now - due > LATE and len(self.late) < MOST_LATE:
                 self.late.append((due, now - due))
             self._beat(self.streams[number], due if now - due < 1 else now, again)
+        while self._unanswered and self._unanswered[0][0] <= now:
+            _, stream = self._unanswered.popleft()
+            if stream.state == "opening":
+                self._insist([stream])
+                self._unanswered.append((now + AGAIN, stream))
 
     def _event(self, descriptor: int, events: int) -> None:
         if descriptor == 0:
             self._obey(os.read(0, 4096).decode())
         elif descriptor in self._listeners:
             self._accept(self._listeners[descriptor])
+        elif descriptor in self._receivers:
+            self._receive(self._receivers[descriptor])
         elif descriptor in self._unnamed:
             self._name(descriptor)
         elif (known := self._known.get(descriptor)) is not None:
             self._serve(*known, descriptor, events)
 
     def _serve(self, stream: Stream, end: End, descriptor: int, events: int) -> None:
-        if events & ERROR and end.connection is not None:
+        if events & ERROR and isinstance(end.connection, socket.socket) and not by_udp(stream.way):
             self._end(stream, end.connection)
         elif events & select.EPOLLOUT:
             stream.established = time.monotonic()
-            stream.port = stream.opener.connection.getsockname()[1] if stream.opener.connection else 0
             stream.say(end)
             self._epoll.modify(descriptor, READ)
         else:
             stream.take(end, time.monotonic(), self._paced)
             if stream.state == "opening" and stream.opener.got:
                 stream.state = "open"
+                stream.established = stream.established or time.monotonic()
                 self._opening -= 1
                 self._first_beat(stream)
         if stream.state not in ("open", "opening"):
@@ -197,6 +225,34 @@ class Mixture:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._unnamed[accepted.fileno()] = accepted
             self._epoll.register(accepted, READ)
+
+    def _receive(self, receiver: socket.socket) -> None:
+        """Datagrams to those who were asked; each names its stream."""
+        while True:
+            try:
+                data, asker = receiver.recvfrom(LINE + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error about one of ours: it is lost
+            stream = self.streams.get(int(data[:6])) if data[:6].isdigit() else None
+            if isinstance(stream, DatagramStream) and stream.state in ("open", "opening"):
+                self._correspond(stream, receiver, asker[:2], data)
+
+    def _correspond(self, stream: DatagramStream, receiver: socket.socket, asker: tuple[str, int], data: bytes) -> None:
+        """The first datagram makes its asker the other end, and is answered; a session may not come to have another
+        address or port in the midst of its life."""
+        end = stream.acceptor
+        if end.connection is None:
+            end.connection = Correspondent(receiver, asker)
+            stream.note(end, data, time.monotonic(), self._paced)
+            if stream.kind != "ask":
+                stream.say(end)
+        elif isinstance(end.connection, Correspondent) and end.connection.asker != asker:
+            stream.end("moved")
+            self._forget(stream)
+        else:
+            stream.note(end, data, time.monotonic(), self._paced)
 
     def _name(self, descriptor: int) -> None:
         """The first line of an accepted connection tells whose it is; the answer to it opens the stream."""
@@ -224,12 +280,18 @@ class Mixture:
             stream.end("refused")
             return
         stream.opener.connection = opened
+        stream.port = opened.getsockname()[1]
         self._known[opened.fileno()] = stream, stream.opener
-        self._epoll.register(opened, READ | select.EPOLLOUT)
+        if by_udp(stream.way):
+            self._epoll.register(opened, READ)
+            stream.say(stream.opener)
+            self._unanswered.append((time.monotonic() + AGAIN, stream))
+        else:
+            self._epoll.register(opened, READ | select.EPOLLOUT)
 
     def _another(self) -> Stream:
-        number = len(self.streams)
-        return Stream(number, KINDS[number % 4], Ways.NAMES[number // 4 % 3], 0.0 if number % 4 == 2 else SLOW)
+        number, ways = len(self.streams), self._ways.names
+        return stream_of(number, KINDS[number % 4], ways[number // 4 % len(ways)], 0.0 if number % 4 == 2 else SLOW)
 
     def _first_beat(self, stream: Stream) -> None:
         if stream.period:
@@ -241,7 +303,7 @@ class Mixture:
             return
         if self._still and again:
             pass
-        elif stream.kind != "ask" or stream.opener.sent == stream.opener.got:
+        elif stream.kind != "ask" or stream.may_ask:
             stream.say(stream.sender)
         if again:
             heapq.heappush(self._due, (due + stream.period, stream.number, True))
@@ -287,7 +349,7 @@ class Mixture:
 
     def _close(self, stream: Stream, linger: bytes) -> None:
         closing = stream.acceptor.connection
-        if closing is not None:
+        if isinstance(closing, socket.socket):
             closing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._known.pop(closing.fileno(), None)
             self._epoll.unregister(closing)
@@ -298,10 +360,11 @@ class Mixture:
 def _row(stream: Stream) -> list[object]:
     """As ``StreamRow`` of topology/streams.py has it."""
     opener, acceptor = stream.ends
-    again = sum(retransmits(end.connection) for end in stream.ends if end.connection is not None)
+    tcp = [end.connection for end in stream.ends if isinstance(end.connection, socket.socket)]
+    again = 0 if by_udp(stream.way) else sum(map(retransmits, tcp))
     head = [stream.number, stream.kind, stream.way, stream.probe, stream.established, stream.state]
     counts = [opener.sent + acceptor.sent, opener.got + acceptor.got, opener.wrong + acceptor.wrong, again]
-    return [*head, *counts, stream.gaps, stream.port, stream.ended]
+    return [*head, *counts, stream.gaps, stream.port, stream.ended, stream.lost]
 
 
 def main() -> None:
@@ -310,6 +373,7 @@ def main() -> None:
     parser.add_argument("server", type=Path, help="network namespace")
     parser.add_argument("--port", type=int, default=7001, help="both hosts listen here")
     parser.add_argument("--published", type=int, default=7101, help="port of the cluster that leads to the client's")
+    parser.add_argument("--ways", default=",".join(Ways.NAMES), help="of traffic/ends.py")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--probes", type=int, default=72, help="streams with a line every 20 ms")
     parser.add_argument("--fresh", type=float, default=0.0, help="further streams opened each second")
@@ -317,7 +381,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     prepare()
-    mixture = Mixture(Ways(given.client, given.server, given.port, given.published), given)
+    ways = Ways(given.client, given.server, given.port, given.published, given.ways.split(","))
+    mixture = Mixture(ways, given)
     print(json.dumps(mixture.open(30.0)), flush=True)
     mixture.run()
     mixture.finish(given.patience)

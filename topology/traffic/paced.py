@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
+from typing import Protocol
 
 from aa_cluster.topology.traffic.ends import named
 
@@ -29,6 +29,15 @@ def wrong_bytes(got: bytes, expected: bytes) -> int:
     return sum(one != other for one, other in zip(got, expected, strict=True))
 
 
+class Connection(Protocol):
+    """What an end needs of its socket."""
+
+    def send(self, data: bytes, /) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
 class End:
     """One end of a stream. ``times``: when its lines that the other end does not have yet were sent."""
 
@@ -36,7 +45,7 @@ class End:
 
     def __init__(self, way: int) -> None:
         self.way = way
-        self.connection: socket.socket | None = None
+        self.connection: Connection | None = None
         self.sent = self.got = self.wrong = 0
         self.rest = b""
         self.times: deque[float] = deque()
@@ -85,6 +94,16 @@ class Stream:
         if self.state != "open":
             return self.state != "opening"
         return self.opener.sent == self.acceptor.got and self.acceptor.sent == self.opener.got
+
+    @property
+    def may_ask(self) -> bool:
+        """The last question was answered."""
+        return self.opener.sent == self.opener.got
+
+    @property
+    def lost(self) -> int:
+        """Lines that did not arrive: none here, TCP sends them again."""
+        return 0
 
     @property
     def sender(self) -> End:

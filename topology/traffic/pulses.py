@@ -19,7 +19,7 @@ import sys
 import time
 
 from aa_cluster.topology.traffic.stream import line
-from aa_cluster.topology.traffic.tcp import retransmits
+from aa_cluster.topology.traffic.tcp import listening, retransmits
 
 PRIORITY = -10
 PATIENCE = 5.0
@@ -95,7 +95,7 @@ def send(address: str, port: int, count: int, rate: float) -> dict[str, object]:
 
 def serve(port: int) -> None:
     """Echo for everybody, in one thread; does not return."""
-    with socket.create_server(("", port), backlog=1024) as listener, selectors.DefaultSelector() as waiting:
+    with listening(port) as listener, selectors.DefaultSelector() as waiting:
         waiting.register(listener, selectors.EVENT_READ)
         print("ready", flush=True)
         while True:

@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 
-from aa_cluster.topology.traffic.tcp import retransmits
+from aa_cluster.topology.traffic.tcp import family_of, retransmits
 
 PATIENCE = 10
 """Seconds a session may take; a lost SYN comes again after one."""
@@ -25,7 +25,7 @@ ABORT, WAIT = struct.pack("ii", 1, 0), struct.pack("ii", 1, PATIENCE)
 def session(address: str, port: int, source_port: int, reset: bool) -> int:
     """One whole session; ``OSError`` when it fails. How many segments, SYN included, had to be sent again."""
     head = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: %s\r\n\r\n" % (b"keep-alive" if reset else b"close")
-    with socket.socket() as connection:
+    with socket.socket(family_of(address)) as connection:
         connection.settimeout(PATIENCE)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT if reset else WAIT)

@@ -21,7 +21,7 @@ import socket
 import time
 
 from aa_cluster.topology.traffic.stream import line
-from aa_cluster.topology.traffic.tcp import retransmits
+from aa_cluster.topology.traffic.tcp import listening, retransmits
 
 PRIORITY = -10
 SETTLE = 1.0
@@ -165,7 +165,7 @@ def main() -> None:
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     if given.what == "serve":
-        talks = Talks("server", given.rate, socket.create_server(("", given.port), backlog=1024))
+        talks = Talks("server", given.rate, listening(given.port))
         print("ready", flush=True)
     else:
         talks = Talks("client", given.rate)

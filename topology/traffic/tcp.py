@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the traffic programs share: a listener that says it is ready, and how often TCP had to send again."""
+"""What the traffic programs share: addresses of both families, a listener that says it is ready, and how often TCP had
+to send again."""
 
 from __future__ import annotations
 
@@ -13,6 +14,15 @@ TOTAL_RETRANS = 100
 
 STATES = {1: "ESTABLISHED", 2: "SYN_SENT", 3: "SYN_RECV", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 7: "CLOSE", 8: "CLOSE_WAIT"}
 """Those that a client which waits can be in (net/tcp_states.h)."""
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def listening(port: int, backlog: int = 1024) -> socket.socket:
+    """A listener on all addresses of both families."""
+    return socket.create_server(("", port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
 
 
 def retransmits(connection: socket.socket) -> int:
@@ -29,7 +39,7 @@ def state(connection: socket.socket) -> str:
 
 def serve(port: int, session: Callable[[socket.socket], None]) -> None:
     """Listen on all addresses, print ``ready``, run ``session`` in a thread per connection; does not return."""
-    with socket.create_server(("", port), backlog=1024) as listener:
+    with listening(port) as listener:
         print("ready", flush=True)
         while True:
             connection, _ = listener.accept()
