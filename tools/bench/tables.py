@@ -14,7 +14,7 @@ TITLES = {
     "packet": "Per packet, BPF_PROG_TEST_RUN, net of an empty program",
     "design": "Designs of flow table, BPF_PROG_TEST_RUN, net of an empty program",
     "live": "Live frames, one core, one-armed veth, net of XDP drop",
-    "session": "A short session: connect, one request, close (nine packets)",
+    "session": "Short sessions: connect, one request, close (nine packets); a question by UDP and its answer (two)",
     "latency": "TCP ping-pong of 64 bytes, both ends on one core",
     "scale": "Scale",
     "agent": "The agents",
