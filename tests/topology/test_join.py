@@ -95,7 +95,7 @@ def test_another_address(pair: Lab) -> None:
     finally:
         pair.exec("node2", ["ip", "addr", "del", "10.77.1.2/24", "dev", "int"])
     assert finding == (
-        "addresses of int: found 10.77.1.1/24, 10.77.1.2/24, expected 10.77.1.1/24; "
+        "addresses of int: found 10.77.1.1/24, 10.77.1.2/24, fd77:1::1/64, expected 10.77.1.1/24, fd77:1::1/64; "
         "give the interface the addresses it has on the primary"
     )
 
