@@ -41,6 +41,9 @@ ONE_CLOCK = {"net/ipv4/tcp_timestamps": "2"}
 address, by translated ports that are random; a socket in TIME_WAIT lets a SYN with a later timestamp have its port, and
 refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
+ON_LINK = 256
+"""IP6_RT_PRIO_ADDRCONF: metric of the route that comes with an IPv6 address. One of another metric would stand beside it,
+behind it."""
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
@@ -85,6 +88,7 @@ def build_beyond(plan: Plan) -> None:
     far = plan.namespace("far")
     near_end = f"eth1 netns {router} address {FAR.mac(CLUSTER_HOST)}"
     batch([f"link add name {near_end} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"])
+    narrow = (("eth0", ext), ("eth1", FAR))
     batch(
         [
             "link set lo up",
@@ -92,8 +96,8 @@ def build_beyond(plan: Plan) -> None:
             *addressed("eth1", FAR, CLUSTER_HOST),
             "link set eth0 up",
             "link set eth1 up",
-            *(f"route replace {prefix} dev eth0 mtu {FAR_MTU}" for prefix in (ext.prefix, ext.prefix6)),
-            *(f"route replace {prefix} dev eth1 mtu {FAR_MTU}" for prefix in (FAR.prefix, FAR.prefix6)),
+            *(f"route replace {net.prefix} dev {link} mtu {FAR_MTU}" for link, net in narrow),
+            *(f"route replace {net.prefix6} dev {link} metric {ON_LINK} mtu {FAR_MTU}" for link, net in narrow),
             *(f"{route} mtu {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
         ],
         router,
