@@ -42,8 +42,8 @@ address, by translated ports that are random; a socket in TIME_WAIT lets a SYN w
 refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
 ON_LINK = 256
-"""IP6_RT_PRIO_ADDRCONF: metric of the route that comes with an IPv6 address. One of another metric would stand beside it,
-behind it."""
+"""IP6_RT_PRIO_ADDRCONF: metric of the route that comes with an IPv6 address. One of another metric would stand behind
+it."""
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
