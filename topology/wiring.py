@@ -92,9 +92,12 @@ def build_beyond(plan: Plan) -> None:
             *addressed("eth1", FAR, CLUSTER_HOST),
             "link set eth0 up",
             "link set eth1 up",
-            *(f"route replace {prefix} dev eth0 mtu {FAR_MTU}" for prefix in (ext.prefix, ext.prefix6)),
-            *(f"route replace {prefix} dev eth1 mtu {FAR_MTU}" for prefix in (FAR.prefix, FAR.prefix6)),
-            *(f"{route} mtu {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
+            *(
+                f"route replace {_narrow(net, six)} dev {eth}"
+                for net, eth in ((ext, "eth0"), (FAR, "eth1"))
+                for six in (0, 1)
+            ),
+            *(f"{route} mtu lock {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
         ],
         router,
     )
@@ -105,6 +108,12 @@ def build_beyond(plan: Plan) -> None:
         _keep_order(plan, member, *interfaces)
     _keep_order(plan, "switch", plan.port("router", ext))
     _plug(plan, "router", (ext,), up=(ext,))
+
+
+def _narrow(net: Network, six: int) -> str:
+    """A prefix by an interface, in place of the kernel's own route, which over IPv6 has a metric. Only a locked MTU
+    counts for what is forwarded over IPv6."""
+    return f"{net.prefix6} metric 256 mtu lock {FAR_MTU}" if six else f"{net.prefix} mtu lock {FAR_MTU}"
 
 
 def build_node(plan: Plan, index: int) -> None:
