@@ -245,7 +245,7 @@ int handoff(struct __sk_buff *skb)
 	int type;
 
 	type = parse_ethernet(&cursor, &eth);
-	if (type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6))
+	if ((type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6)) || eth->h_dest[0] & 1) /* to a group: nobody's session */
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	work = handings.lookup(&zero);
 	if (!work || parse_load(&cursor, &now, &work->sealed) || !may_begin(&now))

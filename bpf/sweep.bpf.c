@@ -77,17 +77,16 @@ static __always_inline __u64 timeout_of(const struct config *conf, const struct 
 	return conf->timeout_s[state & 7] * AA_NSEC_PER_SEC;
 }
 
-/* As conntrack has it: answered, and two seconds later still there. */
-static __always_inline void find_stream(struct record *record, __u32 index, union status was, __u64 now)
+/* As conntrack has it: answered, and two seconds later still there. True when it has just become one. */
+static __always_inline bool find_stream(struct record *record, __u32 index, union status was, __u64 now)
 {
 	union status lasting = was;
 
 	if (record->original.protocol != IPPROTO_UDP || was.state != FLOW_ESTABLISHED ||
 	    now < record->created_ns + 2 * AA_NSEC_PER_SEC)
-		return;
+		return false;
 	lasting.ended |= FLOW_LASTS;
-	if (lasting.word != was.word)
-		change_status(record, index, was, lasting);
+	return lasting.word != was.word && change_status(record, index, was, lasting);
 }
 
 static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
@@ -105,7 +104,11 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
 		record->seen_ns = now;
-		find_stream(record, index, was, now);
+		if (find_stream(record, index, was, now)) {
+			/* Its entry has the short timeout, which would be over before a quarter of the long one is gone. */
+			timeout = timeout_of(conf, record, was.state);
+			record->held_ns = 0;
+		}
 		renew(skb, record, was.state, timeout, now);
 		return;
 	}

@@ -41,9 +41,6 @@ ONE_CLOCK = {"net/ipv4/tcp_timestamps": "2"}
 address, by translated ports that are random; a socket in TIME_WAIT lets a SYN with a later timestamp have its port, and
 refuses one in two of all others."""
 PLAIN_BRIDGE = {f"net/bridge/bridge-nf-call-{table}": "0" for table in ("iptables", "ip6tables", "arptables")}
-ON_LINK = 256
-"""IP6_RT_PRIO_ADDRCONF: metric of the route that comes with an IPv6 address. One of another metric would stand behind
-it."""
 PASS_EVERYTHING = bytes.fromhex("b7000000020000009500000000000000")
 """``r0 = XDP_PASS; exit``"""
 FORWARD = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
@@ -88,7 +85,6 @@ def build_beyond(plan: Plan) -> None:
     far = plan.namespace("far")
     near_end = f"eth1 netns {router} address {FAR.mac(CLUSTER_HOST)}"
     batch([f"link add name {near_end} type veth peer name eth0 netns {far} address {FAR.mac(HOST)}"])
-    narrow = (("eth0", ext), ("eth1", FAR))
     batch(
         [
             "link set lo up",
@@ -96,9 +92,12 @@ def build_beyond(plan: Plan) -> None:
             *addressed("eth1", FAR, CLUSTER_HOST),
             "link set eth0 up",
             "link set eth1 up",
-            *(f"route replace {net.prefix} dev {link} mtu {FAR_MTU}" for link, net in narrow),
-            *(f"route replace {net.prefix6} dev {link} metric {ON_LINK} mtu {FAR_MTU}" for link, net in narrow),
-            *(f"{route} mtu {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
+            *(
+                f"route replace {_narrow(net, six)} dev {eth}"
+                for net, eth in ((ext, "eth0"), (FAR, "eth1"))
+                for six in (0, 1)
+            ),
+            *(f"{route} mtu lock {FAR_MTU}" for route in default_routes(ext, CLUSTER_HOST)),
         ],
         router,
     )
@@ -109,6 +108,12 @@ def build_beyond(plan: Plan) -> None:
         _keep_order(plan, member, *interfaces)
     _keep_order(plan, "switch", plan.port("router", ext))
     _plug(plan, "router", (ext,), up=(ext,))
+
+
+def _narrow(net: Network, six: int) -> str:
+    """A prefix by an interface, in place of the kernel's own route, which over IPv6 has a metric. Only a locked MTU
+    counts for what is forwarded over IPv6."""
+    return f"{net.prefix6} metric 256 mtu lock {FAR_MTU}" if six else f"{net.prefix} mtu lock {FAR_MTU}"
 
 
 def build_node(plan: Plan, index: int) -> None:

@@ -24,6 +24,8 @@ NATIVE = frozenset((
 # fmt: on
 """Drivers with XDP_TX of their own in Linux 6.x; the attachment has the last word."""
 LARGE_RECEIVE = "rx-lro"
+BUNDLING = ("rx-udp-gro-forwarding", "rx-gro-list")
+"""Off unless somebody asks for them: datagrams of one flow, forwarded or not, in one (``ethtool -K``)."""
 
 
 def checks(facts: LinkFacts, mode: Mode) -> Iterator[Check]:
@@ -59,7 +61,8 @@ def xdp_mode(name: str, driver: str, mode: Mode, attached: str | None) -> Check:
 
 
 def receive_offloads(name: str, features: Mapping[str, bool]) -> Check:
-    """LRO glues segments together that forwarding cannot take apart again; native XDP is refused with it."""
+    """LRO glues segments together that forwarding cannot take apart again; native XDP is refused with it. In a bundle of
+    datagrams a first one's handoff block is not at the end."""
     if not features:
         return skipped(f"offloads {name}", "the driver does not tell")
     if features.get(LARGE_RECEIVE):
@@ -68,7 +71,14 @@ def receive_offloads(name: str, features: Mapping[str, bool]) -> Check:
             "large receive offload is on",
             fix=f"ethtool -K {name} lro off",
         )
-    return passed(f"offloads {name}", "large receive offload is off")
+    bundling = [feature for feature in BUNDLING if features.get(feature)]
+    if bundling:
+        return failed(
+            f"offloads {name}",
+            f"datagrams are bundled on receipt ({', '.join(bundling)})",
+            fix=f"ethtool -K {name} " + " ".join(f"{feature} off" for feature in bundling),
+        )
+    return passed(f"offloads {name}", "large receive offload is off, datagrams come one by one")
 
 
 def peer(name: str, mode: Mode) -> Check:

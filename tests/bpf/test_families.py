@@ -272,6 +272,16 @@ def test_without_room_the_next_one_takes_the_block(plane: Plane, kind: Kind) -> 
 
 
 @UDP_ONLY
+def test_what_goes_to_a_group_is_no_session(plane: Plane, kind: Kind) -> None:
+    original, reply = session(kind, "none")
+    entry(original, reply)
+    packet = leaving(reply)
+    packet.dst = "01:00:5e:01:02:03" if kind[0] == 4 else "33:33:00:01:02:03"
+    ran = plane.run("handoff", packet)
+    assert (ran.verdict, ran.why, plane.flow_count()) == (TC_OK, {"HANDOFF_OTHER": 1}, 0)
+
+
+@UDP_ONLY
 def test_one_that_was_answered_here_stays_here(plane: Plane, kind: Kind) -> None:
     original, reply = session(kind)
     entry(original, reply, state="ESTABLISHED")

@@ -197,7 +197,14 @@ def test_how_it_is_attached_has_the_last_word(attached, result):
 
 
 @pytest.mark.parametrize(
-    ("features", "result"), [({}, "skip"), ({"rx-lro": False}, "pass"), ({"rx-lro": True}, "fail")]
+    ("features", "result"),
+    [
+        ({}, "skip"),
+        ({"rx-lro": False}, "pass"),
+        ({"rx-lro": True}, "fail"),
+        ({"rx-lro": False, "rx-udp-gro-forwarding": True}, "fail"),
+        ({"rx-lro": False, "rx-gro-list": True}, "fail"),
+    ],
 )
 def test_offloads(features, result):
     assert drivers.receive_offloads("eth0", features).result == result
