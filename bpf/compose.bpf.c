@@ -25,7 +25,7 @@ BPF_TABLE("percpu_array", __u32, struct replica_work, compositions, 1);
 
 /* A clone of a SYN may wait for its checksum (CHECKSUM_PARTIAL): that ends when more is cut off than stands before the sum. */
 #define CUT (ETH_HLEN + IPV4_LONGEST + 2)
-#define CUT_FROM (ETH_HLEN + 20 + CUT) /* what is left must have an IP header's length */
+#define CUT_FROM (ETH_HLEN + 40 + CUT) /* what is left must have the length of an IP header, IPv6's included */
 
 /* Notes the numbers of up to `most` entries from `from` on; how many, the first that is missing ending it. */
 static __always_inline __u32 gather(struct replica_work *work, __u64 from, __u32 most)
