@@ -177,22 +177,20 @@ static __always_inline bool may_begin(const struct load *now)
 }
 
 /*
- * A datagram of a known flow. In the original direction it carries the block again, as a repeated SYN does, until `steer`
- * knows the flow; those of this node's own, and answers that were in the stack, leave as they are.
+ * A datagram of a flow that this node owns leaves as it is, whatever its size. (One of another node's carries the block
+ * again, as a repeated SYN does, until `steer` knows the flow.) The whole decision is compared: a flow outlives its
+ * conntrack entry by as long as the sweep does not look, and netfilter may give its port to another session meanwhile.
  */
-static __always_inline bool leaves_as_it_is(const struct config *conf, const struct tuple *answers)
+static __always_inline bool is_own(const struct config *conf, const struct decision *decision)
 {
-	const struct node *owner;
 	struct record *record;
 	struct found found = {};
 
-	if (!find(conf, hash_tuple(conf, answers), &found))
+	if (!find(conf, hash_tuple(conf, &decision->original), &found))
 		return false;
 	record = record_of(found.word);
-	if (!record || !is_exactly(found.word, record, answers))
-		return false;
-	owner = node_of(entry_owner(found.word));
-	return owner->hop == HOP_LOCAL || !(found.word & ENTRY_REPLY);
+	return record && is_exactly(found.word, record, &decision->original) && goes_on(record, decision) &&
+	       node_of(entry_owner(found.word))->hop == HOP_LOCAL;
 }
 
 /* HANDOFF_SENT: the packet can carry a block. */
@@ -272,12 +270,12 @@ int handoff(struct __sk_buff *skb)
 	decision = &work->decision;
 	work->leaving = work->sealed.original;
 	invert(&work->answers, &work->leaving);
-	if (now.protocol == IPPROTO_UDP && leaves_as_it_is(conf, &work->answers))
-		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
 	if (conf->heir && now.protocol == IPPROTO_TCP) /* as in `steer`, which this one had passed already */
 		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
 	if (read_decision(skb, &work->answers, &work->decision))
 		return verdict(TC_ACT_OK, now.protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
+	if (now.protocol == IPPROTO_UDP && is_own(conf, decision))
+		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
 	if (decision->helper && !shares_helper(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision->status & IPS_EXPECTED)

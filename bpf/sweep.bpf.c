@@ -77,13 +77,16 @@ static __always_inline __u64 timeout_of(const struct config *conf, const struct 
 	return conf->timeout_s[state & 7] * AA_NSEC_PER_SEC;
 }
 
-/* As conntrack has it: answered, and two seconds later still there. True when it has just become one. */
-static __always_inline bool find_stream(struct record *record, __u32 index, union status was, __u64 now)
+/*
+ * As conntrack has it: answered, and two seconds later still there. A touch tells that a packet has come since the last look:
+ * that look must have been later than this. True when it has just become one.
+ */
+static __always_inline bool find_stream(struct record *record, __u32 index, union status was, __u64 last_look)
 {
 	union status lasting = was;
 
 	if (record->original.protocol != IPPROTO_UDP || was.state != FLOW_ESTABLISHED ||
-	    now < record->created_ns + 2 * AA_NSEC_PER_SEC)
+	    last_look < record->created_ns + 2 * AA_NSEC_PER_SEC)
 		return false;
 	lasting.ended |= FLOW_LASTS;
 	return lasting.word != was.word && change_status(record, index, was, lasting);
@@ -103,12 +106,12 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	original = untouch(record->place[FLOW_ORIGINAL], index);
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
-		record->seen_ns = now;
-		if (find_stream(record, index, was, now)) {
+		if (find_stream(record, index, was, record->seen_ns)) {
 			/* Its entry has the short timeout, which would be over before a quarter of the long one is gone. */
 			timeout = timeout_of(conf, record, was.state);
 			record->held_ns = 0;
 		}
+		record->seen_ns = now;
 		renew(skb, record, was.state, timeout, now);
 		return;
 	}

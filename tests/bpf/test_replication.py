@@ -16,6 +16,7 @@ import pytest
 from aa_cluster.dataplane import flows, syscall
 from aa_cluster.dataplane.maps import JOURNAL
 from tests.bpf import replicas
+from tests.bpf.families import SHARED, session
 from tests.bpf.harness import OTHER, SELF, THIRD, entry, namespace, segment
 from tests.bpf.replicas import Pair, add, flow, seal
 
@@ -163,12 +164,13 @@ class TestFrame:
         assert pair.compose() is None
         assert pair.compose((replicas.RANGE, OTHER, 5, 0, 3)) is None
 
-    def test_a_clone_of_a_syn_becomes_one(self, pair: Pair) -> None:
-        """Of any length, with IP options and without: nothing is left of the packet."""
+    @pytest.mark.parametrize("kind", SHARED.values(), ids=SHARED)
+    def test_a_clone_of_a_first_packet_becomes_one(self, pair: Pair, kind: tuple[int, int]) -> None:
+        """Of any length and kind: nothing is left of the packet."""
         for number, payload in enumerate((b"", b"x" * 7, b"y" * 1200)):
             add(pair.primary, number)
             rejournal(pair, number + 1, number + 1)
-            raw = bytes(segment(flow(number)[0], "S", payload))
+            raw = bytes(segment(session(kind)[0], "S", payload))
             context = bytearray(replicas.skb_context(0, 0, 0x41415231))
             ran = syscall.run_program(pair.primary.fds["compose"], raw, context=bytes(context), room=2048)
             assert ran.packet == seal(ran.packet)

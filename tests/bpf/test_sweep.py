@@ -92,6 +92,7 @@ def test_the_entry_of_a_stream_gets_a_streams_time_at_once(plane: Plane, family:
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     index = plane.add_flow(original, reply, OTHER, ESTABLISHED, seen_ns=now - 4 * 10**9)
     record = plane.maps["records"].view()[index : index + 1]
+    record["created_ns"] = now - 7 * 10**9
     record["held_ns"] = now - 4 * 10**9
     touch(plane, record)
     plane.sweep()
