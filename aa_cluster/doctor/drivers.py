@@ -61,8 +61,8 @@ def xdp_mode(name: str, driver: str, mode: Mode, attached: str | None) -> Check:
 
 
 def receive_offloads(name: str, features: Mapping[str, bool]) -> Check:
-    """LRO glues segments together that forwarding cannot take apart again; native XDP is refused with it. In a bundle of
-    datagrams a first one's handoff block is not at the end."""
+    """LRO glues segments together that forwarding cannot take apart again; native XDP is refused with it. In a bundle
+    of datagrams a first one's handoff block is not at the end."""
     if not features:
         return skipped(f"offloads {name}", "the driver does not tell")
     if features.get(LARGE_RECEIVE):

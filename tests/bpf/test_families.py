@@ -262,7 +262,7 @@ def test_an_answer_in_the_stack_leaves_as_it_is(plane: Plane, kind: Kind, owner:
 
 @UDP_ONLY
 def test_a_port_that_comes_again_is_a_session_of_its_own(plane: Plane, kind: Kind) -> None:
-    """The flow of this node's own session outlives its conntrack entry for a moment, and netfilter gives the port away."""
+    """A flow of this node's own outlives its conntrack entry for a moment, and netfilter gives the port away."""
     _, reply = session(kind)
     plane.add_flow(session(kind, port=39_000)[0], reply, SELF, ESTABLISHED)
     original = session(kind)[0]
@@ -329,8 +329,8 @@ def now() -> int:
 
 @UDP_ONLY
 def test_a_stream_lives_longer(plane: Plane, kind: Kind) -> None:
-    """Answered, and still there two seconds later (nf_conntrack_proto_udp.c): a touch tells that a packet came since the
-    last look, not when."""
+    """Answered, and still there two seconds later (nf_conntrack_proto_udp.c): a touch tells that a packet came since
+    the last look, not when."""
     both = session(kind)
     entry(*both)
     plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 8 * 10**9)
