@@ -25,6 +25,7 @@
 struct handing {
 	struct sealed_block sealed;
 	struct decision decision;
+	struct load load; /* in a map the verifier knows no values: what follows is looked at once for all kinds of packets */
 	struct tuple leaving; /* the packet's, behind POSTROUTING */
 	struct tuple answers; /* … read backwards */
 };
@@ -186,7 +187,7 @@ static __always_inline bool is_own(const struct config *conf, const struct decis
 	struct record *record;
 	struct found found = {};
 
-	if (!find(conf, hash_tuple(conf, &decision->original), &found))
+	if (!find(conf, decision->hash, &found))
 		return false;
 	record = record_of(found.word);
 	return record && is_exactly(found.word, record, &decision->original) && goes_on(record, decision) &&
@@ -234,7 +235,7 @@ int handoff(struct __sk_buff *skb)
 	const struct node *node;
 	const struct port *port;
 	struct handing *work;
-	struct load now = {};
+	struct load *now;
 	struct ethhdr *eth;
 	struct assignment assigned;
 	enum reason unfit = HANDOFF_SENT;
@@ -246,7 +247,11 @@ int handoff(struct __sk_buff *skb)
 	if ((type != be16(ETH_P_IP) && type != be16(ETH_P_IPV6)) || eth->h_dest[0] & 1) /* to a group: nobody's session */
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	work = handings.lookup(&zero);
-	if (!work || parse_load(&cursor, &now, &work->sealed) || !may_begin(&now))
+	if (!work)
+		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
+	now = &work->load;
+	__builtin_memset(now, 0, sizeof(*now));
+	if (parse_load(&cursor, now, &work->sealed) || !may_begin(now))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
 	if (skb->cb[0] == ON_ITS_WAY) {
 		skb->cb[0] = 0;
@@ -260,34 +265,35 @@ int handoff(struct __sk_buff *skb)
 	conf = configuration();
 	if (!conf || !conf->self)
 		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
-	if (!is_whole(skb, &now) || now.hops == 255)
+	if (!is_whole(skb, now) || now->hops == 255)
 		return verdict(TC_ACT_OK, HANDOFF_UNSUPPORTED);
 	if (skb->vlan_present) /* its answers come in tagged, and neighbours there are not relayed */
 		unfit = HANDOFF_TAGGED;
-	else if (now.extended || forwarding_wrote_options(&now, eth + 1, cursor.end))
+	else if (now->extended || forwarding_wrote_options(now, eth + 1, cursor.end))
 		unfit = HANDOFF_OPTIONS;
 
 	decision = &work->decision;
 	work->leaving = work->sealed.original;
 	invert(&work->answers, &work->leaving);
-	if (conf->heir && now.protocol == IPPROTO_TCP) /* as in `steer`, which this one had passed already */
+	if (conf->heir && now->protocol == IPPROTO_TCP) /* as in `steer`, which this one had passed already */
 		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
 	if (read_decision(skb, &work->answers, &work->decision))
-		return verdict(TC_ACT_OK, now.protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
-	if (now.protocol == IPPROTO_UDP && is_own(conf, decision))
+		return verdict(TC_ACT_OK, now->protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
+	work->decision.hash = hash_tuple(conf, &decision->original);
+	if (now->protocol == IPPROTO_UDP && is_own(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
 	if (decision->helper && !shares_helper(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision->status & IPS_EXPECTED)
 		return keep(skb, conf, decision, HANDOFF_EXPECTED);
 	if (unfit == HANDOFF_SENT)
-		unfit = fitness(skb, &now, port, decision);
+		unfit = fitness(skb, now, port, decision);
 	if (unfit != HANDOFF_SENT)
 		return keep(skb, conf, decision, unfit);
 
 	request.connmark = decision->connmark;
 	request.mark = skb->mark;
-	request.octets = now.total_length;
+	request.octets = now->total_length;
 	request.slot = port->slot;
 	assigned = assign(conf, decision, &request);
 	emit_if_due(skb, conf);
@@ -300,7 +306,7 @@ int handoff(struct __sk_buff *skb)
 		return verdict(TC_ACT_OK, assigned.why == HANDOFF_UNDER_WAY ? HANDOFF_UNDER_WAY : HANDOFF_LOCAL);
 	if (assigned.running)
 		hold_again(skb, conf, &decision->original);
-	return hand_off(skb, conf, port, &now, work, &assigned);
+	return hand_off(skb, conf, port, now, work, &assigned);
 }
 
 /*

@@ -61,19 +61,6 @@ static __always_inline struct record *own_record(const struct found *found, cons
 	return 0;
 }
 
-/* The packets that matter, with the whole tuple compared: false when they are another session's. */
-static __always_inline bool examine(struct xdp_md *ctx, const struct config *conf, const struct found *found,
-				    const struct tuple *tuple, __u8 flags)
-{
-	struct record *record = own_record(found, tuple);
-
-	if (!record)
-		return false;
-	if (!opening(flags))
-		follow(ctx, conf, found->word, record, flags);
-	return true;
-}
-
 static __always_inline bool matters(__u64 word, __u8 flags)
 {
 	return flags & (TCP_SYN | TCP_FIN | TCP_RST) || (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
@@ -131,7 +118,14 @@ struct sight {
 	__u8 kind;
 	__u8 flags; /* TCP_* */
 	bool options; /* IPv4 options, IPv6 extension headers */
+	bool tagged;
+	__u8 pad[6]; /* bcc: whole words */
 };
+
+/* In a map, of which the verifier knows no values: so it looks once at what is done with all kinds of frames, not once for
+ * each. A program is never interrupted by itself on one CPU. */
+BPF_TABLE("percpu_array", __u32, struct sight, sights, 1);
+
 
 static __always_inline enum reason look_ipv4(struct cursor *cursor, struct sight *sight)
 {
@@ -191,6 +185,7 @@ static __always_inline enum reason look(struct cursor *cursor, int type, struct 
 	struct tcphdr *tcp;
 	enum reason why;
 
+	sight->tagged = is_tag(type);
 	if (is_tag(type))
 		type = parse_tag(cursor);
 	if (is_tag(type))
@@ -295,50 +290,15 @@ static __always_inline int steer_first_fragment(const struct port *port, struct 
 	return send_to(eth, port, entry_owner(word), STEER_FRAGMENT_FIRST, STEER_FRAGMENT_LOCAL);
 }
 
-/* All that is no plain segment or datagram, parsed anew, so that those pay for none of it. */
-static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct config *conf, const struct port *port,
-					  struct ethhdr *eth)
-{
-	struct cursor cursor = {eth + 1, (void *)(long)ctx->data_end};
-	struct sight sight = {};
-	struct found found = {};
-	enum reason why = look(&cursor, eth->h_proto, &sight);
-	struct record *record = 0;
-	__u8 owner;
-
-	if (why != STEER_TX)
-		return pass_seen(&sight, why);
-	if (sight.kind == LATER_FRAGMENT)
-		return steer_later_fragment(conf, port, eth, &sight);
-	if (!find(conf, hash_tuple(conf, &sight.tuple), &found))
-		return pass_seen(&sight, sight.kind == ICMP_ERROR ? STEER_ICMP_MISS :
-					 opening(sight.flags)     ? STEER_SYN :
-								    STEER_MISS);
-	owner = entry_owner(found.word);
-	if (sight.kind == ICMP_ERROR)
-		return steer_icmp(port, eth, &sight, found.word, owner);
-	if (matters(found.word, sight.flags)) {
-		record = own_record(&found, &sight.tuple);
-		if (!record)
-			return pass_seen(&sight, STEER_COLLISION);
-		if (opening(sight.flags))
-			return pass_seen(&sight, STEER_SYN);
-	}
-	touch(&found);
-	account(conf, found.word, sight.octets);
-	if (record)
-		follow(ctx, conf, found.word, record, sight.flags);
-	if (sight.kind == FIRST_FRAGMENT)
-		return steer_first_fragment(port, eth, &sight, found.word);
-	return send_to(eth, port, owner, sight.options ? STEER_OPTIONS_TX : STEER_TAGGED, STEER_LOCAL);
-}
-
 /* A SYN is the stack's, unless it begins what a helper of another node expects: that node has the decision. */
 static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *conf, const struct port *port,
-				    struct ethhdr *eth, const struct tuple *tuple, const struct record *flow)
+				    struct ethhdr *eth, const struct sight *sight, const struct record *flow)
 {
+	const struct tuple *tuple = &sight->tuple;
 	__u8 owner;
 
+	if (sight->kind != WHOLE)
+		return pass_seen(sight, STEER_SYN);
 	if (conf->heir) /* it would not know of the session; the SYN comes again, to it */
 		return verdict(XDP_DROP, STEER_HANDING_OVER);
 	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
@@ -352,72 +312,73 @@ static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *con
 	return owner ? send_to(eth, port, owner, STEER_EXPECTED, STEER_SYN) : verdict(XDP_PASS, STEER_SYN);
 }
 
-/* A plain segment or datagram: headers as short as they can be, in one piece. One of the two network headers is there. */
+static __always_inline enum reason sent_as(const struct sight *sight)
+{
+	if (sight->options)
+		return STEER_OPTIONS_TX;
+	if (sight->tagged)
+		return STEER_TAGGED;
+	return sight->tuple.protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM;
+}
+
+/*
+ * All that is no plain segment or datagram, and of those the ones that begin, settle or end a flow or may be another
+ * session's: parsed anew, so that the rest pays for none of it.
+ */
+static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct config *conf, const struct port *port,
+					  struct ethhdr *eth)
+{
+	struct cursor cursor = {eth + 1, (void *)(long)ctx->data_end};
+	struct record *record = 0;
+	struct found found = {};
+	struct sight *sight;
+	enum reason why;
+	__u32 zero = 0;
+	__u8 owner;
+
+	sight = sights.lookup(&zero);
+	if (!sight)
+		return verdict(XDP_PASS, STEER_NOT_READY);
+	__builtin_memset(sight, 0, sizeof(*sight));
+	why = look(&cursor, eth->h_proto, sight);
+	if (why != STEER_TX)
+		return pass_seen(sight, why);
+	if (sight->kind == LATER_FRAGMENT)
+		return steer_later_fragment(conf, port, eth, sight);
+	if (!find(conf, hash_tuple(conf, &sight->tuple), &found)) {
+		if (opening(sight->flags))
+			return pass_syn(ctx, conf, port, eth, sight, 0);
+		return pass_seen(sight, sight->kind == ICMP_ERROR ? STEER_ICMP_MISS : STEER_MISS);
+	}
+	owner = entry_owner(found.word);
+	if (sight->kind == ICMP_ERROR)
+		return steer_icmp(port, eth, sight, found.word, owner);
+	if (matters(found.word, sight->flags)) {
+		record = own_record(&found, &sight->tuple);
+		if (!record)
+			return pass_seen(sight, STEER_COLLISION);
+		if (opening(sight->flags))
+			return pass_syn(ctx, conf, port, eth, sight, record);
+	}
+	touch(&found);
+	account(conf, found.word, sight->octets);
+	if (record)
+		follow(ctx, conf, found.word, record, sight->flags);
+	if (sight->kind == FIRST_FRAGMENT)
+		return steer_first_fragment(port, eth, sight, found.word);
+	return send_to(eth, port, owner, sent_as(sight), STEER_LOCAL);
+}
+
+/* A plain segment or datagram: headers as short as they can be, in one piece. */
 struct plain {
-	const struct iphdr *ipv4;
-	const struct ipv6_header *ipv6;
-	const struct port_pair *ports;
+	struct hash hash;
+	__u16 octets; /* of IP */
 	__u8 protocol;
 	__u8 flags; /* TCP_* */
 };
 
-/* Made only where a packet matters: the way of all others has no room for it. */
-static __always_inline void tuple_plain(struct tuple *tuple, const struct plain *plain)
-{
-	if (plain->ipv4)
-		tuple_ipv4(tuple, plain->ipv4);
-	else
-		tuple_ipv6(tuple, plain->ipv6);
-	tuple_transport(tuple, plain->protocol, plain->ports);
-}
-
-static __always_inline struct hash hash_plain(const struct config *conf, const struct plain *plain)
-{
-	__be32 both_ports = *(const __be32 *)plain->ports;
-
-	if (plain->ipv4)
-		return hash_ipv4(conf, plain->ipv4->saddr, plain->ipv4->daddr, both_ports, 4 << 8 | plain->protocol);
-	return hash_ipv6(conf, (const __u32 *)plain->ipv6->saddr, (const __u32 *)plain->ipv6->daddr, both_ports,
-			 6 << 8 | plain->protocol);
-}
-
-static __always_inline __u16 octets_of(const struct plain *plain)
-{
-	return plain->ipv4 ? host16(plain->ipv4->tot_len) : ipv6_total(plain->ipv6);
-}
-
-static __always_inline int steer_plain(struct xdp_md *ctx, const struct config *conf, const struct port *port,
-				       struct ethhdr *eth, const struct plain *plain)
-{
-	const struct node *owner;
-	struct found found = {};
-	struct tuple tuple;
-
-	if (!find(conf, hash_plain(conf, plain), &found)) {
-		if (!opening(plain->flags))
-			return verdict(XDP_PASS, STEER_MISS);
-		tuple_plain(&tuple, plain);
-		return pass_syn(ctx, conf, port, eth, &tuple, 0);
-	}
-	if (matters(found.word, plain->flags)) {
-		tuple_plain(&tuple, plain);
-		if (!examine(ctx, conf, &found, &tuple, plain->flags))
-			return verdict(XDP_PASS, STEER_COLLISION);
-		if (opening(plain->flags))
-			return pass_syn(ctx, conf, port, eth, &tuple, record_of(found.word));
-	}
-	account(conf, found.word, octets_of(plain));
-	owner = node_of(entry_owner(found.word));
-	if (!owner || owner->hop == HOP_NONE)
-		return verdict(XDP_PASS, STEER_NO_OWNER);
-	touch(&found);
-	if (owner->hop == HOP_LOCAL)
-		return verdict(XDP_PASS, STEER_LOCAL);
-	return send_on(eth, port, owner, plain->protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM);
-}
-
-/* The ports, and of TCP the flags: 0 when it is something else. */
-static __always_inline int parse_plain(struct cursor *cursor, int protocol, struct plain *plain)
+/* The ports, and of TCP the flags; null when it is something else. */
+static __always_inline const __be32 *parse_plain(struct cursor *cursor, int protocol, struct plain *plain)
 {
 	struct port_pair *pair;
 	struct tcphdr *tcp;
@@ -426,26 +387,68 @@ static __always_inline int parse_plain(struct cursor *cursor, int protocol, stru
 	if (protocol == IPPROTO_TCP) {
 		if (parse_tcp(cursor, &tcp) < 0)
 			return 0;
-		plain->ports = (const struct port_pair *)tcp;
 		plain->flags = tcp_flags(tcp);
-		return 1;
+		return (const __be32 *)tcp;
 	}
 	if (protocol != IPPROTO_UDP || parse_ports(cursor, &pair))
 		return 0;
-	plain->ports = pair;
-	return 1;
+	return (const __be32 *)pair;
+}
+
+static __always_inline bool is_plain_ipv4(struct cursor *cursor, const struct config *conf, struct plain *plain)
+{
+	const __be32 *both_ports;
+	struct iphdr *ip;
+	int protocol = parse_ipv4(cursor, &ip);
+
+	if (protocol < 0 || (ip->frag_off & IPV4_FRAGMENT_BITS) || ip->ihl != 5)
+		return false;
+	both_ports = parse_plain(cursor, protocol, plain);
+	if (!both_ports)
+		return false;
+	plain->hash = hash_ipv4(conf, ip->saddr, ip->daddr, *both_ports, 4 << 8 | plain->protocol);
+	plain->octets = host16(ip->tot_len);
+	return true;
+}
+
+static __always_inline bool is_plain_ipv6(struct cursor *cursor, const struct config *conf, struct plain *plain)
+{
+	const __be32 *both_ports;
+	struct ipv6_header *ip;
+
+	both_ports = parse_plain(cursor, parse_ipv6(cursor, &ip), plain);
+	if (!both_ports)
+		return false;
+	plain->hash = hash_ipv6(conf, (const __u32 *)ip->saddr, (const __u32 *)ip->daddr, *both_ports,
+				6 << 8 | plain->protocol);
+	plain->octets = ipv6_total(ip);
+	return true;
+}
+
+/* In the middle of a session, which is all but a few packets. */
+static __always_inline int steer_plain(const struct config *conf, const struct port *port, struct ethhdr *eth,
+				       const struct found *found, const struct plain *plain)
+{
+	const struct node *owner = node_of(entry_owner(found->word));
+
+	account(conf, found->word, plain->octets);
+	if (!owner || owner->hop == HOP_NONE)
+		return verdict(XDP_PASS, STEER_NO_OWNER);
+	touch(found);
+	if (owner->hop == HOP_LOCAL)
+		return verdict(XDP_PASS, STEER_LOCAL);
+	return send_on(eth, port, owner, plain->protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM);
 }
 
 int steer(struct xdp_md *ctx)
 {
 	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
 	const struct config *conf = configuration();
-	struct ipv6_header *ipv6;
 	const struct port *port;
 	struct plain plain = {};
+	struct found found = {};
 	struct ethhdr *eth;
-	struct iphdr *ip;
-	int type, protocol;
+	int type;
 
 	type = parse_ethernet(&cursor, &eth);
 	if (type < 0)
@@ -456,18 +459,14 @@ int steer(struct xdp_md *ctx)
 	/* The physical MAC: what a former primary still gets is sent on to it (relinquish.bpf.c). */
 	if (!same_mac(eth->h_dest, port->virtual_mac) && !same_mac(eth->h_dest, port->physical_mac))
 		return verdict(XDP_PASS, STEER_NOT_OURS);
-	if (type == be16(ETH_P_IP)) {
-		protocol = parse_ipv4(&cursor, &ip);
-		if (protocol >= 0 && !(ip->frag_off & IPV4_FRAGMENT_BITS) && ip->ihl == 5 &&
-		    parse_plain(&cursor, protocol, &plain)) {
-			plain.ipv4 = ip;
-			return steer_plain(ctx, conf, port, eth, &plain);
-		}
-	} else if (type == be16(ETH_P_IPV6)) {
-		if (parse_plain(&cursor, parse_ipv6(&cursor, &ipv6), &plain)) {
-			plain.ipv6 = ipv6;
-			return steer_plain(ctx, conf, port, eth, &plain);
-		}
+	if (type == be16(ETH_P_IP)   ? is_plain_ipv4(&cursor, conf, &plain) :
+	    type == be16(ETH_P_IPV6) ? is_plain_ipv6(&cursor, conf, &plain) :
+				       false) {
+		find(conf, plain.hash, &found);
+		if (!found.word && !opening(plain.flags))
+			return verdict(XDP_PASS, STEER_MISS);
+		if (found.word && !matters(found.word, plain.flags))
+			return steer_plain(conf, port, eth, &found, &plain);
 	}
 	return steer_uncommon(ctx, conf, port, eth);
 }

@@ -14,6 +14,7 @@
 struct decision {
 	struct tuple original;
 	struct tuple reply;
+	struct hash hash; /* of the original tuple */
 	__u32 connmark;
 	__u32 status;
 	__u8 helper; /* HELPER_* */
@@ -116,7 +117,7 @@ static __always_inline struct assignment assign(const struct config *conf, const
 	struct found found = {};
 	bool over = false;
 
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+	if (find(conf, decision->hash, &found)) {
 		record = record_of(found.word);
 		if (record && !(found.word & ENTRY_REPLY) && is_exactly(found.word, record, &decision->original)) {
 			if (goes_on(record, decision)) {

@@ -23,6 +23,7 @@ struct load {
 	__u8 family;
 	__u8 hops; /* left, of IP */
 	bool extended; /* IPv6 with extension headers */
+	__u8 pad[5];   /* bcc: whole words */
 };
 
 /* What stands in front of the transport header: its protocol, or −1; 1 << 8 for a fragment. */

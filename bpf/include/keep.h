@@ -26,7 +26,7 @@ static __always_inline int stay(const struct config *conf, const struct decision
 	struct record *record;
 	struct found found = {};
 
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+	if (find(conf, decision->hash, &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
 			give_to_self(conf, record, entry_record(found.word));
@@ -59,7 +59,7 @@ static __always_inline int keep(struct __sk_buff *skb, const struct config *conf
 	struct record *record;
 	struct found found = {};
 
-	if (find(conf, hash_tuple(conf, &decision->original), &found)) {
+	if (find(conf, decision->hash, &found)) {
 		record = record_of(found.word);
 		if (record && is_exactly(found.word, record, &decision->original)) {
 			if (!goes_on(record, decision))

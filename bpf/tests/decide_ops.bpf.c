@@ -35,6 +35,7 @@ static __always_inline void syn(const struct config *conf, struct op *op)
 
 	decision.original = op->original;
 	decision.reply = op->reply;
+	decision.hash = hash_tuple(conf, &op->original);
 	assigned = assign(conf, &decision, &request);
 	op->owner = assigned.owner;
 	op->why = assigned.why;
