@@ -15,8 +15,8 @@ from tests.topology.hosts import CLIENT, FAMILIES, SERVER, fresh_ports
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(240)]
 
-SIZE = int(os.environ.get("AA_CLUSTER_QUIC_MIB", "100")) << 20
-"""Bytes; the environment can make it less for a quick look."""
+SIZE = int(os.environ.get("AA_CLUSTER_QUIC_MIB", "10")) << 20
+"""Bytes; 100 MiB in `make long`."""
 PORT = 4433
 
 
