@@ -22,6 +22,10 @@
 
 #define ON_ITS_WAY 0x41415357 /* as in handoff: seen there again on its way out */
 
+#ifndef AA_ON_ITS_WAY_NS
+#define AA_ON_ITS_WAY_NS (AA_NSEC_PER_SEC / 5) /* a block is at its node after so long, or lost */
+#endif
+
 /* What an announcement says of a session. Both tuples as they are on the wire. */
 struct told {
 	struct tuple original;
@@ -51,7 +55,7 @@ static __always_inline enum reason inspect(const struct config *conf, const stru
 	__u64 tag, wanted;
 
 	if (block->magic != BLOCK_MAGIC || block->version != BLOCK_VERSION_1 || block->length != be16(sizeof(*block)) ||
-	    (block->kind != BLOCK_KIND_FLOW && block->kind != BLOCK_KIND_EXPECT) ||
+	    (block->kind != BLOCK_KIND_FLOW && block->kind != BLOCK_KIND_EXPECT && block->kind != BLOCK_KIND_UNKNOWN) ||
 	    block->cluster_id != be16(conf->cluster_id) || block->generation != be32(conf->generation))
 		return ADMIT_BLOCK;
 	if (block->owner >= AA_MAX_NODES || node->hop != HOP_STEER || block->slot != port->slot ||
@@ -308,6 +312,28 @@ static __always_inline void tell(struct told *told, const struct load *load, con
 }
 
 /*
+ * Its owner has no entry for a UDP flow: it ends, the entry that holds its tuple here is let go, and the next datagram is the
+ * first of a session. Of a flow that has just begun the owner may not have seen the block yet.
+ */
+static __always_inline int forget_flow(struct __sk_buff *skb, const struct config *conf, const struct tuple *tuple,
+				       __u8 owner)
+{
+	struct record *record;
+	struct found found = {};
+
+	if (!find(conf, hash_tuple(conf, tuple), &found))
+		return verdict(TC_ACT_SHOT, ADMIT_UNKNOWN);
+	record = record_of(found.word);
+	if (record && record->owner == owner && tuple->protocol == IPPROTO_UDP &&
+	    is_exactly(found.word, record, tuple) &&
+	    bpf_ktime_get_coarse_ns() > record->created_ns + AA_ON_ITS_WAY_NS) {
+		set_timeout(skb, &record->original, 0);
+		end_flow(record, entry_record(found.word));
+	}
+	return verdict(TC_ACT_SHOT, ADMIT_UNKNOWN);
+}
+
+/*
  * While the role changes hands, frames come to the MAC that the interface has had or is about to have; the kernel takes
  * them for somebody else's.
  */
@@ -369,6 +395,8 @@ int admit(struct __sk_buff *skb)
 	if (why != ADMIT_NEW)
 		return verdict(TC_ACT_SHOT, why);
 
+	if (sealed->block.kind == BLOCK_KIND_UNKNOWN)
+		return forget_flow(skb, conf, &sealed->original, sealed->block.owner);
 	tell(&work->told, &load, sealed);
 	why = ADMIT_EXPECTED;
 	if (sealed->block.kind == BLOCK_KIND_EXPECT)

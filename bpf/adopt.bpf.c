@@ -329,12 +329,57 @@ static __always_inline int guard_first_piece(struct __sk_buff *skb, struct curso
 	return guard_connection(skb, tuple, GUARD_FRAGMENT);
 }
 
-/* What is not the primary's block may be what the two say to each other. */
-static __always_inline int guard_datagram(struct __sk_buff *skb, const struct tuple *tuple, enum reason why)
+/*
+ * The primary has sent it here, since there is a flow. But its first datagram, with the block, was lost, or the entry has gone
+ * before the flow did: no other datagram of the session would ever get in. The headers go back with a block that says so,
+ * and the primary ends the flow (admit.bpf.c). Only lengths are set right in what is read by nobody else.
+ */
+static __always_inline int tell_unknown(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+					const struct load *load, struct sealed_block *sealed)
 {
-	if (has_entry(skb, tuple))
+	struct handoff_block *block = &sealed->block;
+	__u16 total = load->header_length + sizeof(*block);
+	__be16 ip_length = be16(load->family == 6 ? total - sizeof(struct ipv6_header) : total);
+	__be16 length = be16(total + ETH_HLEN - load->transport);
+	__u64 tag;
+
+	__builtin_memset(block, 0, sizeof(*block));
+	block->kind = BLOCK_KIND_UNKNOWN;
+	block->cluster_id = be16(conf->cluster_id);
+	block->owner = conf->self;
+	block->slot = port->slot;
+	block->family = sealed->original.family;
+	block->protocol = sealed->original.protocol;
+	block->generation = be32(conf->generation);
+	block->epoch = be32(conf->epoch);
+	block->source_port = sealed->original.sport;
+	block->destination_port = sealed->original.dport;
+	__builtin_memcpy(block->source, sealed->original.saddr, 16);
+	__builtin_memcpy(block->destination, sealed->original.daddr, 16);
+	block->magic = BLOCK_MAGIC;
+	block->version = BLOCK_VERSION_1;
+	block->length = be16(sizeof(*block));
+	tag = block_tag(conf->key, sealed);
+	__builtin_memcpy(block->tag, &tag, 8);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + total, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + load->header_length, block, sizeof(*block), 0) ||
+	    bpf_skb_store_bytes(skb, load->family == 6 ? IPV6_LENGTH_OFFSET : IPV4_LENGTH_OFFSET, &ip_length, 2, 0) ||
+	    bpf_skb_store_bytes(skb, UDP_LENGTH_OFFSET(load->transport), &length, 2, 0) ||
+	    write_whole_ethernet(skb, port->virtual_mac, port->physical_mac, be16(ETH_P_ANNOUNCE)))
+		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
+	count(GUARD_UNKNOWN);
+	return bpf_redirect(port->ifindex, 0);
+}
+
+/* What is not the primary's block may be what the two say to each other. */
+static __always_inline int guard_datagram(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+					  const struct load *load, struct sealed_block *sealed, enum reason why)
+{
+	if (has_entry(skb, &sealed->original))
 		return verdict(TC_ACT_OK, GUARD_DATAGRAM);
-	return verdict(TC_ACT_SHOT, why == GUARD_NO_BLOCK ? GUARD_NO_ENTRY : why);
+	if (why != GUARD_NO_BLOCK)
+		return verdict(TC_ACT_SHOT, why);
+	return tell_unknown(skb, conf, port, load, sealed);
 }
 
 /* The network header is next. Frames with a tag are never handed off: the primary does that without. */
@@ -382,7 +427,7 @@ static __always_inline int take_ip(struct __sk_buff *skb, const struct config *c
 	if (why == ADOPT_NEW)
 		return adopt_first(skb, &sealed, &load);
 	if (protocol == IPPROTO_UDP)
-		return guard_datagram(skb, &sealed.original, why);
+		return guard_datagram(skb, conf, port, &load, &sealed, why);
 	if (why == GUARD_NO_BLOCK)
 		return guard_unblocked(conf, &sealed.original);
 	eth = (void *)(long)skb->data;

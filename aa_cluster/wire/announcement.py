@@ -17,7 +17,8 @@ from aa_cluster.errors import WireError
 from aa_cluster.wire.block import LENGTH, MAGIC, MAX_NODE, TAG_AT, VERSION, FlowTuple, pack_address, tag, unpack_address
 
 ETHERTYPE = 0x88B5
-KIND_FLOW, KIND_EXPECT, KIND_REFUSED = 2, 3, 4
+KIND_FLOW, KIND_EXPECT, KIND_REFUSED, KIND_UNKNOWN = 2, 3, 4, 5
+KINDS = (KIND_FLOW, KIND_EXPECT, KIND_REFUSED, KIND_UNKNOWN)
 OWN = 1
 """Flag: the auxiliary's own session, of which only the answers pass the primary."""
 
@@ -80,9 +81,9 @@ def decode(data: bytes, key: bytes, carrier: FlowTuple, sequence: int = 0) -> An
     fields = _BODY.unpack(data[:TAG_AT])
     cluster_id, node, slot, family, protocol, zero, generation, epoch, connmark, next_hop, flags, tries = fields[:12]
     sport, dport, source, destination, magic, version, kind, length = fields[12:]
-    if (magic, version, length) != (MAGIC, VERSION, LENGTH) or kind not in (KIND_FLOW, KIND_EXPECT, KIND_REFUSED):
+    if (magic, version, length) != (MAGIC, VERSION, LENGTH) or kind not in KINDS:
         raise WireError(f"announcement: magic {magic:#x}, version {version}, kind {kind}, length {length}, expected "
-                        f"{MAGIC:#x}, {VERSION}, 2 to 4, {LENGTH}")  # fmt: skip
+                        f"{MAGIC:#x}, {VERSION}, 2 to 5, {LENGTH}")  # fmt: skip
     if not hmac.compare_digest(data[TAG_AT:], tag(data, key, carrier, sequence)):
         raise WireError("announcement: the tag does not match its tuple, sequence number and content")
     if family not in (4, 6) or zero or not 1 <= node <= MAX_NODE:

@@ -16,6 +16,7 @@
 #define BLOCK_KIND_FLOW 2    /* auxiliary → primary: a session that begins on the auxiliary */
 #define BLOCK_KIND_EXPECT 3  /* auxiliary → primary: a session that one of its helpers expects */
 #define BLOCK_KIND_REFUSED 4 /* primary → auxiliary: that session's tuple is another's */
+#define BLOCK_KIND_UNKNOWN 5 /* auxiliary → primary: a datagram came of a session that it has no entry for */
 
 /* Frames between auxiliary and primary that announce something (IEEE 802, local experimental). */
 #define ETH_P_ANNOUNCE 0x88b5

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -176,7 +176,6 @@ REFUSED = (
     Case("another IP header length", lambda: moved(valid(), ip_ihl=6), "GUARD_MALFORMED"),
     Case("inside a connection nobody adopted", lambda: handed(ORIGINAL, b"", flags="A"), "GUARD_NO_ENTRY"),
     Case("SYN/ACK of a connection nobody adopted", lambda: handed(ORIGINAL, b"", flags="SA"), "GUARD_NO_ENTRY"),
-    Case("UDP", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IP(src=CLIENT, dst=SERVER) / UDP(), "GUARD_NO_ENTRY"),
     Case("ICMP", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IP(src=CLIENT, dst=SERVER) / ICMP(), "GUARD_NOT_TCP"),
     Case("a SYN over IPv6", lambda: Ether(src=VIRTUAL, dst=PHYSICAL) / IPv6() / TCP(), "GUARD_NO_BLOCK"),
     Case("neither family", lambda: Ether(src=VIRTUAL, dst=PHYSICAL, type=0x88CC) / bytes(60), "GUARD_NOT_IPV4"),

@@ -22,7 +22,9 @@ from scapy.packet import Packet
 
 from aa_cluster.dataplane.flows import ESTABLISHED, SETTLED, SYN_SENT, TOUCHED
 from aa_cluster.netlink import conntrack
+from aa_cluster.wire import announcement as wire
 from aa_cluster.wire.block import LENGTH, FlowTuple, decode
+from tests.bpf.announcements import announced, with_block
 from tests.bpf.families import DATAGRAMS, EXTENSIONS, SHARED, carried, echo, error, extended, pieces, session
 from tests.bpf.harness import (
     KEY,
@@ -146,7 +148,7 @@ def test_packets_of_an_adopted_session_are_let_in(plane: Plane, kind: Kind, dire
     both = session(kind)
     packet = inward(segment(both[direction], "A", b"data"))
     refused = plane.run("adopt", packet)
-    assert (refused.verdict, refused.why) == (TC_SHOT, {"GUARD_NO_ENTRY": 1})
+    assert refused.why == {"GUARD_NO_ENTRY" if kind[1] == 6 else "GUARD_UNKNOWN": 1}
     plane.run("adopt", handed(both[0], sealed(both[0], reversed_tuple(both[1]))))
     ran = plane.run("adopt", packet)
     assert (ran.verdict, ran.raw) == (TC_OK, bytes(packet))
@@ -187,6 +189,48 @@ def test_what_looks_like_a_block_in_a_session_is_the_sessions(plane: Plane, kind
     packet = inward(segment(original, "", b"data" + bytes(forged)))
     ran = plane.run("adopt", packet)
     assert (ran.verdict, ran.why, ran.raw) == (TC_OK, {"GUARD_DATAGRAM": 1}, bytes(packet))
+
+
+@UDP_ONLY
+@pytest.mark.parametrize("payload", [b"", b"odd", b"z" * 1300], ids=["empty", "odd", "long"])
+@pytest.mark.parametrize("direction", [0, 1], ids=["client to server", "server to client"])
+def test_a_datagram_without_an_entry_is_reported(plane: Plane, kind: Kind, payload: bytes, direction: int) -> None:
+    """Its first one was lost, or the entry went before the flow: else no other would ever get in."""
+    which = session(kind)[direction]
+    ran = plane.run("adopt", inward(segment(which, "", payload)))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"GUARD_UNKNOWN": 1})
+    assert (ran.raw[:6].hex(":"), ran.raw[6:12].hex(":"), ran.raw[12:14]) == (VIRTUAL, PHYSICAL, b"\x88\xb5")
+    told = wire.decode(ran.raw[-LENGTH:], KEY, which)
+    assert (told.kind, told.node, told.session) == (wire.KIND_UNKNOWN, SELF, which)
+    assert len(ran.raw) == 14 + (20 if kind[0] == 4 else 40) + 8 + LENGTH
+
+
+@UDP_ONLY
+@pytest.mark.parametrize(
+    ("owner", "age_ms", "left"),
+    [(OTHER, 500, 0), (OTHER, 20, 1), (THIRD, 500, 1), (SELF, 500, 1)],
+    ids=["its flow", "the block may be on its way", "another's flow", "the primary's flow"],
+)
+@pytest.mark.parametrize("direction", [0, 1], ids=["client to server", "server to client"])
+def test_a_report_ends_the_flow(plane: Plane, kind: Kind, owner: int, age_ms: int, left: int, direction: int) -> None:
+    both = session(kind)
+    entry(*both)
+    plane.add_flow(*both, owner, ESTABLISHED, seen_ns=now() - age_ms * 10**6)
+    report = announced(both[direction], kind=wire.KIND_UNKNOWN)
+    ran = plane.run("admit", with_block(both[direction], report, ""))
+    assert (ran.verdict, ran.why) == (TC_SHOT, {"ADMIT_UNKNOWN": 1})
+    assert (plane.flow_count(), plane.entry_count()) == (left, 2 * left)
+    assert len(conntrack.dump(kind[0])) == left
+    if not left:
+        entry(*both)
+        assert plane.run("handoff", leaving(both[1])).why == {"HANDOFF_SENT": 1}
+
+
+def test_nobody_reports_a_tcp_flow(plane: Plane) -> None:
+    both = session((6, 6))
+    plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 10**9)
+    plane.run("admit", with_block(both[0], announced(both[0], kind=wire.KIND_UNKNOWN), "A"))
+    assert plane.flow_count() == 1
 
 
 @pytest.mark.parametrize("program", ["handoff", "adopt"])
