@@ -311,26 +311,42 @@ static __always_inline void tell(struct told *told, const struct load *load, con
 	told->opens = load->protocol == IPPROTO_UDP || opening(load->flags);
 }
 
-/*
- * Its owner has no entry for a UDP flow: it ends, the entry that holds its tuple here is let go, and the next datagram is the
- * first of a session. Of a flow that has just begun the owner may not have seen the block yet.
- */
-static __always_inline int forget_flow(struct __sk_buff *skb, const struct config *conf, const struct tuple *tuple,
-				       __u8 owner)
+/* Unless it is another's by now, or has just begun: then the block may be on its way to the owner still. */
+static __always_inline void forget_flow(struct __sk_buff *skb, const struct config *conf, const struct tuple *tuple,
+					__u8 owner)
 {
 	struct record *record;
 	struct found found = {};
 
 	if (!find(conf, hash_tuple(conf, tuple), &found))
-		return verdict(TC_ACT_SHOT, ADMIT_UNKNOWN);
+		return;
 	record = record_of(found.word);
-	if (record && record->owner == owner && tuple->protocol == IPPROTO_UDP &&
-	    is_exactly(found.word, record, tuple) &&
-	    bpf_ktime_get_coarse_ns() > record->created_ns + AA_ON_ITS_WAY_NS) {
-		set_timeout(skb, &record->original, 0);
-		end_flow(record, entry_record(found.word));
-	}
-	return verdict(TC_ACT_SHOT, ADMIT_UNKNOWN);
+	if (!record || record->owner != owner || !is_exactly(found.word, record, tuple) ||
+	    bpf_ktime_get_coarse_ns() < record->created_ns + AA_ON_ITS_WAY_NS)
+		return;
+	set_timeout(skb, &record->original, 0);
+	end_flow(record, entry_record(found.word));
+}
+
+/*
+ * Its owner has no entry for a UDP flow: it ends, the entry that holds its tuple here is let go, and the datagram comes in
+ * once more, past `steer`: `handoff` gives it its block.
+ */
+static __always_inline int begin_anew(struct __sk_buff *skb, const struct config *conf, const struct port *port,
+				      const struct load *load, struct sealed_block *sealed)
+{
+	struct handoff_block *block = &sealed->block;
+
+	if (load->protocol != IPPROTO_UDP)
+		return verdict(TC_ACT_SHOT, ADMIT_BLOCK);
+	forget_flow(skb, conf, &sealed->original, block->owner);
+	if (!(block->flags & BLOCK_WHOLE))
+		return verdict(TC_ACT_SHOT, ADMIT_UNKNOWN);
+	if (take_block_off(skb, load, block) ||
+	    write_whole_ethernet(skb, port->virtual_mac, mac_of(node_of(block->owner), port->slot), type_of(load)))
+		return verdict(TC_ACT_SHOT, ADMIT_FAILED);
+	count(ADMIT_UNKNOWN);
+	return bpf_redirect(port->ifindex, BPF_F_INGRESS);
 }
 
 /*
@@ -396,7 +412,7 @@ int admit(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, why);
 
 	if (sealed->block.kind == BLOCK_KIND_UNKNOWN)
-		return forget_flow(skb, conf, &sealed->original, sealed->block.owner);
+		return begin_anew(skb, conf, port, &load, sealed);
 	tell(&work->told, &load, sealed);
 	why = ADMIT_EXPECTED;
 	if (sealed->block.kind == BLOCK_KIND_EXPECT)

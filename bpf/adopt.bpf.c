@@ -331,20 +331,35 @@ static __always_inline int guard_first_piece(struct __sk_buff *skb, struct curso
 
 /*
  * The primary has sent it here, since there is a flow. But its first datagram, with the block, was lost, or the entry has gone
- * before the flow did: no other datagram of the session would ever get in. The headers go back with a block that says so,
- * and the primary ends the flow (admit.bpf.c). Only lengths are set right in what is read by nobody else.
+ * before the flow did: no other datagram of the session would ever get in. It goes back with a block that says so, the primary
+ * ends the flow and takes the datagram for the first of a session (admit.bpf.c). Without room for the block only the headers
+ * go back: of those only lengths are set right, nobody else reads them.
  */
+static __always_inline int put_unknown(struct __sk_buff *skb, const struct load *load, struct handoff_block *block)
+{
+	__u16 total = load->header_length + sizeof(*block);
+	__be16 ip_length = be16(load->family == 6 ? total - sizeof(struct ipv6_header) : total);
+	__be16 length = be16(total + ETH_HLEN - load->transport);
+
+	if (block->flags & BLOCK_WHOLE)
+		return bpf_skb_change_tail(skb, ETH_HLEN + load->total_length + sizeof(*block), 0) ||
+		       put_block(skb, load, block);
+	return bpf_skb_change_tail(skb, ETH_HLEN + total, 0) ||
+	       bpf_skb_store_bytes(skb, ETH_HLEN + load->header_length, block, sizeof(*block), 0) ||
+	       bpf_skb_store_bytes(skb, load->family == 6 ? IPV6_LENGTH_OFFSET : IPV4_LENGTH_OFFSET, &ip_length, 2, 0) ||
+	       bpf_skb_store_bytes(skb, UDP_LENGTH_OFFSET(load->transport), &length, 2, 0);
+}
+
 static __always_inline int tell_unknown(struct __sk_buff *skb, const struct config *conf, const struct port *port,
 					const struct load *load, struct sealed_block *sealed)
 {
 	struct handoff_block *block = &sealed->block;
-	__u16 total = load->header_length + sizeof(*block);
-	__be16 ip_length = be16(load->family == 6 ? total - sizeof(struct ipv6_header) : total);
-	__be16 length = be16(total + ETH_HLEN - load->transport);
 	__u64 tag;
 
 	__builtin_memset(block, 0, sizeof(*block));
 	block->kind = BLOCK_KIND_UNKNOWN;
+	if (load->total_length + sizeof(*block) <= port->mtu && skb->gso_segs <= 1)
+		block->flags = BLOCK_WHOLE;
 	block->cluster_id = be16(conf->cluster_id);
 	block->owner = conf->self;
 	block->slot = port->slot;
@@ -361,10 +376,7 @@ static __always_inline int tell_unknown(struct __sk_buff *skb, const struct conf
 	block->length = be16(sizeof(*block));
 	tag = block_tag(conf->key, sealed);
 	__builtin_memcpy(block->tag, &tag, 8);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + total, 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN + load->header_length, block, sizeof(*block), 0) ||
-	    bpf_skb_store_bytes(skb, load->family == 6 ? IPV6_LENGTH_OFFSET : IPV4_LENGTH_OFFSET, &ip_length, 2, 0) ||
-	    bpf_skb_store_bytes(skb, UDP_LENGTH_OFFSET(load->transport), &length, 2, 0) ||
+	if (put_unknown(skb, load, block) ||
 	    write_whole_ethernet(skb, port->virtual_mac, port->physical_mac, be16(ETH_P_ANNOUNCE)))
 		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);
 	count(GUARD_UNKNOWN);

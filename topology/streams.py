@@ -204,7 +204,7 @@ def failed(report: ArrivalReport, fault: float, until: float = float("inf")) -> 
 
 
 def syns_again(one: UncleanSession) -> int:
-    """TCP waits one second for the answer to its SYN, then two; a question by UDP is asked each second. As many SYNs."""
+    """TCP waits one second for the answer to its SYN, then two; a question by UDP is asked each second."""
     return math.ceil(math.log2(one.again + 1)) if by_udp(one.way) else one.again
 
 

@@ -21,7 +21,8 @@
 /* Frames between auxiliary and primary that announce something (IEEE 802, local experimental). */
 #define ETH_P_ANNOUNCE 0x88b5
 
-#define BLOCK_OWN 1 /* in `flags`: the auxiliary's own session, only its answers pass the primary */
+#define BLOCK_WHOLE 2 /* in `flags` of UNKNOWN: the datagram is all there */
+#define BLOCK_OWN 1   /* in `flags`: the auxiliary's own session, only its answers pass the primary */
 
 /* Conntrack helpers whose sessions can be shared; append only. */
 #define HELPER_NONE 0

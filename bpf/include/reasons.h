@@ -58,8 +58,8 @@
 	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \
 	R(111, ADOPT_BY_AGENT, adopt, punt, "block verified, its helper needs an entry that the agent makes: it gets the SYN") \
 	R(112, ADOPT_NO_AGENT, adopt, drop, "block with a helper, and the agent does not keep up, or is not there") \
-	R(66, GUARD_UNKNOWN, adopt, relay, "datagram of a session without an entry here: the primary is told, and hands the next one off anew") \
-	R(67, ADMIT_UNKNOWN, admit, drop, "an auxiliary has no entry for a UDP flow of its own: the flow is ended") \
+	R(66, GUARD_UNKNOWN, adopt, relay, "datagram of a session without an entry here: back to the primary, which hands it off anew") \
+	R(67, ADMIT_UNKNOWN, admit, punt, "an auxiliary has no entry for a UDP flow of its own: the flow is ended, the datagram begins anew") \
 	R(40, ADOPT_NEW, adopt, adopt, "block verified, conntrack entry created") \
 	R(41, ADOPT_AGAIN, adopt, adopt, "block verified, the entry was already there") \
 	R(42, GUARD_PASS, adopt, pass, "packet of a connection this node has adopted") \

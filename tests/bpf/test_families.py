@@ -24,7 +24,7 @@ from aa_cluster.dataplane.flows import ESTABLISHED, SETTLED, SYN_SENT, TOUCHED
 from aa_cluster.netlink import conntrack
 from aa_cluster.wire import announcement as wire
 from aa_cluster.wire.block import LENGTH, FlowTuple, decode
-from tests.bpf.announcements import announced, with_block
+from tests.bpf.announcements import announced, plain, right, with_block
 from tests.bpf.families import DATAGRAMS, EXTENSIONS, SHARED, carried, echo, error, extended, pieces, session
 from tests.bpf.harness import (
     KEY,
@@ -53,6 +53,8 @@ from tests.bpf.harness import (
 pytestmark = pytest.mark.bpf
 
 LASTS = 8
+WHOLE = 2
+"""BLOCK_WHOLE of bpf/include/block.h."""
 FAMILIES = pytest.mark.parametrize("kind", SHARED.values(), ids=SHARED)
 UDP_ONLY = pytest.mark.parametrize("kind", DATAGRAMS.values(), ids=DATAGRAMS)
 NATS = pytest.mark.parametrize("nat", ["none", "masquerade", "dnat", "both"])
@@ -192,7 +194,7 @@ def test_what_looks_like_a_block_in_a_session_is_the_sessions(plane: Plane, kind
 
 
 @UDP_ONLY
-@pytest.mark.parametrize("payload", [b"", b"odd", b"z" * 1300], ids=["empty", "odd", "long"])
+@pytest.mark.parametrize("payload", [b"", b"odd", b"z" * 1420], ids=["empty", "odd", "too long"])
 @pytest.mark.parametrize("direction", [0, 1], ids=["client to server", "server to client"])
 def test_a_datagram_without_an_entry_is_reported(plane: Plane, kind: Kind, payload: bytes, direction: int) -> None:
     """Its first one was lost, or the entry went before the flow: else no other would ever get in."""
@@ -202,7 +204,10 @@ def test_a_datagram_without_an_entry_is_reported(plane: Plane, kind: Kind, paylo
     assert (ran.raw[:6].hex(":"), ran.raw[6:12].hex(":"), ran.raw[12:14]) == (VIRTUAL, PHYSICAL, b"\x88\xb5")
     told = wire.decode(ran.raw[-LENGTH:], KEY, which)
     assert (told.kind, told.node, told.session) == (wire.KIND_UNKNOWN, SELF, which)
-    assert len(ran.raw) == 14 + (20 if kind[0] == 4 else 40) + 8 + LENGTH
+    whole = len(payload) < 1400
+    assert told.flags == (WHOLE if whole else 0)
+    assert len(ran.raw) == 14 + (20 if kind[0] == 4 else 40) + 8 + LENGTH + (len(payload) if whole else 0)
+    assert not whole or right(ran.raw)
 
 
 @UDP_ONLY
@@ -216,9 +221,12 @@ def test_a_report_ends_the_flow(plane: Plane, kind: Kind, owner: int, age_ms: in
     both = session(kind)
     entry(*both)
     plane.add_flow(*both, owner, ESTABLISHED, seen_ns=now() - age_ms * 10**6)
-    report = announced(both[direction], kind=wire.KIND_UNKNOWN)
-    ran = plane.run("admit", with_block(both[direction], report, ""))
-    assert (ran.verdict, ran.why) == (TC_SHOT, {"ADMIT_UNKNOWN": 1})
+    report = announced(both[direction], kind=wire.KIND_UNKNOWN, flags=WHOLE)
+    ran = plane.run("admit", with_block(both[direction], report, "", b"odd"))
+    assert (ran.verdict, ran.why) == (TC_REDIRECT, {"ADMIT_UNKNOWN": 1})
+    again = plain(both[direction], "", b"odd")
+    again.src, again.dst = node_mac(OTHER), VIRTUAL
+    assert ran.raw == bytes(again), "it comes in once more"
     assert (plane.flow_count(), plane.entry_count()) == (left, 2 * left)
     assert len(conntrack.dump(kind[0])) == left
     if not left:
