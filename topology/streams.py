@@ -203,11 +203,6 @@ def failed(report: ArrivalReport, fault: float, until: float = float("inf")) -> 
     return [one for one in report.unclean if fault <= one.began <= until and one.trouble]
 
 
-def syns_again(one: UncleanSession) -> int:
-    """TCP waits one second for the answer to its SYN, then two; a question by UDP is asked each second."""
-    return math.ceil(math.log2(one.again + 1)) if by_udp(one.way) else one.again
-
-
 def newcomers(report: ArrivalReport, fault: float, until: float = float("inf")) -> Newcomers:
     """Of those begun between ``fault`` and ``until``."""
     after = [one for one in report.unclean if fault <= one.began <= until]
@@ -217,7 +212,7 @@ def newcomers(report: ArrivalReport, fault: float, until: float = float("inf")) 
         why=f"{broken[0].trouble}, {broken[0].way}, begun {1000 * (broken[0].began - fault):.0f} ms after"
         if broken
         else "",
-        again=max(map(syns_again, whole), default=0),
+        again=max((one.again for one in whole), default=0),
         slowest_ms=max((one.took_ms for one in whole), default=0.0),
     )
 

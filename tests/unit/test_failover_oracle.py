@@ -21,7 +21,6 @@ from aa_cluster.topology.streams import (
     judge,
     net_ms,
     newcomers,
-    syns_again,
 )
 from aa_cluster.topology.traffic.mix import plan
 from aa_cluster.topology.traffic.paced import LINE, End, Stream, line, wrong_bytes
@@ -104,15 +103,8 @@ def test_what_a_gap_may_have_been(gap: float, still: float, net: float) -> None:
     assert net_ms(gap, still) == pytest.approx(net)
 
 
-def session(began: float, again: int = 0, trouble: str = "", way: str = "plain") -> UncleanSession:
-    return UncleanSession(began, way, 1200.0, again, trouble)
-
-
-@pytest.mark.parametrize(("asked", "syns"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (7, 3)])
-def test_questions_by_udp_count_as_the_syns_of_that_time(asked: int, syns: int) -> None:
-    """Which go out one, three and seven seconds after the first."""
-    assert syns_again(session(FAULT, asked, way="plain-udp")) == syns
-    assert syns_again(session(FAULT, asked)) == asked
+def session(began: float, again: int = 0, trouble: str = "") -> UncleanSession:
+    return UncleanSession(began, "plain", 1200.0, again, trouble)
 
 
 def test_new_sessions_are_those_after_the_fault() -> None:
