@@ -59,11 +59,11 @@ def test_two_clients_with_one_port_on_two_nodes(sharing: Lab) -> None:
     sharing.exec("client", ["ip", "address", "add", f"{other}/24", "dev", "eth0"])
     set_weights(sharing, {1: 0, 2: 1, 3: 1})
     with ftp.serving(sharing, "server", SIZES):
-        command = [sys.executable, str(TWINS), SERVER, "file9", CLIENT, other, "46000", "45000"]
+        command = [sys.executable, str(TWINS), SERVER, "file9", CLIENT, other, "26000", "25000"]
         done = sharing.exec("client", command, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [SIZES[9], SIZES[9]]
-    owners = {row.owner_name for row in flows(sharing) if row.source_port == 45000}
+    owners = {row.owner_name for row in flows(sharing) if row.source_port == 25000}
     assert owners == {"node2", "node3"}
 
 
