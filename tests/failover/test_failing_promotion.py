@@ -28,8 +28,8 @@ from tools.bench import flowtable
 pytestmark = pytest.mark.lab
 
 SECOND_CHOICE = Limits(worst_ms=3000, median_ms=3000, again=5)
-"""A node without room for entries lets no new session in, either, until it is relieved: they try each second."""
-"""Two elections one after the other: no promise but that nothing is lost."""
+"""Two elections one after the other: no promise but that nothing is lost. A node without room for entries lets no new
+session in, either, until it is relieved; they try each second."""
 SENT = 0.05
 SYSCTLS = Path("/proc/sys/net/netfilter")
 ROOM = 300
