@@ -465,6 +465,8 @@ int steer(struct xdp_md *ctx)
 		find(conf, plain.hash, &found);
 		if (!found.word && !opening(plain.flags))
 			return verdict(XDP_PASS, STEER_MISS);
+		if (!found.word && !conf->heir && !(conf->features & AA_FEATURE_SHARE_HELPERS)) /* a flood, most of all */
+			return verdict(XDP_PASS, STEER_SYN);
 		if (found.word && !matters(found.word, plain.flags))
 			return steer_plain(conf, port, eth, &found, &plain);
 	}
