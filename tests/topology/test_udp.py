@@ -13,8 +13,8 @@ import pytest
 from aa_cluster.api import FlowRow
 from aa_cluster.topology import rulesets
 from aa_cluster.topology.agreement import compare
-from aa_cluster.topology.deadline import until
 from aa_cluster.topology.capture import Capture, Frame
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import serving
 from aa_cluster.topology.load_udp import numbered, udp_sessions
