@@ -12,7 +12,7 @@ PYTEST := $(PYTHON) -m pytest
 help:
 	@echo "make setup   install packages and make .venv (as root the first time; then instant)"
 	@echo "make demo    three gateways in network namespaces, hundreds of sessions, what happened (root)"
-	@echo "make test    every test (root; about twenty minutes)"
+	@echo "make test    every test (root; about half an hour)"
 	@echo "make failover  every failover scenario ROUNDS=5 times under a thousand streams, its figures in a table (root)"
 	@echo "make long    a million UDP datagrams, 100 MiB of QUIC, 100,000 DNS queries through every node (root)"
 	@echo "make check   lint, types, BPF warnings, fast tests (under a minute)"
