@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
+import pytest
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
@@ -19,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from aa_cluster.wire.block import FlowTuple
-from tests.bpf.harness import CLIENT_MAC, UDP_PROTOCOL, VIRTUAL, segment, tuple_of
+from tests.bpf.harness import CLIENT_MAC, PHYSICAL, UDP_PROTOCOL, VIRTUAL, reversed_tuple, segment, tuple_of
 
 CLIENT = {4: "10.77.1.100", 6: "fd77:1::100"}
 SERVER = {4: "10.77.2.100", 6: "fd77:2::100"}
@@ -96,3 +98,22 @@ def error(about: bytes, kind: type[Packet] = ICMPv6PacketTooBig, to: str = "fd77
 
 def echo() -> Packet:
     return Ether(bytes(Ether(src=CLIENT_MAC, dst=VIRTUAL) / IPv6(src=CLIENT[6], dst=SERVER[6]) / ICMPv6EchoRequest()))
+
+
+FAMILIES = pytest.mark.parametrize("kind", SHARED.values(), ids=SHARED)
+UDP_ONLY = pytest.mark.parametrize("kind", DATAGRAMS.values(), ids=DATAGRAMS)
+Kind = tuple[int, int]
+
+
+def leaving(reply: FlowTuple, flags: str = "S", payload: bytes = b"", **fields: object) -> Packet:
+    return segment(reversed_tuple(reply), flags, payload, ttl=63, **fields)
+
+
+def inward(packet: Packet) -> Packet:
+    """As the primary sends it on to an auxiliary."""
+    packet.src, packet.dst = VIRTUAL, PHYSICAL
+    return packet
+
+
+def now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
