@@ -64,7 +64,7 @@ int arp_ask(struct __sk_buff *skb)
 	    write_ethernet(skb, conf->primary_ha_mac, conf->ha_mac))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
 	count(ARP_ASKED);
-	return bpf_redirect(conf->ha_ifindex, 0);
+	return send_twice(skb, conf);
 }
 
 /* Asks on the data segment, as the primary's own stack would, and notes who wants to know. */
@@ -75,7 +75,8 @@ static __always_inline int ask_on_wire(struct __sk_buff *skb, const struct port 
 	struct question_key key;
 
 	question_key_init(&key, port->slot, target);
-	note_asker(&key, asker);
+	if (!note_asker(&key, asker))
+		return verdict(TC_ACT_SHOT, RELAY_TWICE);
 	if (write_arp(skb, ARP_REQUEST, port->virtual_mac, sender, nobody, target) ||
 	    write_ethernet(skb, everyone, port->virtual_mac))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
@@ -151,6 +152,7 @@ static __always_inline int answer_askers(struct __sk_buff *skb, const struct con
 			      mac_of(node, slot), answer->target_ip) ||
 		    write_ethernet(skb, node->ha_mac, conf->ha_mac))
 			return -1;
+		bpf_clone_redirect(skb, conf->ha_ifindex, 0);
 		if (bpf_clone_redirect(skb, conf->ha_ifindex, 0) == 0)
 			count(ARP_ANSWERED);
 	}
@@ -206,7 +208,7 @@ int arp_take(struct __sk_buff *skb)
 	struct question_key key;
 	struct arp_ipv4 *arp, answer;
 	struct ethhdr *eth;
-	int operation;
+	int operation, why;
 	__u32 slot = 0;
 
 	if (parse_ethernet(&cursor, &eth) != be16(ETH_P_ARP))
@@ -228,9 +230,9 @@ int arp_take(struct __sk_buff *skb)
 	if (!port)
 		return verdict(TC_ACT_SHOT, ARP_UNASKED);
 	question_key_init(&key, slot, answer.sender_ip);
-	if (!is_open(questions.lookup(&key), bpf_ktime_get_ns()))
-		return verdict(TC_ACT_SHOT, ARP_UNASKED);
-	questions.delete(&key);
+	why = take_answer(questions.lookup(&key), ARP_UNASKED);
+	if (why != ASKING_WELL)
+		return verdict(TC_ACT_SHOT, why);
 	if (write_arp(skb, ARP_REPLY, answer.sender_mac, answer.sender_ip, answer.target_mac, answer.target_ip) ||
 	    write_ethernet(skb, port->physical_mac, answer.sender_mac))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);

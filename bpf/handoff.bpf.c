@@ -279,6 +279,8 @@ int handoff(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, HANDOFF_HANDING_OVER);
 	if (read_decision(skb, &work->answers, &work->decision))
 		return verdict(TC_ACT_OK, now->protocol == IPPROTO_UDP ? HANDOFF_OTHER : HANDOFF_NO_ENTRY);
+	if (decision->status & IPS_NAT_CLASH) /* the next one has the session's entry */
+		return verdict(TC_ACT_OK, HANDOFF_RACED);
 	work->decision.hash = hash_tuple(conf, &decision->original);
 	if (now->protocol == IPPROTO_UDP && is_own(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);

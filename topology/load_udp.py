@@ -41,7 +41,8 @@ def udp_sessions(
     hosts: Hosts, host: str, address: str, port: int, count: int, sources: Sequence[str] = (), **more: float
 ) -> Iterator[UdpSessions]:
     """``count`` UDP sessions from ``host``, against ``serving(…, "udp_sessions", …)``; all have asked when the block
-    begins. ``more``: ``questions``, ``unanswered``, ``first``, ``timeout``, ``parallel`` of traffic/udp_sessions.py."""
+    begins. ``more``: ``questions``, ``unanswered``, ``pause``, ``first``, ``timeout``, ``parallel`` of
+    traffic/udp_sessions.py."""
     given = [word for source in sources for word in ("--source", source)]
     given += [str(word) for name, value in more.items() for word in (f"--{name}", value)]
     argv = program("udp_sessions", "ask", address, port, "--count", count, "--hold", *given)

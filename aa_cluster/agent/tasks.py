@@ -23,6 +23,7 @@ class TaskSet:
         task = asyncio.get_running_loop().create_task(self._guard(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # for what is cancelled before its first step
 
     async def cancel(self) -> None:
         """Cancel and wait, except for the task that calls."""

@@ -45,6 +45,8 @@ FLOOD_REST = 2.0
 """Seconds in which a sweep sees what has just become old."""
 
 QUESTION_OPEN_S = 3.0
+ANSWERED = 0
+"""As in bpf/include/arp.h."""
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
 EXPECTATION_NS = 300_000_000_000
@@ -471,13 +473,13 @@ class Dataplane:
         small.take_expectations(self._maps["expected"], rows)
 
     def questions(self) -> list[Question]:
-        """Open ones only; the map also keeps some that nobody answered."""
+        """Open ones only; the map also keeps those that were answered here, and some that nobody answered."""
         keys, values = self._maps["questions"].read()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         out = []
         for key, value in zip(keys, values, strict=True):
             age = (now - int(value["asked_ns"])) / 1e9
-            if age < QUESTION_OPEN_S:
+            if age < QUESTION_OPEN_S and not value["asker"][ANSWERED]:
                 askers = tuple(int(index) for index in np.flatnonzero(value["asker"]))
                 out.append(Question(int(key["slot"]), address_text(key["target"].tobytes()), askers, age))
         return out

@@ -15,6 +15,9 @@
 #define AA_QUESTION_OPEN_NS (3 * AA_NSEC_PER_SEC) /* the kernel gives up after three probes, a second apart */
 #endif
 
+#define QUESTION_COPY_NS (AA_NSEC_PER_SEC / 10) /* what a node asks again sooner is the copy of its 201 */
+#define ANSWERED 0                               /* auxiliary, in `asker`: no node has this number */
+
 #define ARP_AT(field) (ETH_HLEN + (int)__builtin_offsetof(struct arp_ipv4, field))
 
 /* In a 201 the target hardware address, unknown by nature, carries who asks and for which interface. */

@@ -27,6 +27,7 @@
 #define IPS_SEEN_REPLY (1u << 1)
 #define IPS_ASSURED (1u << 2)
 #define IPS_CONFIRMED (1u << 3)
+#define IPS_NAT_CLASH (1u << 12) /* lost a race of two datagrams that began one session, and lives for a second */
 #define CT_TCP_NONE 0
 #define CT_TCP_SYN_SENT 1
 #define CT_TCP_TIME_WAIT 7 /* enum tcp_conntrack: this and above have ended */

@@ -123,7 +123,7 @@ static __always_inline int ndp_ask(struct __sk_buff *skb, const struct cursor *c
 	if (bpf_skb_change_tail(skb, sizeof(frame), 0) || bpf_skb_store_bytes(skb, 0, &frame, sizeof(frame), 0))
 		return verdict(TC_ACT_SHOT, ARP_FAILED);
 	count(NDP_ASKED);
-	return bpf_redirect(conf->ha_ifindex, 0);
+	return send_twice(skb, conf);
 }
 
 /* On the data segment, as the primary's own stack would, and from an address of its own: the asker's may be nobody's here. */
@@ -134,7 +134,8 @@ static __always_inline int solicit(struct __sk_buff *skb, const struct asking *a
 	const __u8 *target = key->target;
 	struct ndp_packet packet = {};
 
-	note_asker(key, asking->asker);
+	if (!note_asker(key, asking->asker))
+		return verdict(TC_ACT_SHOT, RELAY_TWICE);
 	packet.head.type = NDP_SOLICITATION;
 	packet.option = NDP_SOURCE_MAC;
 	__builtin_memcpy(packet.head.ip.saddr, port->solicitor, 16);
@@ -265,6 +266,7 @@ static __always_inline int answer_ndp_askers(struct __sk_buff *skb, const struct
 		__builtin_memcpy(frame->arp.target_mac, mac_of(node, slot), 6);
 		if (bpf_skb_store_bytes(skb, 0, frame, sizeof(*frame), 0))
 			return -1;
+		bpf_clone_redirect(skb, conf->ha_ifindex, 0);
 		if (bpf_clone_redirect(skb, conf->ha_ifindex, 0) == 0)
 			count(NDP_ANSWERED);
 	}
@@ -322,7 +324,7 @@ static __always_inline int ndp_take(struct __sk_buff *skb)
 	const struct port *port;
 	struct ndp_relayed frame;
 	struct question_key key;
-	int operation = load_relayed(skb, &frame);
+	int operation = load_relayed(skb, &frame), why;
 	__u32 slot = 0;
 
 	if (operation == ARP_RELAY_REQUEST)
@@ -336,10 +338,10 @@ static __always_inline int ndp_take(struct __sk_buff *skb)
 		return verdict(TC_ACT_SHOT, NDP_UNASKED);
 	address_key_init(&key, slot, frame.arp.sender_ip);
 	question = questions.lookup(&key);
-	if (!is_open(question, bpf_ktime_get_ns()))
-		return verdict(TC_ACT_SHOT, NDP_UNASKED);
+	why = take_answer(question, NDP_UNASKED);
+	if (why != ASKING_WELL)
+		return verdict(TC_ACT_SHOT, why);
 	__builtin_memcpy(packet.head.ip.daddr, question->address, 16);
-	questions.delete(&key);
 	packet.head.type = NDP_ADVERTISEMENT;
 	packet.head.flags = be32(NDP_SOLICITED | NDP_OVERRIDE);
 	packet.option = NDP_TARGET_MAC;

@@ -55,6 +55,7 @@
 	R(36, HANDOFF_UNDER_WAY, handoff, pass, "inside a session that this node processes without a flow: it stays, and has one from now on") \
 	R(96, HANDOFF_OPTIONS, handoff, punt, "IPv4 options that forwarding has changed, so that they cannot be restored, or IPv6 extension headers") \
 	R(97, HANDOFF_TAGGED, handoff, punt, "leaves through a VLAN on top of a data interface") \
+	R(68, HANDOFF_RACED, handoff, pass, "datagram that raced another of its session through this node: netfilter gave it an entry for one second") \
 	R(110, HANDOFF_EXPECTED, handoff, pass, "a conntrack helper expected the session: it stays where its master is") \
 	R(111, ADOPT_BY_AGENT, adopt, punt, "block verified, its helper needs an entry that the agent makes: it gets the SYN") \
 	R(112, ADOPT_NO_AGENT, adopt, drop, "block with a helper, and the agent does not keep up, or is not there") \
@@ -99,6 +100,7 @@
 	R(82, ARP_OTHER, arp_relay, pass, "nothing for the relay") \
 	R(83, ARP_MISPLACED, arp_relay, drop, "201 at an auxiliary or 202 at the primary") \
 	R(84, ARP_FAILED, arp_relay, drop, "the frame could not be rewritten") \
+	R(85, RELAY_TWICE, arp_relay, drop, "201 or 202 that came before: each is sent twice") \
 	R(100, NDP_ASKED, arp_relay, relay, "auxiliary: neighbour solicitation sent to the primary as 201") \
 	R(101, NDP_KEPT, arp_relay, drop, "auxiliary: other NDP, MLD and IPv6 multicast kept off the data segment") \
 	R(102, NDP_FROM_CACHE, arp_relay, relay, "primary: 201 for IPv6 answered from the neighbour table") \

@@ -39,20 +39,49 @@ static __always_inline int who_asks(const struct config *conf, const __u8 *sourc
 	return ASKING_WELL;
 }
 
-/* One more node waits for the answer. */
-static __always_inline void note_asker(const struct question_key *key, __u8 asker)
+/*
+ * Over the HA link, twice: one frame lost in ten each way would have one session in a hundred end with "host unreachable",
+ * since the kernel asks three times and then gives up.
+ */
+static __always_inline int send_twice(struct __sk_buff *skb, const struct config *conf)
+{
+	bpf_clone_redirect(skb, conf->ha_ifindex, 0);
+	return bpf_redirect(conf->ha_ifindex, 0);
+}
+
+/* One more node waits for the answer. False: it has asked a moment ago, and this is the copy. */
+static __always_inline bool note_asker(const struct question_key *key, __u8 asker)
 {
 	struct question fresh = {}, *question;
 	__u64 now = bpf_ktime_get_ns();
+	bool again = false;
 
+	asker &= AA_MAX_NODES - 1;
 	question = questions.lookup((struct question_key *)key);
 	if (!is_open(question, now)) {
 		fresh.asked_ns = now;
 		questions.update((struct question_key *)key, &fresh);
 		question = questions.lookup((struct question_key *)key);
 	}
-	if (question)
-		question->asker[asker & (AA_MAX_NODES - 1)] = 1;
+	if (!question)
+		return true;
+	if (now - question->asked_ns >= QUESTION_COPY_NS)
+		question->asked_ns = now;
+	else
+		again = question->asker[asker];
+	question->asker[asker] = 1;
+	return !again;
+}
+
+/* Auxiliary: the open question that a 202 answers, or the reason to drop it. Its copy answers nothing. */
+static __always_inline int take_answer(struct question *question, enum reason unasked)
+{
+	if (!is_open(question, bpf_ktime_get_ns()))
+		return unasked;
+	if (question->asker[ANSWERED])
+		return RELAY_TWICE;
+	question->asker[ANSWERED] = 1;
+	return ASKING_WELL;
 }
 
 static __always_inline void tell_neighbour(const struct question_key *key, const __u8 *mac)

@@ -315,7 +315,7 @@ struct question_key {
 
 struct question {
 	__u64 asked_ns;
-	__u8 asker[AA_MAX_NODES]; /* one byte a node: setting one never disturbs another */
+	__u8 asker[AA_MAX_NODES]; /* one byte a node: setting one never disturbs another. Auxiliary: [ANSWERED] alone */
 	__u8 address[16];         /* auxiliary, over IPv6: which of its addresses asks, so where the answer goes */
 };
 _Static_assert(sizeof(struct question) == 88, "question has no hidden padding");

@@ -6,7 +6,8 @@ what was made of the session's address and port. A session whose asker changes f
 Prints one line of JSON when all have had their answers. With ``--hold`` all sockets stay open until standard input
 ends; each line there lets all ask once more, and a line of JSON says how that went.
 
-``--first``: bytes of the first question. ``--unanswered``: so many questions come first that are not to be answered.
+``--first``: bytes of the first question. ``--unanswered``: so many questions come first that are not to be answered,
+each ``--pause`` seconds before the next: datagrams that begin a session at once race each other through netfilter.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ class Session:
         return False
 
 
-def begin(session: Session, questions: int, unanswered: int, first: int) -> bool:
-    for _ in range(unanswered):
+def begin(session: Session, given: argparse.Namespace) -> bool:
+    first = given.first
+    for _ in range(given.unanswered):
         session.say(TELL, first)
         first = 0
-    return all(session.ask(first if turn == 0 else 0) for turn in range(questions))
+        time.sleep(given.pause)
+    return all(session.ask(first if turn == 0 else 0) for turn in range(given.questions))
 
 
 def together(sessions: list[Session], parallel: int, work: Callable[[Session], bool]) -> dict[str, object]:
@@ -92,9 +95,7 @@ def run(given: argparse.Namespace) -> None:
     sessions = [
         Session(number, given.address, given.port, source, given.timeout) for number, source in enumerate(sources)
     ]
-    told = together(
-        sessions, given.parallel, lambda session: begin(session, given.questions, given.unanswered, given.first)
-    )
+    told = together(sessions, given.parallel, lambda session: begin(session, given))
     told |= {"asked": given.count, "seen": [session.seen for session in sessions if not session.trouble]}
     names = [session.socket.getsockname() for session in sessions]
     print(json.dumps(told | {"ports": [name[1] for name in names], "sources": [name[0] for name in names]}), flush=True)
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--questions", type=int, default=3, help="of each session, one after the other")
     parser.add_argument("--unanswered", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds")
     parser.add_argument("--first", type=int, default=0, help="bytes")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds an answer may take")
