@@ -41,20 +41,28 @@ class Hasher:
         ports = _memory(flows[f"{prefix}sport"]) | _memory(flows[f"{prefix}dport"]) << np.uint64(16)
         kind = flows["family"].astype("<u8") << np.uint64(8) | flows["protocol"]
         v4 = flows["family"] == 4
-        first, second = (self._sum(a, source, destination, ports, kind, v4) for a in self._sums)
+        rest = np.where(v4, kind, kind ^ self._network(source, destination))
+        first, second = (self._sum(a, source[:, 3], destination[:, 3], ports, rest, v4) for a in self._sums)
         with np.errstate(over="ignore"):
             spread = (second ^ second >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
         return _upper(first), _upper(spread)
 
+    def _network(self, source: np.ndarray, destination: np.ndarray) -> np.ndarray:
+        """Of IPv6 addresses all but the last word, as one."""
+        a = self._sums[0]
+        with np.errstate(over="ignore"):
+            pairs = [(a[2 * i] + destination[:, i]) * (a[2 * i + 1] + source[:, i]) for i in range(3)]
+            out: np.ndarray = (pairs[0] + pairs[1] + pairs[2]) >> np.uint64(32)
+        return out
+
     @staticmethod
     def _sum(
-        a: np.ndarray, source: np.ndarray, destination: np.ndarray, ports: np.ndarray, kind: np.ndarray, v4: np.ndarray
+        a: np.ndarray, source: np.ndarray, destination: np.ndarray, ports: np.ndarray, rest: np.ndarray, v4: np.ndarray
     ) -> np.ndarray:
         with np.errstate(over="ignore"):
-            total = (a[8] + kind) * (a[9] + ports) + a[HASH_KEYS - 1]
-            first = (a[0] + destination[:, 3]) * (a[1] + source[:, 3])
-            pairs = [(a[2 * i] + destination[:, i]) * (a[2 * i + 1] + source[:, i]) for i in range(4)]
-            out: np.ndarray = total + np.where(v4, first, pairs[0] + pairs[1] + pairs[2] + pairs[3])
+            total = (a[8] + rest) * (a[9] + ports) + a[HASH_KEYS - 1]
+            even, odd = np.where(v4, a[0], a[6]), np.where(v4, a[1], a[7])
+            out: np.ndarray = total + (even + destination) * (odd + source)
         return out
 
 

@@ -57,12 +57,13 @@ def hashed(raw: bytes, mask: int) -> tuple[int, int]:
     """(fingerprint, bucket) of any tuple, from the formula in docs/flow-table.md, in plain integers."""
     words = struct.unpack("<10I", raw)
     family = raw[37]
-    pairs = [(0, words[3], words[7])] if family == 4 else [(2 * i, words[i], words[4 + i]) for i in range(4)]
-    pairs.append((8, words[8], family << 8 | raw[36]))
-    sums = []
-    for start in (0, HASH_KEYS):
-        key = struct.unpack_from(f"<{HASH_KEYS}Q", TABLE_KEY, 8 * start)
-        sums.append(sum((key[at] + y) * (key[at + 1] + x) for at, x, y in pairs) + key[HASH_KEYS - 1] & MASK64)
+    keys = [struct.unpack_from(f"<{HASH_KEYS}Q", TABLE_KEY, 8 * start) for start in (0, HASH_KEYS)]
+    network = sum((keys[0][2 * i] + words[4 + i]) * (keys[0][2 * i + 1] + words[i]) for i in range(3)) & MASK64
+    rest = family << 8 | raw[36]
+    pairs = [(0, words[3], words[7]), (8, words[8], rest)]
+    if family == 6:
+        pairs = [(6, words[3], words[7]), (8, words[8], rest ^ network >> 32)]
+    sums = [sum((key[at] + y) * (key[at + 1] + x) for at, x, y in pairs) + key[HASH_KEYS - 1] & MASK64 for key in keys]
     spread = (sums[1] ^ sums[1] >> 32) * 0x9E3779B97F4A7C15 & MASK64
     return sums[0] >> 32 & mask, spread >> 32
 

@@ -26,7 +26,7 @@ from aa_cluster.topology.wiring import poll
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 RATE, SLACK = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "0")), 1.2
-"""SYNs a second that must come to the primary, 0: ``WANTED`` or the share; the generator aims at so many times as many."""
+"""SYNs a second that must come to the primary, 0: ``WANTED`` or the share; the generator aims at so much more."""
 SHARE, PROBE_SECONDS, MORE = 0.5, 4, 400_000
 """Of what came at most, of ``MORE`` SYNs a second for so long."""
 WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
