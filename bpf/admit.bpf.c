@@ -262,11 +262,9 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct config *co
 	const struct node *node = node_of(sealed->block.owner);
 	bool odd = load->total_length & 1;
 	__u32 before = block_sum(&sealed->block, false, odd), after;
-	__u64 tag;
 
 	sealed->block.kind = BLOCK_KIND_REFUSED;
-	tag = block_tag(conf->key, sealed);
-	__builtin_memcpy(sealed->block.tag, &tag, 8);
+	block_seal(conf, sealed);
 	after = block_sum(&sealed->block, true, odd);
 	if (bpf_skb_store_bytes(skb, at, &sealed->block, sizeof(sealed->block), 0) ||
 	    add_sum(skb, load, before) || add_sum(skb, load, after) ||

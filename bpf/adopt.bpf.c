@@ -354,28 +354,12 @@ static __always_inline int tell_unknown(struct __sk_buff *skb, const struct conf
 					const struct load *load, struct sealed_block *sealed)
 {
 	struct handoff_block *block = &sealed->block;
-	__u64 tag;
 
-	__builtin_memset(block, 0, sizeof(*block));
-	block->kind = BLOCK_KIND_UNKNOWN;
+	block_begin(block, conf, BLOCK_KIND_UNKNOWN, conf->self, port->slot, &sealed->original);
+	block_carry(block, &sealed->original);
 	if (load->total_length + sizeof(*block) <= port->mtu && skb->gso_segs <= 1)
 		block->flags = BLOCK_WHOLE;
-	block->cluster_id = be16(conf->cluster_id);
-	block->owner = conf->self;
-	block->slot = port->slot;
-	block->family = sealed->original.family;
-	block->protocol = sealed->original.protocol;
-	block->generation = be32(conf->generation);
-	block->epoch = be32(conf->epoch);
-	block->source_port = sealed->original.sport;
-	block->destination_port = sealed->original.dport;
-	__builtin_memcpy(block->source, sealed->original.saddr, 16);
-	__builtin_memcpy(block->destination, sealed->original.daddr, 16);
-	block->magic = BLOCK_MAGIC;
-	block->version = BLOCK_VERSION_1;
-	block->length = be16(sizeof(*block));
-	tag = block_tag(conf->key, sealed);
-	__builtin_memcpy(block->tag, &tag, 8);
+	block_seal(conf, sealed);
 	if (put_unknown(skb, load, block) ||
 	    write_whole_ethernet(skb, port->virtual_mac, port->physical_mac, be16(ETH_P_ANNOUNCE)))
 		return verdict(TC_ACT_SHOT, GUARD_NO_ENTRY);

@@ -54,36 +54,19 @@ static __always_inline void fill_announcement(struct sealed_block *sealed, const
 {
 	struct handoff_block *block = &sealed->block;
 
-	__u8 kind = block->kind;
-
-	__builtin_memset(block, 0, sizeof(*block));
-	block->kind = kind;
-	block->cluster_id = be16(conf->cluster_id);
-	block->owner = conf->self;
-	block->slot = port->slot;
-	block->family = session->original.family;
-	block->protocol = session->original.protocol;
+	block_begin(block, conf, block->kind, conf->self, port->slot, &session->original);
+	block_carry(block, &session->original);
 	block->connmark = be32(session->connmark);
-	block->source_port = session->original.sport;
-	block->destination_port = session->original.dport;
-	__builtin_memcpy(block->source, session->original.saddr, 16);
-	__builtin_memcpy(block->destination, session->original.daddr, 16);
-	block->generation = be32(conf->generation);
-	block->epoch = be32(conf->epoch);
 	__builtin_memcpy(block->next_hop, next_hop, 6);
-	block->magic = BLOCK_MAGIC;
-	block->version = BLOCK_VERSION_1;
-	block->length = be16(sizeof(*block));
 }
 
 /* By way of the primary, which takes the block off and sends the packet to its next hop. */
 static __always_inline int send_through_primary(struct __sk_buff *skb, const struct config *conf, const struct port *port,
 						const struct load *load, struct sealed_block *sealed, enum reason why)
 {
-	__u64 tag = block_tag(conf->key, sealed);
 	__u32 room = load->total_length + sizeof(sealed->block);
 
-	__builtin_memcpy(sealed->block.tag, &tag, 8);
+	block_seal(conf, sealed);
 	if (room > port->mtu || bpf_skb_change_tail(skb, ETH_HLEN + room, 0))
 		return verdict(TC_ACT_OK, ANNOUNCE_NO_ROOM);
 	if (put_block(skb, load, &sealed->block) ||

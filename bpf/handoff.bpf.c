@@ -98,32 +98,15 @@ static __always_inline void fill_block(struct sealed_block *sealed, const struct
 				       const struct decision *decision, __u8 owner, __u8 slot, __u32 mark)
 {
 	struct handoff_block *block = &sealed->block;
-	__u64 tag;
 
 	sealed->original = decision->original;
-	block->cluster_id = be16(conf->cluster_id);
-	block->owner = owner;
-	block->slot = slot;
-	block->family = decision->original.family;
-	block->protocol = decision->original.protocol;
+	block_begin(block, conf, BLOCK_KIND_SYN, owner, slot, &decision->original);
+	block_carry_inverted(block, &decision->reply); /* which is the translated one */
 	block->helper = decision->helper;
-	block->reserved = 0;
-	block->generation = be32(conf->generation);
-	block->epoch = be32(conf->epoch);
 	block->connmark = be32(decision->connmark);
 	block->mark = be32(mark);
 	block->status = be32(decision->status);
-	/* The reply tuple read backwards is the translated one. */
-	block->source_port = decision->reply.dport;
-	block->destination_port = decision->reply.sport;
-	__builtin_memcpy(block->source, decision->reply.daddr, 16);
-	__builtin_memcpy(block->destination, decision->reply.saddr, 16);
-	block->magic = BLOCK_MAGIC;
-	block->version = BLOCK_VERSION_1;
-	block->kind = BLOCK_KIND_SYN;
-	block->length = be16(sizeof(*block));
-	tag = block_tag(conf->key, sealed);
-	__builtin_memcpy(block->tag, &tag, 8);
+	block_seal(conf, sealed);
 }
 
 static __always_inline bool shares_helper(const struct config *conf, const struct decision *decision)

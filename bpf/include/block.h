@@ -80,4 +80,46 @@ static __always_inline __u64 block_tag(const __u64 key[2], const struct sealed_b
 	return siphash24(key, (const __u64 *)sealed, SEALED_WORDS);
 }
 
+/* What all kinds have; `about`: a tuple of the session's family and protocol. Then what it carries, what it says, the tag. */
+static __always_inline void block_begin(struct handoff_block *block, const struct config *conf, __u8 kind, __u8 owner,
+					__u8 slot, const struct tuple *about)
+{
+	__builtin_memset(block, 0, sizeof(*block));
+	block->cluster_id = be16(conf->cluster_id);
+	block->owner = owner;
+	block->slot = slot;
+	block->family = about->family;
+	block->protocol = about->protocol;
+	block->generation = be32(conf->generation);
+	block->epoch = be32(conf->epoch);
+	block->magic = BLOCK_MAGIC;
+	block->version = BLOCK_VERSION_1;
+	block->kind = kind;
+	block->length = be16(sizeof(*block));
+}
+
+static __always_inline void block_carry(struct handoff_block *block, const struct tuple *tuple)
+{
+	block->source_port = tuple->sport;
+	block->destination_port = tuple->dport;
+	__builtin_memcpy(block->source, tuple->saddr, 16);
+	__builtin_memcpy(block->destination, tuple->daddr, 16);
+}
+
+/* A tuple read backwards. */
+static __always_inline void block_carry_inverted(struct handoff_block *block, const struct tuple *tuple)
+{
+	block->source_port = tuple->dport;
+	block->destination_port = tuple->sport;
+	__builtin_memcpy(block->source, tuple->daddr, 16);
+	__builtin_memcpy(block->destination, tuple->saddr, 16);
+}
+
+static __always_inline void block_seal(const struct config *conf, struct sealed_block *sealed)
+{
+	__u64 tag = block_tag(conf->key, sealed);
+
+	__builtin_memcpy(sealed->block.tag, &tag, 8);
+}
+
 #endif

@@ -77,13 +77,11 @@ static __always_inline int announce_again(struct __sk_buff *skb, const struct co
 	bool odd = load->total_length & 1;
 	__be16 old = sealed->original.sport, now = be16(source_port);
 	__u32 before = block_sum(&sealed->block, false, odd), after;
-	__u64 tag;
 
 	sealed->original.sport = now;
 	sealed->block.kind = BLOCK_KIND_FLOW;
 	sealed->block.tries++;
-	tag = block_tag(conf->key, sealed);
-	__builtin_memcpy(sealed->block.tag, &tag, 8);
+	block_seal(conf, sealed);
 	after = block_sum(&sealed->block, true, odd);
 	if (bpf_skb_store_bytes(skb, block_at, &sealed->block, sizeof(sealed->block), 0) ||
 	    bpf_skb_store_bytes(skb, load->transport, &now, 2, 0) ||
