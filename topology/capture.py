@@ -28,6 +28,7 @@ Step = tuple[int, int, int, int]
 """struct sock_filter: code, jt, jf, k."""
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
+ETH_P_IPV6 = 0x86DD
 SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
 PACKET_OUTGOING = 4
@@ -172,18 +173,30 @@ def of_ethertype(ethertype: int) -> tuple[Step, ...]:
     return ((0x28, 0, 0, 12), (0x15, 0, 1, ethertype), (6, 0, 0, 0xFFFF), (6, 0, 0, 0))
 
 
-RESETS: tuple[Step, ...] = (
-    (0x28, 0, 0, 12),
-    (0x15, 0, 6, ETH_P_IP),
-    (0x30, 0, 0, 23),
-    (0x15, 0, 4, socket.IPPROTO_TCP),
-    (0xB1, 0, 0, 14),  # X: the IPv4 header's length
-    (0x50, 0, 0, 14 + 13),
-    (0x45, 0, 1, 0x04),
-    (6, 0, 0, 0xFFFF),
-    (6, 0, 0, 0),
-)
-"""TCP segments over IPv4 that reset a connection."""
+RESETS: dict[int, tuple[Step, ...]] = {
+    ETH_P_IP: (
+        (0x28, 0, 0, 12),
+        (0x15, 0, 6, ETH_P_IP),
+        (0x30, 0, 0, 23),
+        (0x15, 0, 4, socket.IPPROTO_TCP),
+        (0xB1, 0, 0, 14),  # X: the IPv4 header's length
+        (0x50, 0, 0, 14 + 13),
+        (0x45, 0, 1, 0x04),
+        (6, 0, 0, 0xFFFF),
+        (6, 0, 0, 0),
+    ),
+    ETH_P_IPV6: (
+        (0x28, 0, 0, 12),
+        (0x15, 0, 5, ETH_P_IPV6),
+        (0x30, 0, 0, 20),
+        (0x15, 0, 3, socket.IPPROTO_TCP),
+        (0x30, 0, 0, 54 + 13),
+        (0x45, 0, 1, 0x04),
+        (6, 0, 0, 0xFFFF),
+        (6, 0, 0, 0),
+    ),
+}
+"""By EtherType: TCP segments that reset a connection, without extension headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +213,12 @@ class Reset:
 
     @classmethod
     def of(cls, frame: Frame) -> Self:
-        header = 14 + 4 * (frame.data[14] & 15)
+        v6 = frame.data[12:14] == ETH_P_IPV6.to_bytes(2, "big")
+        header = 54 if v6 else 14 + 4 * (frame.data[14] & 15)
+        first, size = (22, 16) if v6 else (26, 4)
         ports = struct.unpack_from("!HH", frame.data, header)
         sequence, acknowledged = struct.unpack_from("!II", frame.data, header + 4)
-        ends = [socket.inet_ntoa(frame.data[offset : offset + 4]) for offset in (26, 30)]
+        ends = [address(frame.data[at : at + size]) for at in (first, first + size)]
         return cls(
             at=frame.at,
             port=frame.port,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who says on the data segments that he is the cluster: by ARP, and by the virtual MAC as source of frames.
+"""Who says on the data segments that he is the cluster: by ARP, by NDP, and by the virtual MAC as source of frames.
 
-ARP is captured. Frames are too many for that, and need not be: a bridge learns each source MAC with every frame, and
-tells when one is seen at another port than before. So a bridge's notices are all frames but those that came from the
-same port as the one before, for no cost.
+ARP and NDP are captured. Frames are too many for that, and need not be: a bridge learns each source MAC with every
+frame, and tells when one is seen at another port than before. So a bridge's notices are all frames but those that came
+from the same port as the one before, for no cost.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from aa_cluster.topology.capture import ArpFrame, Capture
+from aa_cluster.topology.capture import ETH_P_IPV6, ArpFrame, Capture
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
+from aa_cluster.topology.ndpframe import NEIGHBOUR_DISCOVERY, NdpFrame, neighbour_frames
 from aa_cluster.topology.plan import CLUSTER_HOST
 
+ADVERTISEMENT = 136
 NEIGHBOURS = 1 << 2
 """RTMGRP_NEIGH of linux/rtnetlink.h."""
 NEW_NEIGHBOUR = 28
@@ -34,8 +36,8 @@ RECEIVE_BUFFER = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``member`` (``node1``, ``server``) said at ``at`` on ``segment`` that it is the cluster. ``by``: ``ARP`` or
-    ``MAC``."""
+    """``member`` (``node1``, ``server``) said at ``at`` on ``segment`` that it is the cluster. ``by``: ``ARP``,
+    ``NDP`` or ``MAC``."""
 
     at: float
     segment: str
@@ -67,10 +69,12 @@ class Watch:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._addresses = {net.address(CLUSTER_HOST) for net in lab.plan.data}
+        self._addresses = {net.address(CLUSTER_HOST, family) for net in lab.plan.data for family in (4, 6)}
         self._segments = {net.name for net in lab.plan.data}
         self._macs = {bytes.fromhex(f"02aa004d00{slot:02x}") for slot in range(len(lab.plan.data))}
+        self._told = {mac.hex(":") for mac in self._macs}
         self._capture = Capture(lab.plan.path("switch"))
+        self._neighbours = Capture(lab.plan.path("switch"), ETH_P_IPV6, NEIGHBOUR_DISCOVERY)
         self._moves: list[Claim] = []
         self._names: dict[int, str] = {}
         self._stop, self._wake = socket.socketpair()
@@ -79,6 +83,7 @@ class Watch:
     def __enter__(self) -> Self:
         self._socket = inside(self._lab.plan.path("switch"), _subscribe)
         self._capture.__enter__()
+        self._neighbours.__enter__()
         self._thread.start()
         return self
 
@@ -89,16 +94,23 @@ class Watch:
         self._thread.join()
         self._socket.close()
         self._stop.close()
+        self._neighbours.__exit__(kind, error, trace)
         self._capture.__exit__(kind, error, trace)
 
     def claims(self) -> list[Claim]:
         """In the order of their times."""
-        said = [_of_arp(frame) for frame in self._capture.arp() if self._is_claim(frame)]
-        return sorted([*said, *self._moves], key=lambda claim: claim.at)
+        said = [_claim(frame, "ARP") for frame in self._capture.arp() if self._is_claim(frame)]
+        shown = [_claim(frame, "NDP") for frame in neighbour_frames(self._neighbours.frames()) if self._shows(frame)]
+        return sorted([*said, *shown, *self._moves], key=lambda claim: claim.at)
 
     def _is_claim(self, frame: ArpFrame) -> bool:
         """On the HA link auxiliaries ask in the cluster's name, and only the primary hears it."""
         return frame.segment in self._segments and frame.sender_ip in self._addresses
+
+    def _shows(self, frame: NdpFrame) -> bool:
+        """An advertisement speaks of its target, anything else of its sender."""
+        about = frame.target if frame.type == ADVERTISEMENT else frame.source_ip
+        return frame.segment in self._segments and (about in self._addresses or frame.mac in self._told)
 
     def _read(self) -> None:
         while True:
@@ -122,8 +134,8 @@ class Watch:
         return self._names.get(port, f"gone-{port}")
 
 
-def _of_arp(frame: ArpFrame) -> Claim:
-    return Claim(frame.at, frame.segment, frame.member, "ARP")
+def _claim(frame: ArpFrame | NdpFrame, by: str) -> Claim:
+    return Claim(frame.at, frame.segment, frame.member, by)
 
 
 def _subscribe() -> socket.socket:

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from aa_cluster.topology.capture import Frame, address
+from aa_cluster.topology.capture import ETH_P_IPV6, Frame, Step, address
 
-ETH_P_IPV6 = 0x86DD
 NAMES = {
     130: "MLD query",
     131: "MLD report",
@@ -27,6 +26,18 @@ OPTIONS_AT = {133: 8, 134: 16, 135: 24, 136: 24, 137: 40}
 WITH_TARGET = (135, 136, 137)
 EXTENSIONS = (0, 43, 60)
 """Hop-by-hop, routing, destination options (RFC 8200)."""
+NEIGHBOUR_DISCOVERY: tuple[Step, ...] = (
+    (0x28, 0, 0, 12),
+    (0x15, 0, 6, ETH_P_IPV6),
+    (0x30, 0, 0, 20),
+    (0x15, 0, 4, socket.IPPROTO_ICMPV6),
+    (0x30, 0, 0, 54),
+    (0x35, 0, 2, 133),
+    (0x25, 1, 0, 137),
+    (6, 0, 0, 0xFFFF),
+    (6, 0, 0, 0),
+)
+"""A capture's filter, for where there is other IPv6, too: no MLD, and nothing behind extension headers."""
 
 
 @dataclass(frozen=True, slots=True)

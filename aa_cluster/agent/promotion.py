@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From auxiliary to primary and back: what is done, and in which order (docs/promotion.md).
 
-A successor has the flow table already. It gets the conntrack entries of all flows first; then its new state is on disk;
-then the primary's programs are on the hooks, with members and schedule; the virtual MACs move last.
+A successor has the flow table already. It gets the conntrack entries of the flows it goes on with first; then its new
+state is on disk; then the primary's programs are on the hooks, with members and schedule, and the entries of all other
+flows are there, too; the virtual MACs move last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.state import NodeState, PrimaryState
 from aa_cluster.agent.threads import urgently
-from aa_cluster.dataplane.flows import CLOSED
+from aa_cluster.dataplane.flows import CLOSED, TCP
+from aa_cluster.dataplane.maps import MAX_NODES
 from aa_cluster.errors import AaError
 from aa_cluster.wire import control
 
@@ -60,8 +62,57 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
     tuples. Not of those that have closed, which are most where sessions are short: their tuples are free for new ones.
     Gives how many were made; done again, those of flows that have begun since.
     """
-    others = await _of_others(role)
-    return await urgently(context.host.make_entries, others[others["state"] < CLOSED])
+    return await urgently(context.host.make_entries, await _open_flows(role))
+
+
+async def _open_flows(role: Auxiliary) -> np.ndarray:
+    others = set(range(1, MAX_NODES)) - {role.settings.node_id}
+    found = await role.plane.call(role.plane.plane.flows_of, others, _is_open)
+    return found.rows
+
+
+def _is_open(records: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """A ``flows.Choice``."""
+    out: np.ndarray = records["state"][at] < CLOSED
+    return out
+
+
+class Entries:
+    """``make_entries`` in two parts, while the role changes.
+
+    ``vital``: of TCP sessions, and of nodes that are ``gone``; before anything else. ``reserved``: of UDP sessions of
+    nodes that live and have their own; here their NAT ports are kept, before there can be a new session, so before the
+    virtual MACs are taken.
+    """
+
+    def __init__(self, context: Context, role: Auxiliary, gone: frozenset[int]) -> None:
+        self._context, self._role, self._gone = context, role, gone
+        self._parts: list[asyncio.Task[int]] = []
+
+    def begin(self) -> None:
+        flows = asyncio.create_task(_open_flows(self._role))
+        vital = asyncio.create_task(self._make(flows, None))
+        self._parts = [vital, asyncio.create_task(self._make(flows, vital))]
+
+    async def vital(self) -> int:
+        """Gives how many were made."""
+        return await self._parts[0]
+
+    async def reserved(self) -> int:
+        """Gives how many were made."""
+        return await self._parts[1]
+
+    async def over(self) -> None:
+        """Whatever came of it: nothing is made any more."""
+        await asyncio.gather(*self._parts, return_exceptions=True)
+
+    async def _make(self, flows: asyncio.Task[np.ndarray], first: asyncio.Task[int] | None) -> int:
+        """The vital ones; the others behind ``first``."""
+        rows = await flows
+        if first is not None:
+            await first
+        vital = (rows["protocol"] == TCP) | np.isin(rows["owner"], list(self._gone))
+        return await urgently(self._context.host.make_entries, rows[vital if first is None else ~vital])
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:
@@ -71,15 +122,10 @@ async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:
     Not those of flows that had closed before: they run out by themselves, and a new session of this node may be about
     to have that tuple.
     """
-    others = await _of_others(role)
+    rows: np.ndarray = await role.plane.call(role.plane.plane.flows)
+    others = rows[rows["owner"] != role.settings.node_id]
     late = others["seen_ns"] >= np.uint64(max(0.0, since - SEEN_LATE) * 1e9)
     return await asyncio.to_thread(context.host.drop_entries, others[(others["state"] < CLOSED) | late])
-
-
-async def _of_others(role: Auxiliary) -> np.ndarray:
-    rows: np.ndarray = await role.plane.call(role.plane.plane.flows)
-    others: np.ndarray = rows[rows["owner"] != role.settings.node_id]
-    return others
 
 
 async def arm(
@@ -90,8 +136,11 @@ async def arm(
     gone: frozenset[int],
     former: memory.Facts | None,
     watch: Stopwatch,
+    entries: Entries | None = None,
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
+
+    ``entries``: the rest of them is being made meanwhile; what fails there fails here.
 
     No session begins between the first hook and the last: what `steer` lets in and `handoff` does not see has no flow.
     ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some
@@ -127,6 +176,9 @@ async def arm(
         if former is None:
             await role.plane.call(role.plane.plane.set_heir, 0)
         watch.lap("hooks")
+        if entries is not None:
+            await entries.reserved()
+            watch.lap("reserved")
         await role.stop()
         primary.start()
     except AaError:

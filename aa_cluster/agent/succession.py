@@ -32,6 +32,7 @@ from aa_cluster.wire.control import AnyMessage
 if TYPE_CHECKING:
     from aa_cluster.agent.link import Peer
     from aa_cluster.agent.node import Node
+    from aa_cluster.dataplane.pulses import Question
 
 UNPLUGGED_SECONDS = 0.1
 """A primary's data link may be without carrier for so long, before its role goes to another node."""
@@ -116,13 +117,18 @@ class Succession:
                 return True
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
             gone = frozenset({role.primary.id})
+            question = await role.plane.call(role.plane.plane.ask_primary)
+            entries = promotion.Entries(self._context, role, gone)
             try:
-                if not await self._is_gone(role, watch):
+                if not await self._is_gone(role, question, entries, watch):
                     return False
-                primary = await self._arm(role, gone, None, watch)
+                primary = await self._arm(role, gone, None, watch, entries)
             except AaError as error:
+                await entries.over()
                 await self._stay_auxiliary(role, error, began)
                 return True
+            finally:
+                question.close()
             await self._wear(primary)
             watch.lap("macs")
             _log.info("taken", **watch.steps)
@@ -136,26 +142,26 @@ class Succession:
             with role.plane.urgent():
                 yield
 
-    async def _is_gone(self, role: Auxiliary, watch: promotion.Stopwatch) -> bool:
-        """The primary says nothing, and its kernel does not answer; then the entries of all flows are made."""
+    async def _is_gone(
+        self, role: Auxiliary, question: Question, entries: promotion.Entries, watch: promotion.Stopwatch
+    ) -> bool:
+        """The primary says nothing, and its kernel does not answer, also not while the most urgent entries are made."""
         began = self._context.clock()
-        question = await role.plane.call(role.plane.plane.ask_primary)
-        try:
-            await asyncio.sleep(ANSWER_SECONDS)
-            if question.answered():
-                self._say_it_lives()
-                return False
-            watch.lap("answer")
-            entries = await promotion.make_entries(self._context, role)
-            watch.lap("entries")
-            if not await self._is_silent(role) or question.answered():
-                self._say_it_lives(entries)
-                await promotion.drop_entries(self._context, role, began)
-                return False
-            watch.lap("silence")
-            return True
-        finally:
-            question.close()
+        await asyncio.sleep(ANSWER_SECONDS)
+        if question.answered():
+            self._say_it_lives()
+            return False
+        watch.lap("answer")
+        entries.begin()
+        made = await entries.vital()
+        watch.lap("entries")
+        if not await self._is_silent(role) or question.answered():
+            self._say_it_lives(made)
+            await entries.over()
+            await promotion.drop_entries(self._context, role, began)
+            return False
+        watch.lap("silence")
+        return True
 
     def _say_it_lives(self, entries: int = 0) -> None:
         """Once, however often it is found again without a pause."""
@@ -176,11 +182,16 @@ class Succession:
         return False
 
     async def _arm(
-        self, role: Auxiliary, gone: frozenset[int], former: Facts | None, watch: promotion.Stopwatch
+        self,
+        role: Auxiliary,
+        gone: frozenset[int],
+        former: Facts | None,
+        watch: promotion.Stopwatch,
+        entries: promotion.Entries | None = None,
     ) -> Primary:
         virtual = tuple(port.virtual_mac for port in role.settings.ports)
         own = self._node.facts(role.survey, virtual)
-        primary = await promotion.arm(self._context, role, self._node.primary_role, own, gone, former, watch)
+        primary = await promotion.arm(self._context, role, self._node.primary_role, own, gone, former, watch, entries)
         self._node.role = primary
         return primary
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from aa_cluster.topology.capture import ETH_P_IP, RESETS, Capture, Reset
+from aa_cluster.topology.capture import RESETS, Capture, Reset
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.pinned import maps_of
@@ -28,22 +28,24 @@ class Witness:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._capture = Capture(lab.plan.path("switch"), ETH_P_IP, RESETS)
+        self._captures = [Capture(lab.plan.path("switch"), kind, steps) for kind, steps in RESETS.items()]
         self._before: dict[str, dict[str, int]] = {}
 
     def __enter__(self) -> Self:
         self._before = self._count()
-        self._capture.__enter__()
+        for capture in self._captures:
+            capture.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._capture.__exit__(kind, error, trace)
+        for capture in self._captures:
+            capture.__exit__(kind, error, trace)
 
     def resets(self, port: int | None = None) -> list[Reset]:
         """Those that have ``port`` at either end; all of them without one."""
-        caught = (Reset.of(frame) for frame in self._capture.frames())
+        caught = (Reset.of(frame) for capture in self._captures for frame in capture.frames())
         return [one for one in caught if port is None or port in (one.source[1], one.destination[1])]
 
     def counted(self) -> Iterator[str]:

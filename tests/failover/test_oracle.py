@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import Ether
 
 from aa_cluster.netlink import conntrack
 from aa_cluster.topology import inject, rulesets
@@ -19,6 +21,7 @@ from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.shaping import Shape, Shaped
 from aa_cluster.topology.streams import judge, load
 from tests.failover import faults
+from tests.failover.autopsy import Witness
 from tests.failover.figures import Limits, complaints
 from tests.failover.oracle import entries_differ, wait_whole
 from tests.failover.scenario import go_on, under_load
@@ -106,21 +109,39 @@ def test_a_gap_is_seen(lab: Lab) -> None:
 
 
 def test_a_second_claimant_is_seen(lab: Lab) -> None:
-    """Once by ARP, once by a frame whose source is the virtual MAC."""
+    """By ARP, by NDP, by a frame whose source is the virtual MAC."""
     server, other = lab.plan.path("server"), ("02:00:00:02:00:63", "10.77.2.99")
     frame = b"\xff" * 6 + inject.mac(VIRTUAL_MAC) + b"\x88\xb5" + bytes(46)
     answer = inject.arp_frame(2, ("02:00:00:02:00:64", "10.77.2.1"), other, destination=other[0])
+    shown = (
+        Ether(src="02:00:00:02:00:64", dst="33:33:00:00:00:01")
+        / IPv6(src="fe80::64", dst="ff02::1", hlim=255)
+        / ICMPv6ND_NA(tgt="fd77:2::1", S=0)
+        / ICMPv6NDOptDstLLAddr(lladdr="02:00:00:02:00:64")
+    )
 
     with Watch(lab) as watch:
         inject.send(server, "eth0", answer)
         until("the answer to be seen", lambda: _by(watch) == {"ARP"}, 2)
+        inject.send(server, "eth0", bytes(shown))
+        until("the advertisement to be seen", lambda: _by(watch) == {"ARP", "NDP"}, 2)
         inject.send(server, "eth0", frame)
-        until("the MAC to be seen", lambda: _by(watch) == {"ARP", "MAC"}, 2)
+        until("the MAC to be seen", lambda: _by(watch) == {"ARP", "NDP", "MAC"}, 2)
     assert strays(watch.claims(), [Reign("node1"), Reign("server")]) == []
 
 
 def _by(watch: Watch) -> set[str]:
     return {stray.by for stray in strays(watch.claims(), ONLY_FIRST)}
+
+
+def test_a_reset_is_seen_with_who_sent_it(lab: Lab) -> None:
+    """Nobody listens there."""
+    with Witness(lab) as witness:
+        for address in ("10.77.2.100", "[fd77:2::100]"):
+            lab.exec("client", ["curl", "--silent", "--max-time", "2", f"http://{address}:7999/"])
+        seen = {"10.77.2.100", "fd77:2::100"}
+        until("both resets", lambda: {one.source[0] for one in witness.resets(7999)} >= seen, 2)
+    assert "server-ext" in {one.port for one in witness.resets(7999)}
 
 
 def test_the_link_is_as_rough_as_it_says(lab: Lab) -> None:

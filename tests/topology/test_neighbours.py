@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host gets another MAC and says so: sessions through every node go on within a second."""
+"""A host gets another MAC and says so, by ARP and by NDP: sessions through every node go on within a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import Ether
 
 from aa_cluster.api import Event
 from aa_cluster.topology.deadline import until
@@ -17,19 +19,27 @@ from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Stream, serving, stream
 from aa_cluster.topology.plan import DATA, HOST
 from aa_cluster.topology.view import flows, only
+from tests.topology.hosts import FAMILIES
+from tests.topology.hosts import SERVER as SERVERS
 
 pytestmark = pytest.mark.lab
 
-SERVER = "10.77.2.100"
+SERVER = SERVERS[4]
 OLD, NEW = DATA["ext"].mac(HOST), "02:00:00:02:00:fe"
 NODES = (1, 2, 3)
 WITHIN_MS = 1000
 
 
 def set_mac(lab: Lab, mac: str) -> None:
-    """As a card that was exchanged: another MAC, announced once (RFC 5227, section 3), to everybody."""
+    """As a card that was exchanged: another MAC, told everybody once (RFC 5227, section 3; RFC 4861, 7.2.6)."""
     lab.exec("server", ["ip", "link", "set", "eth0", "address", mac], check=True)
-    send(lab.plan.path("server"), "eth0", arp_frame(1, (mac, SERVER), ("00:00:00:00:00:00", SERVER)))
+    shown = (
+        Ether(src=mac, dst="33:33:00:00:00:01")
+        / IPv6(src=SERVERS[6], dst="ff02::1", hlim=255)
+        / ICMPv6ND_NA(tgt=SERVERS[6], R=0, S=0, O=1)
+        / ICMPv6NDOptDstLLAddr(lladdr=mac)
+    )
+    send(lab.plan.path("server"), "eth0", arp_frame(1, (mac, SERVER), ("00:00:00:00:00:00", SERVER)), bytes(shown))
 
 
 @pytest.fixture
@@ -38,23 +48,24 @@ def server_with_its_mac(lab: Lab) -> Iterator[Lab]:
     yield lab
     set_mac(lab, OLD)
     for node in NODES:
-        until(f"node{node} to know the old MAC", lambda: known(lab, node) in ("", OLD), 5)  # noqa: B023
+        for family in SERVERS:
+            until(f"node{node} to know the old MAC", lambda: known(lab, node, family) in ("", OLD), 5)  # noqa: B023
 
 
-def known(lab: Lab, node: int) -> str:
+def known(lab: Lab, node: int, family: int = 4) -> str:
     """The MAC the node's kernel has for the server, empty when it has none."""
-    text = lab.exec(f"node{node}", ["ip", "-j", "neigh", "show", SERVER, "dev", "ext"]).stdout
+    text = lab.exec(f"node{node}", ["ip", "-j", "neigh", "show", SERVERS[family], "dev", "ext"]).stdout
     return "".join(entry.get("lladdr", "") for entry in json.loads(text or "[]"))
 
 
 @contextmanager
-def streams_on_every_node(lab: Lab, way: str) -> Iterator[dict[int, Stream]]:
+def streams_on_every_node(lab: Lab, way: str, family: int) -> Iterator[dict[int, Stream]]:
     with ExitStack() as stack:
         running = {}
         for node in NODES:
             only(lab, node)
             stack.enter_context(serving(lab, "server", "stream", 7100 + node))
-            running[node] = stack.enter_context(stream(lab, "client", way, SERVER, 7100 + node, rate=200))
+            running[node] = stack.enter_context(stream(lab, "client", way, SERVERS[family], 7100 + node, rate=200))
         for node in NODES:
             port = 7100 + node
             found = {flow.owner_name for flow in flows(lab, port=str(port)) if flow.destination_port == port}
@@ -62,14 +73,15 @@ def streams_on_every_node(lab: Lab, way: str) -> Iterator[dict[int, Stream]]:
         yield running
 
 
+@FAMILIES
 @pytest.mark.parametrize("way", ["push", "pull"])
-def test_sessions_of_every_node_go_on(server_with_its_mac: Lab, way: str) -> None:
+def test_sessions_of_every_node_go_on(server_with_its_mac: Lab, way: str, family: int) -> None:
     lab = server_with_its_mac
-    with streams_on_every_node(lab, way) as running:
+    with streams_on_every_node(lab, way, family) as running:
         before = time.monotonic()
         set_mac(lab, NEW)
         for node in NODES:
-            until(f"node{node} to know the new MAC", lambda: known(lab, node) == NEW, 1)  # noqa: B023
+            until(f"node{node} to know the new MAC", lambda: known(lab, node, family) == NEW, 1)  # noqa: B023
         assert time.monotonic() - before < 1
         until("the streams to run on", lambda: time.monotonic() - before > 2, 3)
         for node, one in running.items():
