@@ -11,10 +11,12 @@ from typing import Self
 
 import numpy as np
 
+from aa_cluster.errors import AaError
 from aa_cluster.topology.capture import RESETS, Capture, Reset
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.pinned import maps_of
+from aa_cluster.topology.view import counters
 from tests.failover.oracle import agents
 
 LINES = 15
@@ -24,7 +26,7 @@ PLAIN = frozenset(
 
 
 class Witness:
-    """While its block runs: every reset that goes through the switch, and what the hosts' and nodes' TCP counted."""
+    """While its block runs: every reset that goes through the switch, what TCP counted everywhere, and the programs."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -56,8 +58,17 @@ class Witness:
             yield f"{host} counted: " + ", ".join(f"{name} {by}" for name, by in sorted(changed.items()))
 
     def _count(self) -> dict[str, dict[str, int]]:
-        hosts = ("client", "server", *agents(self._lab))
-        return {host: inside(self._lab.plan.path(host), tcp_counters) for host in hosts}
+        nodes = agents(self._lab)
+        counted = {host: inside(self._lab.plan.path(host), tcp_counters) for host in ("client", "server", *nodes)}
+        return counted | {node: counted[node] | _reasons(self._lab, node) for node in nodes}
+
+
+def _reasons(lab: Lab, node: str) -> dict[str, int]:
+    """Of an agent that does not answer none are known."""
+    try:
+        return dict(counters(lab, node))
+    except AaError:
+        return {}
 
 
 def tcp_counters() -> dict[str, int]:

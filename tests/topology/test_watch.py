@@ -74,9 +74,11 @@ def test_flow_events_begin_and_end(lab: Lab) -> None:
     begun, ended = set(), set()
     while len(ended) < 3:
         event = watcher.next()
+        port = int(event.detail["source_port"])
+        if port not in report.ports:
+            continue  # an earlier test's, of age
         assert (event.node, event.detail["destination_port"]) == ("node2", "80")
-        (begun if event.event == "flow-begin" else ended).add(int(event.detail["source_port"]))
-    assert ended == set(report.ports)
+        (begun if event.event == "flow-begin" else ended).add(port)
     assert begun <= ended
     with pytest.raises(StateError, match="only the primary"):
         lab.client(2).events({"flows": "1"})
