@@ -95,9 +95,9 @@ class Verdict:
     says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
 
     ``net_ms``: the largest when each is taken without the longest time that a core of this machine stood still during
-    it (see ``net_ms``). ``before_ms``: the largest gap before the fault, by what else the machine does. ``late_ms``:
-    how late the generator was after it; no gap is known better than that. ``losses``: the first few, in words.
-    ``datagrams``: how many of them were lost in all.
+    it, or that the generator, which is both ends, was late by (see ``net_ms``). ``before_ms``: the largest gap before
+    the fault, by what else the machine does. ``late_ms``: how late the generator was after it. ``losses``: the first
+    few, in words. ``datagrams``: how many of them were lost in all.
     """
 
     counted: int
@@ -137,6 +137,7 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
     gaps = [
         (row, began, length) for row in old for began, length in row.gaps if began + length >= fault and began <= until
     ]
+    idle = [Absence(-1, due, 1000 * length) for due, length in report.late]
     worst = max(gaps, key=lambda gap: gap[2], default=None)
     by_kind: dict[str, float] = {}
     for row, _, length in gaps:
@@ -148,7 +149,7 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
         states=dict(Counter(row.state for row in old)),
         wrong=sum(row.wrong for row in report.streams),
         gap_ms=1000 * worst[2] if worst else 0.0,
-        net_ms=max((_net_ms(row, began, length, absences) for row, began, length in gaps), default=0.0),
+        net_ms=max((_net_ms(row, began, length, absences, idle) for row, began, length in gaps), default=0.0),
         gap_of=worst[0].number if worst else -1,
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
@@ -160,9 +161,13 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
     )
 
 
-def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence]) -> float:
-    still = max((one.within_ms(began, began + length) for one in absences), default=0.0)
-    return 1000 * length - still if by_udp(row.way) else net_ms(1000 * length, still)
+def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence], idle: Sequence[Absence]) -> float:
+    """``idle``: when the generator did nothing, though a line was due. TCP's tries do not depend on it."""
+    still, late = (
+        max((one.within_ms(began, began + length) for one in many), default=0.0) for many in (absences, idle)
+    )
+    net = 1000 * length - still if by_udp(row.way) else net_ms(1000 * length, still)
+    return min(net, 1000 * length - late)
 
 
 RTO_MS = 200.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from aa_cluster.agent.attachment import Seat
 from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.state import NodeState, PrimaryState
 from aa_cluster.agent.threads import urgently
-from aa_cluster.dataplane.flows import CLOSED, TCP
+from aa_cluster.dataplane.flows import CLOSED, TCP, UDP
 from aa_cluster.dataplane.maps import MAX_NODES
 from aa_cluster.errors import AaError
 from aa_cluster.wire import control
@@ -65,9 +65,12 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
     return await urgently(context.host.make_entries, await _open_flows(role))
 
 
+def _others(role: Auxiliary) -> frozenset[int]:
+    return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
+
+
 async def _open_flows(role: Auxiliary) -> np.ndarray:
-    others = set(range(1, MAX_NODES)) - {role.settings.node_id}
-    found = await role.plane.call(role.plane.plane.flows_of, others, _is_open)
+    found = await role.plane.call(role.plane.plane.flows_of, _others(role), _is_open)
     return found.rows
 
 
@@ -78,7 +81,7 @@ def _is_open(records: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 class Entries:
-    """``make_entries`` in two parts, while the role changes.
+    """``make_entries`` in two parts, while the role changes; UDP's in the kernel, for a quarter of the time.
 
     ``vital``: of TCP sessions, and of nodes that are ``gone``; before anything else. ``reserved``: of UDP sessions of
     nodes that live and have their own; here their NAT ports are kept, before there can be a new session, so before the
@@ -90,9 +93,9 @@ class Entries:
         self._parts: list[asyncio.Task[int]] = []
 
     def begin(self) -> None:
-        flows = asyncio.create_task(_open_flows(self._role))
-        vital = asyncio.create_task(self._make(flows, None))
-        self._parts = [vital, asyncio.create_task(self._make(flows, vital))]
+        live = _others(self._role) - self._gone
+        vital = asyncio.create_task(self._make(self._gone, None))
+        self._parts = [vital, asyncio.create_task(self._make(live, vital))]
 
     async def vital(self) -> int:
         """Gives how many were made."""
@@ -106,13 +109,18 @@ class Entries:
         """Whatever came of it: nothing is made any more."""
         await asyncio.gather(*self._parts, return_exceptions=True)
 
-    async def _make(self, flows: asyncio.Task[np.ndarray], first: asyncio.Task[int] | None) -> int:
-        """The vital ones; the others behind ``first``."""
-        rows = await flows
+    async def _make(self, owners: Collection[int], first: asyncio.Task[int] | None) -> int:
+        """UDP's of these nodes, and all of TCP; or, behind the ``first``, nothing but those of UDP."""
         if first is not None:
             await first
-        vital = (rows["protocol"] == TCP) | np.isin(rows["owner"], list(self._gone))
-        return await urgently(self._context.host.make_entries, rows[vital if first is None else ~vital])
+        done = await urgently(self._role.plane.plane.reserve, owners)
+        if first is not None and not done.refused:
+            return done.made
+        rows = await _open_flows(self._role)
+        wanted = (rows["protocol"] == TCP) & (first is None)
+        if done.refused:
+            wanted |= (rows["protocol"] == UDP) & np.isin(rows["owner"], list(owners))
+        return done.made + await urgently(self._context.host.make_entries, rows[wanted])
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:

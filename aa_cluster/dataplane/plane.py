@@ -37,6 +37,7 @@ from aa_cluster.dataplane.pulses import Pulse
 from aa_cluster.dataplane.punts import Courier, Punt, PuntRing
 from aa_cluster.dataplane.reassigner import Reassigner
 from aa_cluster.dataplane.replication import Mirror, Sender, digests
+from aa_cluster.dataplane.reserver import Reserved, Reserver
 from aa_cluster.dataplane.settings import MAX_PORTS, Member, Settings
 from aa_cluster.dataplane.sweeper import Sweeper
 from aa_cluster.errors import DataplaneError
@@ -82,6 +83,7 @@ class Dataplane:
         self._sweeper: Sweeper | None = None
         self._flooded_until = 0.0
         self._reassigner: Reassigner | None = None
+        self._reserver: Reserver | None = None
         self._punts: PuntRing | None = None
         self._courier: Courier | None = None
         self._pulse: int | None = None
@@ -215,6 +217,8 @@ class Dataplane:
                 self._sender = Sender(os.dup(fds["flush"]), os.dup(fds["rejournal"]), self._maps)
             if "reassign" in fds and self._reassigner is None:
                 self._reassigner = Reassigner(os.dup(fds["reassign"]), self._maps["moving"], self._maps["watermark"])
+            if "reserve" in fds and self._reserver is None:
+                self._reserver = Reserver(os.dup(fds["reserve"]), self._maps["reserving"], self._maps["watermark"])
             if "deliver" in fds and self._courier is None:
                 self._courier = Courier(os.dup(fds["deliver"]))
         finally:
@@ -229,13 +233,22 @@ class Dataplane:
 
     def close(self) -> None:
         """Lets go of maps and ring; what is attached stays."""
-        parts = (self._ring, self._punts, self._sweeper, self._reassigner, self._courier, self._sender)
+        parts = (
+            self._ring,
+            self._punts,
+            self._sweeper,
+            self._reassigner,
+            self._reserver,
+            self._courier,
+            self._sender,
+        )
         for part in parts:
             if part is not None:
                 part.close()
         if self._pulse is not None:
             os.close(self._pulse)
-        self._ring = self._punts = self._sweeper = self._reassigner = self._courier = self._sender = self._pulse = None
+        self._ring = self._punts = self._sweeper = self._pulse = None
+        self._reassigner = self._reserver = self._courier = self._sender = None
         self._mirror = None
         for entry in self._maps.values():
             entry.close()
@@ -286,6 +299,12 @@ class Dataplane:
         if self._reassigner is None:
             raise DataplaneError("flows are to change hands before the dataplane was started as primary")
         return self._reassigner.move(source, target, keep_own)
+
+    def reserve(self, owners: Collection[int]) -> Reserved:
+        """Auxiliary: conntrack entries here for the open UDP flows of these nodes. Any thread, one at a time."""
+        if self._reserver is None:
+            raise DataplaneError("entries are to be made before the dataplane was started as auxiliary")
+        return self._reserver.reserve(owners, flows.Timeouts.of_this_namespace())
 
     def set_schedule(self, kind: str, sequence: Sequence[int], weights: Mapping[int, int]) -> None:
         """Primary: who gets new sessions, swapped atomically. ``sequence`` is ``core.schedule.sequence`` of ``weights``

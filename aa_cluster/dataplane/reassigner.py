@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import os
 
-from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.maps import Map
-from aa_cluster.dataplane.sweeper import BITE, RUNS_PER_CALL
-
-_FRAME = bytes(64)  # a test-run wants a packet; the program does not read it
+from aa_cluster.dataplane.sweeper import over_the_table
 
 
 class Reassigner:
@@ -25,14 +22,7 @@ class Reassigner:
         order = self._moving.record()
         order["from"], order["to"], order["keep_own"] = source, target, keep_own
         self._moving.put(0, order)
-        highest = self._watermark.get(0)
-        runs = (0 if highest is None else int(highest)) // BITE + 1
-        while runs > 0:
-            try:
-                syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
-            except InterruptedError:  # by a signal; the program goes on where it stood
-                continue
-            runs -= RUNS_PER_CALL
+        over_the_table(self._fd, self._watermark)
         done = self._moving.get(0)
         return 0 if done is None else int(done["moved"])
 

@@ -29,7 +29,7 @@ SOURCES: dict[Role, tuple[str, ...]] = {
         "flush",
         "relinquish",
     ),
-    "auxiliary": ("adopt", "mirror", "announce", "pulse", "arp_relay", "deliver"),
+    "auxiliary": ("adopt", "mirror", "announce", "pulse", "arp_relay", "reserve", "deliver"),
 }
 """The dearest to compile first: they are compiled side by side."""
 

@@ -18,6 +18,18 @@ RUNS_PER_CALL = 2048
 _FRAME = bytes(64)  # a test-run wants a packet; the program does not read it
 
 
+def over_the_table(fd: int, watermark: Map) -> None:
+    """A program that looks at ``BITE`` records a run, and goes on where it stopped, sees each once."""
+    highest = watermark.get(0)
+    runs = (0 if highest is None else int(highest)) // BITE + 1
+    while runs > 0:
+        try:
+            syscall.run_program(fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
+        except InterruptedError:  # by a signal; the program goes on where it stood
+            continue
+        runs -= RUNS_PER_CALL
+
+
 class Sweeper:
     """``fd`` is the loaded program, owned by this object; ``swept`` and ``watermark`` its maps.
 
@@ -32,15 +44,8 @@ class Sweeper:
 
     def round(self) -> int:
         """Looks at every record once; gives how many flows went."""
-        highest = self._watermark.get(0)
-        runs = int(highest) // BITE + 1 if highest is not None and int(highest) else 0
         before = self.expired()
-        while runs > 0:
-            try:
-                syscall.run_program(self._fd, _FRAME, repeat=min(runs, RUNS_PER_CALL))
-            except InterruptedError:  # by a signal; the program goes on where it stood
-                continue
-            runs -= RUNS_PER_CALL
+        over_the_table(self._fd, self._watermark)
         return self.expired() - before
 
     def expired(self) -> int:

@@ -20,6 +20,7 @@ BPF_ARRAY(watermark, __u64, 1);               /* the highest record number given
 BPF_QUEUE(released, __u32, 1);                /* record numbers that can be given out again */
 BPF_ARRAY(swept, struct sweep, 1);            /* only the sweep writes it */
 BPF_ARRAY(moving, struct move, 1);            /* the arguments and the progress of `reassign` */
+BPF_ARRAY(reserving, struct reservation, 1);  /* the arguments and the progress of `reserve` */
 BPF_ARRAY(tallies, struct tally, 1);          /* what the flow table holds, counted as it changes */
 BPF_ARRAY(bank, __u32, 1);                    /* which of the two sequences is in force */
 BPF_ARRAY(sequences, struct sequence, 2);     /* node ids in turn; the one not in force is rewritten */

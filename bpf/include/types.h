@@ -208,6 +208,18 @@ struct move {
 };
 _Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
 
+/* What `reserve` is to do, and what came of it; user space writes it before the first run. */
+struct reservation {
+	__u64 at;     /* the last record it has looked at */
+	__u64 owners; /* a bit a node id: of whose flows */
+	__u64 made;
+	__u64 present; /* entries that were there */
+	__u64 refused;
+	__u32 datagrams_s; /* timeouts, s */
+	__u32 stream_s;
+};
+_Static_assert(sizeof(struct reservation) == 48, "reservation has no hidden padding");
+
 /* The journal's ends, on the primary; the first line is written by whoever changes a flow, the second by who sends. */
 struct replication {
 	__u64 head;      /* entries ever written */

@@ -28,6 +28,7 @@ STRUCT_OF_MAP = {
     "accounts": "account",
     "swept": "sweep",
     "moving": "move",
+    "reserving": "reservation",
     "pulses": "pulse",
     "tallies": "tally",
     "sequences": "sequence",

@@ -23,7 +23,7 @@ LATE_MS = 20.0
 class Outcome:
     """One round. ``strays``: claims to be the cluster by somebody who was not; ``differences``: between nodes;
     ``extra``: further figures by name, printed below the table; ``stood_still_ms``: the longest that a core of this
-    machine was away; what of that lies in a gap is not held against it."""
+    machine was away; what of that lies in a gap, or of what the generator was late by, is not held against it."""
 
     verdict: Verdict
     newcomers: Newcomers
@@ -78,7 +78,7 @@ def _round(one: Outcome, limits: Limits) -> list[str]:
 def _too_long(verdict: Verdict, limit: float) -> str:
     late = f"; the generator itself was late by up to {verdict.late_ms:.0f} ms" if verdict.late_ms > LATE_MS else ""
     kinds = ", ".join(f"{kind} {gap:.0f}" for kind, gap in sorted(verdict.by_kind.items()))
-    still = f", {verdict.net_ms:.0f} while all cores ran" if verdict.net_ms < verdict.gap_ms else ""
+    still = f", {verdict.net_ms:.0f} while all cores and the generator ran" if verdict.net_ms < verdict.gap_ms else ""
     gap = f"largest gap {verdict.gap_ms:.0f} ms (stream {verdict.gap_of}){still}"
     return f"{gap}, more than {limit:.0f}; {kinds}{late}"
 

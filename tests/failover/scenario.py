@@ -19,9 +19,6 @@ from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
 STREAMS, RATE, FRESH = 1000, 200.0, 20.0
-SHORT_LIVED = {"net/netfilter/nf_conntrack_udp_timeout": "10", "net/netfilter/nf_conntrack_udp_timeout_stream": "60"}
-"""A round leaves five hundred UDP flows and more behind, which nobody ends; by default they would be there for two
-minutes, so that a scenario's last rounds were about ten times the sessions of its first."""
 TOLD = 5
 """Lost streams and new sessions that failed whose traces are looked for on every node, and strays whose times are
 told."""

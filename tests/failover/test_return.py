@@ -14,7 +14,7 @@ from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from tests.failover.figures import Figures, Limits
 from tests.failover.oracle import primary, restore, rows, tables_differ, wait_whole
-from tests.failover.scenario import SHORT_LIVED, go_on, under_load
+from tests.failover.scenario import go_on, under_load
 
 pytestmark = pytest.mark.lab
 
@@ -28,13 +28,11 @@ ALONE = 1.0
 """Seconds a node stays away, in which sessions begin that must survive its return."""
 SENT = 0.05
 FORGET = 3
-STREAMS_LAST = {"net/netfilter/nf_conntrack_udp_timeout_stream": "120"}
-"""The kernel's default: where three nodes die one after the other, a stream may be silent for more than a minute."""
 
 
 @pytest.fixture(scope="module")
 def quartet(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(4, ruleset=rulesets.text("failover"), election=True, sysctls=SHORT_LIVED | STREAMS_LAST)
+    return make_lab(4, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture

@@ -40,6 +40,9 @@ STRICT = {"net/netfilter/nf_conntrack_tcp_loose": "0", "net/netfilter/nf_conntra
 MANY = 100_000
 SHORT = 20_000
 PLANNED_MS = 100
+MISSING_SHARE = 5
+"""All entries made anew at the take-over (asked for, not found, made), to making them in one go in the same run. Seen:
+2.6 to 3.1 times."""
 
 _ports = itertools.count(7100)
 
@@ -345,8 +348,11 @@ def test_a_hundred_thousand_flows(roomy: Lab, case: str) -> None:
     with primary_maps(lab) as maps:
         before = flowtable.highest(maps)
         placed = flow_fill.insert(maps, flowtable.hasher_of(maps), rows)
-        if case != "missing":
-            assert inside(path, lambda: ct_bulk.create(begun, {SYN_SENT: 300})).errors == {}
+        start = time.monotonic()
+        assert inside(path, lambda: ct_bulk.create(begun, {SYN_SENT: 300})).errors == {}
+        created = time.monotonic() - start
+        if case == "missing":  # somebody has emptied conntrack: no case of a death
+            inside(path, lambda: ct_bulk.delete(begun))
         start, used = time.monotonic(), agent_ns(lab)
         if case == "prepared":
             until("all to be prepared", lambda: settled_entries(lab) >= placed.sum(), 90)
@@ -358,10 +364,10 @@ def test_a_hundred_thousand_flows(roomy: Lab, case: str) -> None:
             print(f"then idle: {(agent_ns(lab) - used) / 1e8:.1f} % of a core", end="; ")
         used = agent_ns(lab)
         taken = drain_now(lab, 2)
-        print(f"CPU {(agent_ns(lab) - used) / 1e6:.0f} ms", end="; ")
+        print(f"made in {created:.2f} s at once; CPU {(agent_ns(lab) - used) / 1e6:.0f} ms", end="; ")
         show(taken)
         assert (taken.flows, taken.lost) == (placed.sum(), 0)
-        within = 1.5 if case == "missing" else 1.0  # somebody has emptied conntrack: no case of a death
+        within = max(1.0, MISSING_SHARE * created) if case == "missing" else 1.0
         assert taken.seconds <= taken.whole_seconds <= within
         counts = {"prepared": taken.prepared, "unprepared": taken.updated, "missing": taken.created}
         assert counts[case] == taken.flows

@@ -26,6 +26,7 @@ from aa_cluster.dataplane.accounts import Look
 from aa_cluster.dataplane.decisions import Binding, PolicyHits
 from aa_cluster.dataplane.flows import FLOW_ROW, Choice, Owned
 from aa_cluster.dataplane.pulses import Pulse
+from aa_cluster.dataplane.reserver import Reserved
 from aa_cluster.dataplane.settings import Member, Settings
 from aa_cluster.errors import DataplaneError, NetlinkError
 from aa_cluster.netlink.announce import Claim
@@ -173,6 +174,9 @@ class FakePlane:
     def reassign(self, source: int, target: int, keep_own: bool = False) -> int:
         self.calls.append(f"reassign {source} {target}")
         return 0
+
+    def reserve(self, owners: Collection[int]) -> Reserved:
+        return Reserved(0, 0, 0)
 
     def set_members(self, members: Sequence[Member]) -> None:
         self.calls.append("set_members")
