@@ -109,7 +109,7 @@ class Capture:
     """
 
     def __init__(self, namespace: Path, ethertype: int = ETH_P_ARP, steps: Sequence[Step] = ()) -> None:
-        self._namespace = namespace
+        self._namespace, self._ethertype = namespace, ethertype.to_bytes(2, "big")
         self._steps = steps or of_ethertype(ethertype)
         self._caught: list[Frame] = []
         self._stop, self._wake = socket.socketpair()
@@ -133,12 +133,11 @@ class Capture:
             raise LabError(f"the capture in {self._namespace.name} lost {lost} frames", "catch less at a time")
 
     def _open(self) -> socket.socket:
-        """Nothing comes before buffer and filter are there: what would not fit counts as lost."""
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         _attach(opened, self._steps)
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        opened.bind(("", ETH_P_ALL))
+        opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # what came before buffer and filter is not missed
         return opened
 
     def _read(self) -> None:
@@ -154,7 +153,8 @@ class Capture:
                 data, (port, _, packet_type, _, _) = self._socket.recvfrom(65535)
             except BlockingIOError:
                 return
-            if packet_type != PACKET_OUTGOING and not port.startswith("br-"):
+            wanted = data[12:14] == self._ethertype  # frames that came before the filter was attached are not
+            if wanted and packet_type != PACKET_OUTGOING and not port.startswith("br-"):
                 self._caught.append(Frame(port, data, time.monotonic()))
 
     def frames(self) -> list[Frame]:
