@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From auxiliary to primary and back: what is done, and in which order (docs/promotion.md).
 
-A successor has the flow table already. It gets the conntrack entries of the flows it goes on with first; then its new
-state is on disk; then the primary's programs are on the hooks, with members and schedule, and the entries of all other
-flows are there, too; the virtual MACs move last.
+A successor has the flow table already. It gets the conntrack entries of TCP sessions first; then its new state is on
+disk; then the primary's programs are on the hooks, with members and schedule, and UDP's entries are there, too; the
+virtual MACs move last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,44 +58,28 @@ class Stopwatch:
 
 
 async def make_entries(context: Context, role: Auxiliary) -> int:
-    """The conntrack entries of all flows that this node does not own: it is to go on with them, or must not use their
-    tuples. Not of those that have closed, which are most where sessions are short: their tuples are free for new ones.
-    Gives how many were made; done again, those of flows that have begun since.
-    """
-    return await urgently(context.host.make_entries, await _open_flows(role))
-
-
-def _others(role: Auxiliary) -> frozenset[int]:
-    return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
-
-
-async def _open_flows(role: Auxiliary) -> np.ndarray:
-    found = await role.plane.call(role.plane.plane.flows_of, _others(role), _is_open)
-    return found.rows
-
-
-def _is_open(records: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """A ``flows.Choice``."""
-    out: np.ndarray = records["state"][at] < CLOSED
-    return out
+    """All ``Entries``, at once; gives how many were made. Done again, those of flows that have begun since."""
+    entries = Entries(context, role)
+    entries.begin()
+    return await entries.vital() + await entries.reserved()
 
 
 class Entries:
-    """``make_entries`` in two parts, while the role changes; UDP's in the kernel, for a quarter of the time.
+    """The conntrack entries of all flows that this node does not own, made in two parts while the role changes: it is to
+    go on with them, or must not use their tuples. Not of those that have closed, which are most where sessions are
+    short: their tuples are free for new ones.
 
-    ``vital``: of TCP sessions, and of nodes that are ``gone``; before anything else. ``reserved``: of UDP sessions of
-    nodes that live and have their own; here their NAT ports are kept, before there can be a new session, so before the
-    virtual MACs are taken.
+    ``vital``: TCP's, before anything else. ``reserved``: UDP's, of which there are many, since nobody ends them; in the
+    kernel, while members and hooks change. They are there before the virtual MACs are taken.
     """
 
-    def __init__(self, context: Context, role: Auxiliary, gone: frozenset[int]) -> None:
-        self._context, self._role, self._gone = context, role, gone
+    def __init__(self, context: Context, role: Auxiliary) -> None:
+        self._context, self._role = context, role
         self._parts: list[asyncio.Task[int]] = []
 
     def begin(self) -> None:
-        live = _others(self._role) - self._gone
-        vital = asyncio.create_task(self._make(self._gone, None))
-        self._parts = [vital, asyncio.create_task(self._make(live, vital))]
+        vital = asyncio.create_task(self._make(TCP))
+        self._parts = [vital, asyncio.create_task(self._reserve(vital))]
 
     async def vital(self) -> int:
         """Gives how many were made."""
@@ -109,18 +93,26 @@ class Entries:
         """Whatever came of it: nothing is made any more."""
         await asyncio.gather(*self._parts, return_exceptions=True)
 
-    async def _make(self, owners: Collection[int], first: asyncio.Task[int] | None) -> int:
-        """UDP's of these nodes, and all of TCP; or, behind the ``first``, nothing but those of UDP."""
-        if first is not None:
-            await first
-        done = await urgently(self._role.plane.plane.reserve, owners)
-        if first is not None and not done.refused:
-            return done.made
-        rows = await _open_flows(self._role)
-        wanted = (rows["protocol"] == TCP) & (first is None)
-        if done.refused:
-            wanted |= (rows["protocol"] == UDP) & np.isin(rows["owner"], list(owners))
-        return done.made + await urgently(self._context.host.make_entries, rows[wanted])
+    async def _make(self, protocol: int) -> int:
+        return await urgently(self._context.host.make_entries, await _open_flows(self._role, protocol))
+
+    async def _reserve(self, vital: asyncio.Task[int]) -> int:
+        await vital
+        done = await urgently(self._role.plane.plane.reserve, _others(self._role))
+        return done.made + (await self._make(UDP) if done.refused else 0)
+
+
+def _others(role: Auxiliary) -> frozenset[int]:
+    return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
+
+
+async def _open_flows(role: Auxiliary, protocol: int) -> np.ndarray:
+    def chosen(records: np.ndarray, at: np.ndarray) -> np.ndarray:
+        out: np.ndarray = (records["original_protocol"][at] == protocol) & (records["state"][at] < CLOSED)
+        return out
+
+    found = await role.plane.call(role.plane.plane.flows_of, _others(role), chosen)
+    return found.rows
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import numpy.lib.recfunctions as rfn
 import pytest
 
 from aa_cluster.agent.promotion import Entries
-from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, FLOW_ROW, TCP, UDP, Owned
+from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, FLOW_ROW, TCP, UDP, Choice, Owned
 from aa_cluster.dataplane.reserver import Reserved
 from aa_cluster.errors import NetlinkError
 
@@ -22,6 +23,7 @@ TABLE = (
     (DEAD, TCP, ESTABLISHED),
     (DEAD, UDP, ESTABLISHED),
     (LIVES, TCP, ESTABLISHED),
+    (LIVES, TCP, CLOSED),
     (LIVES, UDP, ESTABLISHED),
     (LIVES, UDP, CLOSED),
 )
@@ -34,33 +36,17 @@ def rows() -> np.ndarray:
     return out
 
 
-def entries_by(make: Callable[[np.ndarray], int], reserve: Callable[[Collection[int]], Reserved]) -> Entries:
-    def flows_of(owners: set[int], wanted: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Owned:
-        table = rows()
-        at = np.flatnonzero(np.isin(table["owner"], list(owners)))
-        at = at[wanted(table, at)]
-        return Owned(at + 1, table[at], np.zeros(len(at), bool))
-
-    async def call(function: Callable[..., Any], *arguments: object) -> object:
-        return function(*arguments)
-
-    plane = SimpleNamespace(call=call, plane=SimpleNamespace(flows_of=flows_of, reserve=reserve))
-    role = SimpleNamespace(settings=SimpleNamespace(node_id=SELF), plane=plane)
-    context = SimpleNamespace(host=SimpleNamespace(make_entries=make))
-    return Entries(cast(Any, context), cast(Any, role), frozenset({DEAD}))
-
-
 class Kernel:
-    """``refuses``: each of that node's."""
+    """``refuses``: so many of its entries; ``full``: conntrack's table is."""
 
     def __init__(self, refuses: int = 0, full: bool = False) -> None:
         self.refuses, self.full = refuses, full
         self.asked: list[tuple[str, set[tuple[int, int]] | set[int]]] = []
 
     def reserve(self, owners: Collection[int]) -> Reserved:
-        known = set(owners) & {DEAD, LIVES}
+        known = set(owners) & {SELF, DEAD, LIVES}
         self.asked.append(("reserve", known))
-        return Reserved(len(known - {self.refuses}), 0, len(known & {self.refuses}))
+        return Reserved(len(known) - self.refuses, 0, self.refuses)
 
     def make(self, some: np.ndarray) -> int:
         self.asked.append(("make", {(int(row["owner"]), int(row["protocol"])) for row in some}))
@@ -68,31 +54,37 @@ class Kernel:
             raise NetlinkError("the conntrack table is full")
         return len(some)
 
+    def flows_of(self, owners: Collection[int], wanted: Choice) -> Owned:
+        """Records have other names than rows."""
+        table = rows()
+        records = rfn.rename_fields(table, {"protocol": "original_protocol"})
+        at = np.flatnonzero(np.isin(table["owner"], list(owners)))
+        at = at[wanted(records, at)]
+        return Owned(at + 1, table[at], np.zeros(len(at), bool))
+
     def entries(self) -> Entries:
-        return entries_by(self.make, self.reserve)
+        async def call(function: Callable[..., Any], *arguments: object) -> object:
+            return function(*arguments)
+
+        plane = SimpleNamespace(call=call, plane=SimpleNamespace(flows_of=self.flows_of, reserve=self.reserve))
+        role = SimpleNamespace(settings=SimpleNamespace(node_id=SELF), plane=plane)
+        context = SimpleNamespace(host=SimpleNamespace(make_entries=self.make))
+        return Entries(cast(Any, context), cast(Any, role))
 
 
-TCP_FIRST = ("make", {(DEAD, TCP), (LIVES, TCP)})
+SESSIONS = ("make", {(DEAD, TCP), (LIVES, TCP)})
+DATAGRAMS = ("make", {(DEAD, UDP), (LIVES, UDP)})
+RESERVED = ("reserve", {DEAD, LIVES})
 
 
-async def test_what_goes_on_here_comes_first_and_what_is_only_kept_behind_it() -> None:
-    kernel = Kernel()
+@pytest.mark.parametrize("refuses", [0, 1])
+async def test_tcp_comes_first_and_what_the_kernel_refuses_is_left_to_ctnetlink(refuses: int) -> None:
+    kernel = Kernel(refuses)
     entries = kernel.entries()
     entries.begin()
-    assert await entries.vital() == 3
-    assert await entries.reserved() == 1
-    assert kernel.asked == [("reserve", {DEAD}), TCP_FIRST, ("reserve", {LIVES})]
-
-
-async def test_what_the_kernel_refuses_is_left_to_ctnetlink() -> None:
-    dead, lives = Kernel(refuses=DEAD), Kernel(refuses=LIVES)
-    for kernel in (dead, lives):
-        entries = kernel.entries()
-        entries.begin()
-        assert await entries.vital() == 3
-        assert await entries.reserved() == 1
-    assert dead.asked == [("reserve", {DEAD}), ("make", TCP_FIRST[1] | {(DEAD, UDP)}), ("reserve", {LIVES})]
-    assert lives.asked == [("reserve", {DEAD}), TCP_FIRST, ("reserve", {LIVES}), ("make", {(LIVES, UDP)})]
+    assert await entries.vital() == 2
+    assert await entries.reserved() == (3 if refuses else 2)
+    assert kernel.asked == [SESSIONS, RESERVED, *([DATAGRAMS] if refuses else [])]
 
 
 async def test_nothing_is_kept_when_the_first_cannot_be_made() -> None:
@@ -103,4 +95,14 @@ async def test_nothing_is_kept_when_the_first_cannot_be_made() -> None:
         with pytest.raises(NetlinkError, match="full"):
             await part()
     await asyncio.wait_for(entries.over(), 1)
-    assert kernel.asked == [("reserve", {DEAD}), TCP_FIRST]
+    assert kernel.asked == [SESSIONS]
+
+
+async def test_no_room_for_the_last_is_said_too() -> None:
+    kernel = Kernel(refuses=2)
+    entries = kernel.entries()
+    entries.begin()
+    await entries.vital()
+    kernel.full = True
+    with pytest.raises(NetlinkError, match="full"):
+        await entries.reserved()
