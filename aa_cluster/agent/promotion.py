@@ -65,8 +65,8 @@ async def make_entries(context: Context, role: Auxiliary) -> int:
 
 
 class Entries:
-    """The conntrack entries of all flows that this node does not own, made in two parts while the role changes: it is to
-    go on with them, or must not use their tuples. Not of those that have closed, which are most where sessions are
+    """The conntrack entries of all flows that this node does not own, made in two parts while the role changes: it is
+    to go on with them, or must not use their tuples. Not of those that have closed, which are most where sessions are
     short: their tuples are free for new ones.
 
     ``vital``: TCP's, before anything else. ``reserved``: UDP's, of which there are many, since nobody ends them; in the
