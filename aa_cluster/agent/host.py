@@ -50,6 +50,7 @@ class Host:
     received: Callable[[Collection[str]], Received]
     make_entries: Callable[[np.ndarray], int]
     drop_entries: Callable[[np.ndarray], int]
+    room_for_entries: Callable[[], int]
     forget_sessions: Callable[[Survey], Awaitable[int]]
     ruleset_digest: Callable[[], str]
     ruleset_text: Callable[[], str]
@@ -81,6 +82,13 @@ def _drop_entries(rows: np.ndarray) -> int:
     return ct_bulk.delete(rows).done
 
 
+def _room_for_entries() -> int:
+    """So many more conntrack takes, without dropping any."""
+    from aa_cluster.netlink import ct_bulk
+
+    return ct_bulk.room()
+
+
 def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.agent import forgetting
@@ -104,6 +112,7 @@ def this_machine() -> Host:
         received=traffic.received,
         make_entries=_make_entries,
         drop_entries=_drop_entries,
+        room_for_entries=_room_for_entries,
         forget_sessions=forgetting.forget,
         ruleset_digest=lambda: ruleset.read().digest,
         ruleset_text=lambda: ruleset.read().text,

@@ -70,16 +70,18 @@ class Entries:
     short: their tuples are free for new ones.
 
     ``vital``: TCP's, before anything else. ``reserved``: UDP's, of which there are many, since nobody ends them; in the
-    kernel, while members and hooks change. They are there before the virtual MACs are taken.
+    kernel, while members and hooks change. They are there before the virtual MACs are taken. Where conntrack may have
+    no room for them all they are vital, too: what fails does so before a hook has changed.
     """
 
     def __init__(self, context: Context, role: Auxiliary) -> None:
         self._context, self._role = context, role
+        self._tight = False
         self._parts: list[asyncio.Task[int]] = []
 
     def begin(self) -> None:
-        vital = asyncio.create_task(self._make(TCP))
-        self._parts = [vital, asyncio.create_task(self._reserve(vital))]
+        vital = asyncio.create_task(self._make_vital())
+        self._parts = [vital, asyncio.create_task(self._make_others(vital))]
 
     async def vital(self) -> int:
         """Gives how many were made."""
@@ -93,26 +95,41 @@ class Entries:
         """Whatever came of it: nothing is made any more."""
         await asyncio.gather(*self._parts, return_exceptions=True)
 
-    async def _make(self, protocol: int) -> int:
-        return await urgently(self._context.host.make_entries, await _open_flows(self._role, protocol))
+    async def _make_vital(self) -> int:
+        rows, others = await _open_flows(self._role, TCP)
+        made = await urgently(self._context.host.make_entries, rows)
+        self._tight = others > await urgently(self._context.host.room_for_entries)
+        return made + (await self._reserve() if self._tight else 0)
 
-    async def _reserve(self, vital: asyncio.Task[int]) -> int:
+    async def _make_others(self, vital: asyncio.Task[int]) -> int:
         await vital
+        return 0 if self._tight else await self._reserve()
+
+    async def _reserve(self) -> int:
         done = await urgently(self._role.plane.plane.reserve, _others(self._role))
-        return done.made + (await self._make(UDP) if done.refused else 0)
+        if not done.refused:
+            return done.made
+        rows, _ = await _open_flows(self._role, UDP)
+        return done.made + await urgently(self._context.host.make_entries, rows)
 
 
 def _others(role: Auxiliary) -> frozenset[int]:
     return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
 
 
-async def _open_flows(role: Auxiliary, protocol: int) -> np.ndarray:
+async def _open_flows(role: Auxiliary, protocol: int) -> tuple[np.ndarray, int]:
+    """Those of that protocol, and how many of others."""
+    others = 0
+
     def chosen(records: np.ndarray, at: np.ndarray) -> np.ndarray:
-        out: np.ndarray = (records["original_protocol"][at] == protocol) & (records["state"][at] < CLOSED)
+        nonlocal others
+        is_open = records["state"][at] < CLOSED
+        out: np.ndarray = is_open & (records["original_protocol"][at] == protocol)
+        others = int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
         return out
 
     found = await role.plane.call(role.plane.plane.flows_of, _others(role), chosen)
-    return found.rows
+    return found.rows, others
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:

@@ -125,6 +125,12 @@ def create(rows: np.ndarray, lifetimes: Mapping[int, int], existing: Existing = 
     return Outcome(codes, int(np.count_nonzero(known == 0)))
 
 
+def room() -> int:
+    """How many more entries this namespace's table takes; a great many where the kernel does not say."""
+    count, most = _sysctl("count"), _sysctl("max")
+    return int(most) - int(count) if count.isdigit() and most.isdigit() else 1 << 31
+
+
 def check(rows: np.ndarray) -> Outcome:
     """Is there an entry with the reply tuple of each?"""
     return Outcome(_converse("by_reply", rows, np.zeros(8, "u4")))

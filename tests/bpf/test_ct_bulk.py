@@ -261,6 +261,7 @@ def test_a_full_table_is_an_error_that_says_so() -> None:
     outcome = ct_bulk.create(rows(room + 3000), LIFETIMES)
     assert outcome.errors == {"ENOMEM": room + 3000 - outcome.done}
     assert abs(outcome.done - room) <= 1
+    assert ct_bulk.room() <= 1
     assert not outcome.failed[: outcome.done].any()
     words = rf"conntrack table is full \({outcome.done} of {room} .*; {outcome.done} of"
     with pytest.raises(NetlinkError, match=words):

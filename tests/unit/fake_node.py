@@ -460,6 +460,7 @@ class Machine:
             received=lambda names: Received(100, 6400),
             make_entries=self._make_entries,
             drop_entries=len,
+            room_for_entries=lambda: 1000,
             forget_sessions=self._forget_sessions,
             ruleset_digest=lambda: self.ruleset,
             ruleset_text=lambda: self.rules,

@@ -37,10 +37,10 @@ def rows() -> np.ndarray:
 
 
 class Kernel:
-    """``refuses``: so many of its entries; ``full``: conntrack's table is."""
+    """``refuses``: so many of its entries; ``full``: conntrack's table is; ``room``: what it says it has."""
 
-    def __init__(self, refuses: int = 0, full: bool = False) -> None:
-        self.refuses, self.full = refuses, full
+    def __init__(self, refuses: int = 0, full: bool = False, room: int = 2) -> None:
+        self.refuses, self.full, self.room = refuses, full, room
         self.asked: list[tuple[str, set[tuple[int, int]] | set[int]]] = []
 
     def reserve(self, owners: Collection[int]) -> Reserved:
@@ -68,7 +68,7 @@ class Kernel:
 
         plane = SimpleNamespace(call=call, plane=SimpleNamespace(flows_of=self.flows_of, reserve=self.reserve))
         role = SimpleNamespace(settings=SimpleNamespace(node_id=SELF), plane=plane)
-        context = SimpleNamespace(host=SimpleNamespace(make_entries=self.make))
+        context = SimpleNamespace(host=SimpleNamespace(make_entries=self.make, room_for_entries=lambda: self.room))
         return Entries(cast(Any, context), cast(Any, role))
 
 
@@ -96,6 +96,16 @@ async def test_nothing_is_kept_when_the_first_cannot_be_made() -> None:
             await part()
     await asyncio.wait_for(entries.over(), 1)
     assert kernel.asked == [SESSIONS]
+
+
+async def test_where_room_is_short_nothing_is_left_for_later() -> None:
+    kernel = Kernel(room=1)
+    entries = kernel.entries()
+    entries.begin()
+    assert await entries.vital() == 4
+    assert kernel.asked == [SESSIONS, RESERVED]
+    assert await entries.reserved() == 0
+    assert kernel.asked == [SESSIONS, RESERVED]
 
 
 async def test_no_room_for_the_last_is_said_too() -> None:
