@@ -6,6 +6,7 @@ A frame is taken at its ingress port only, so the port tells who really sent it,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ipaddress
 import select
@@ -109,7 +110,7 @@ class Capture:
     """
 
     def __init__(self, namespace: Path, ethertype: int = ETH_P_ARP, steps: Sequence[Step] = ()) -> None:
-        self._namespace, self._ethertype = namespace, ethertype.to_bytes(2, "big")
+        self._namespace = namespace
         self._steps = steps or of_ethertype(ethertype)
         self._caught: list[Frame] = []
         self._stop, self._wake = socket.socketpair()
@@ -137,7 +138,10 @@ class Capture:
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         _attach(opened, self._steps)
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # what came before buffer and filter is not missed
+        with contextlib.suppress(BlockingIOError):
+            while True:  # what came before the filter was attached
+                opened.recv(1)
+        opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # and what did not fit then is not missed
         return opened
 
     def _read(self) -> None:
@@ -153,8 +157,7 @@ class Capture:
                 data, (port, _, packet_type, _, _) = self._socket.recvfrom(65535)
             except BlockingIOError:
                 return
-            wanted = data[12:14] == self._ethertype  # frames that came before the filter was attached are not
-            if wanted and packet_type != PACKET_OUTGOING and not port.startswith("br-"):
+            if packet_type != PACKET_OUTGOING and not port.startswith("br-"):
                 self._caught.append(Frame(port, data, time.monotonic()))
 
     def frames(self) -> list[Frame]:
