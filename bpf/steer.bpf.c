@@ -321,6 +321,13 @@ static __always_inline enum reason sent_as(const struct sight *sight)
 	return sight->tuple.protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM;
 }
 
+/* This node becomes primary in a dead one's place, and whose entries of UDP flows are not all there yet: the stack would
+ * take a datagram that the switch floods for a session of its own. The next one finds its entry. */
+static __always_inline bool awaits_entry(const struct config *conf, __u8 owner, __u8 protocol)
+{
+	return conf->heir == conf->self && protocol == IPPROTO_UDP && owner != conf->self && node_of(owner)->hop == HOP_LOCAL;
+}
+
 /*
  * All that is no plain segment or datagram, and of those the ones that begin, settle or end a flow or may be another
  * session's: parsed anew, so that the rest pays for none of it.
@@ -360,6 +367,8 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 		if (opening(sight->flags))
 			return pass_syn(ctx, conf, port, eth, sight, record);
 	}
+	if (awaits_entry(conf, owner, sight->tuple.protocol))
+		return verdict(XDP_DROP, STEER_HANDING_OVER);
 	touch(&found);
 	account(conf, found.word, sight->octets);
 	if (record)
@@ -436,7 +445,9 @@ static __always_inline int steer_plain(const struct config *conf, const struct p
 		return verdict(XDP_PASS, STEER_NO_OWNER);
 	touch(found);
 	if (owner->hop == HOP_LOCAL)
-		return verdict(XDP_PASS, STEER_LOCAL);
+		return awaits_entry(conf, entry_owner(found->word), plain->protocol) ?
+			       verdict(XDP_DROP, STEER_HANDING_OVER) :
+			       verdict(XDP_PASS, STEER_LOCAL);
 	return send_on(eth, port, owner, plain->protocol == IPPROTO_TCP ? STEER_TX : STEER_DATAGRAM);
 }
 

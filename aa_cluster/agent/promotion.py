@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From auxiliary to primary and back: what is done, and in which order (docs/promotion.md).
 
-A successor has the flow table already. It gets the conntrack entries of the flows it goes on with first; then its new
-state is on disk; then the primary's programs are on the hooks, with members and schedule, and the entries of all other
-flows are there, too; the virtual MACs move last.
+A successor has the flow table already. It gets the conntrack entries of TCP sessions first; then its new state is on
+disk; then the primary's programs are on the hooks, with members and schedule, and UDP's entries are there, too; the
+virtual MACs move last.
 """
 
 from __future__ import annotations
@@ -69,15 +69,13 @@ class Entries:
     to go on with them, or must not use their tuples. Not of those that have closed, which are most where sessions are
     short: their tuples are free for new ones.
 
-    ``vital``: TCP's, and all of nodes that are ``gone``: once a hook has changed, a frame that the switch floods may be
-    processed here. ``reserved``: UDP's of nodes that live and have their own, while members and hooks change; their NAT
-    ports are kept before the virtual MACs are taken. UDP's are made in the kernel: there are many, since nobody ends
-    them. Where conntrack may have no room for all, all are vital: what fails does so before a hook has changed.
+    ``vital``: TCP's, before anything else. ``reserved``: UDP's, of which there are many, since nobody ends them; in the
+    kernel, while members and hooks change. They are there before the virtual MACs are taken. Where conntrack may have
+    no room for them all they are vital, too: what fails does so before a hook has changed.
     """
 
-    def __init__(self, context: Context, role: Auxiliary, gone: frozenset[int] = frozenset()) -> None:
-        self._context, self._role, self._gone = context, role, gone
-        self._live = frozenset(range(1, MAX_NODES)) - gone - {role.settings.node_id}
+    def __init__(self, context: Context, role: Auxiliary) -> None:
+        self._context, self._role = context, role
         self._tight = False
         self._parts: list[asyncio.Task[int]] = []
 
@@ -98,39 +96,40 @@ class Entries:
         await asyncio.gather(*self._parts, return_exceptions=True)
 
     async def _make_vital(self) -> int:
-        rows, others = await self._open_flows(TCP)
+        rows, others = await _open_flows(self._role, TCP)
         made = await urgently(self._context.host.make_entries, rows)
         self._tight = others > await urgently(self._context.host.room_for_entries)
-        return made + await self._reserve(self._gone | self._live if self._tight else self._gone)
+        return made + (await self._reserve() if self._tight else 0)
 
     async def _make_others(self, vital: asyncio.Task[int]) -> int:
         await vital
-        return 0 if self._tight else await self._reserve(self._live)
+        return 0 if self._tight else await self._reserve()
 
-    async def _reserve(self, owners: frozenset[int]) -> int:
-        if not owners:
-            return 0
-        done = await urgently(self._role.plane.plane.reserve, owners)
+    async def _reserve(self) -> int:
+        done = await urgently(self._role.plane.plane.reserve, _others(self._role))
         if not done.refused:
             return done.made
-        rows, _ = await self._open_flows(UDP)
-        theirs = rows[np.isin(rows["owner"], list(owners))]
-        return done.made + await urgently(self._context.host.make_entries, theirs)
+        rows, _ = await _open_flows(self._role, UDP)
+        return done.made + await urgently(self._context.host.make_entries, rows)
 
-    async def _open_flows(self, protocol: int) -> tuple[np.ndarray, int]:
-        """Those of that protocol, and how many of others."""
-        others = 0
 
-        def chosen(records: np.ndarray, at: np.ndarray) -> np.ndarray:
-            nonlocal others
-            is_open = records["state"][at] < CLOSED
-            out: np.ndarray = is_open & (records["original_protocol"][at] == protocol)
-            others = int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
-            return out
+def _others(role: Auxiliary) -> frozenset[int]:
+    return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
 
-        plane = self._role.plane
-        found = await plane.call(plane.plane.flows_of, self._gone | self._live, chosen)
-        return found.rows, others
+
+async def _open_flows(role: Auxiliary, protocol: int) -> tuple[np.ndarray, int]:
+    """Those of that protocol, and how many of others."""
+    others = 0
+
+    def chosen(records: np.ndarray, at: np.ndarray) -> np.ndarray:
+        nonlocal others
+        is_open = records["state"][at] < CLOSED
+        out: np.ndarray = is_open & (records["original_protocol"][at] == protocol)
+        others = int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
+        return out
+
+    found = await role.plane.call(role.plane.plane.flows_of, _others(role), chosen)
+    return found.rows, others
 
 
 async def drop_entries(context: Context, role: Auxiliary, since: float) -> int:
@@ -158,9 +157,10 @@ async def arm(
 ) -> Primary:
     """The role is this node's, but for the virtual MACs. On an ``AaError`` it is an auxiliary as before.
 
-    ``entries``: the rest of them is being made meanwhile; what fails there fails here.
+    ``entries``: the rest of them is being made meanwhile; what fails there fails here. So does what cannot be written.
 
     No session begins between the first hook and the last: what `steer` lets in and `handoff` does not see has no flow.
+    Nor before all entries are there; and no datagram of a node that is gone is let in, which could be a new session.
     ``gone``: nodes whose flows become this node's. ``former``: the primary that hands over, by its physical MACs. Some
     of its hooks are still the primary's, and would take the answers to a session that began here: none does, until
     ``set_heir(0)``. Nor is anybody asked for a pulse, until ``lookout.release``.
@@ -171,17 +171,18 @@ async def arm(
     seat = Seat("primary", before.node_id, generation, role.epoch + 1)
     settings = attachment.settings(context, seat, role.survey, virtual, role.survey.ha.mac)
     members = memory.inherited(context.config, before, role, own, former, seat, gone, context.clock())
-    await context.remember(
-        role="primary",
-        generation=generation,
-        epoch=seat.epoch,
-        ids=dict(members.ids),
-        physical_macs=role.survey.physical_by_name(),
-        members=memory.members_state(members),
-        applied={},
-        primary=None,
+    saved = asyncio.create_task(
+        context.remember(
+            role="primary",
+            generation=generation,
+            epoch=seat.epoch,
+            ids=dict(members.ids),
+            physical_macs=role.survey.physical_by_name(),
+            members=memory.members_state(members),
+            applied={},
+            primary=None,
+        )
     )
-    watch.lap("state")
     try:
         await role.plane.call(role.plane.plane.become_source)
         primary = make(role.plane, settings, members, role.survey)
@@ -191,15 +192,18 @@ async def arm(
         watch.lap("members")
         await role.plane.call(role.plane.plane.set_heir, settings.node_id)
         await role.plane.call(role.plane.plane.change_role, settings)
-        if former is None:
-            await role.plane.call(role.plane.plane.set_heir, 0)
         watch.lap("hooks")
         if entries is not None:
             await entries.reserved()
             watch.lap("reserved")
+        await saved
+        watch.lap("state")
+        if former is None:
+            await role.plane.call(role.plane.plane.set_heir, 0)
         await role.stop()
         primary.start()
     except AaError:
+        await asyncio.gather(saved, return_exceptions=True)
         await _step_back(context, role, before, old)
         raise
     return primary

@@ -118,7 +118,7 @@ class Succession:
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
             gone = frozenset({role.primary.id})
             question = await role.plane.call(role.plane.plane.ask_primary)
-            entries = promotion.Entries(self._context, role, gone)
+            entries = promotion.Entries(self._context, role)
             try:
                 if not await self._is_gone(role, question, entries, watch):
                     return False

@@ -146,7 +146,7 @@
 	R(178, PULSE_MALFORMED, pulse, drop, "pulse or answer cut short, or of another version, kind or cluster") \
 	R(179, PULSE_OTHER, pulse, pass, "no pulse") \
 	R(190, MUTED, mute, drop, "this node was cut off and has not asked yet whether it is still the primary, or stands down") \
-	R(189, STEER_HANDING_OVER, steer, drop, "SYN at the moment in which another node becomes primary") \
+	R(189, STEER_HANDING_OVER, steer, drop, "SYN, or a dead node's datagram, at the moment in which another node becomes primary") \
 	R(193, HANDOFF_HANDING_OVER, handoff, drop, "SYN or first datagram that was in the stack at the moment in which another node becomes primary") \
 	R(194, ADMIT_HANDING_OVER, admit, drop, "own session announced at the moment in which another node becomes primary") \
 	R(185, RELINQUISH_TX, relinquish, steer, "former primary: frame to a virtual MAC sent on to the new one") \

@@ -42,7 +42,7 @@ from aa_cluster.dataplane.flows import (
 from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
 from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode, pack_address
 
-XDP_PASS, XDP_TX = 2, 3
+XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 UDP_PROTOCOL = 17
 TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 

@@ -23,6 +23,7 @@ from tests.bpf.harness import (
     TC_SHOT,
     THIRD,
     TIMEOUTS,
+    XDP_DROP,
     Plane,
     entry,
     reversed_tuple,
@@ -134,6 +135,27 @@ def test_none_begins_while_another_node_becomes_primary(plane: Plane, kind: Kind
     assert (ran.verdict, ran.why, plane.flow_count()) == (TC_SHOT, {"HANDOFF_HANDING_OVER": 1}, 0)
     plane.add_flow(original, reply, THIRD, ESTABLISHED)
     assert plane.run("handoff", leaving(reply)).why == {"HANDOFF_AGAIN": 1}, "a known one goes on"
+
+
+@UDP_ONLY
+@pytest.mark.parametrize("state", [SYN_SENT, ESTABLISHED])
+def test_a_dead_nodes_datagrams_wait_for_their_entries(plane: Plane, kind: Kind, state: int) -> None:
+    """While this node takes its place; the others' go on, and so do its own and TCP's."""
+    theirs = session(kind)
+    plane.add_flow(*theirs, THIRD, state)
+    plane.nodes(n1=1, n2=2, n3=1)
+    datagram = segment(theirs[0], "A")
+    plane.configure(heir=OTHER)
+    assert plane.run("steer", datagram).why == {"STEER_LOCAL": 1}, "another one is the heir"
+    plane.configure(heir=SELF)
+    ran = plane.run("steer", datagram)
+    assert (ran.verdict, ran.why) == (XDP_DROP, {"STEER_HANDING_OVER": 1})
+    plane.nodes(n1=1, n2=2, n3=2)
+    assert plane.run("steer", datagram).why == {"STEER_DATAGRAM": 1}, "it lives"
+    plane.reset()
+    plane.add_flow(*theirs, SELF, state)
+    plane.configure(heir=SELF)
+    assert plane.run("steer", datagram).why == {"STEER_LOCAL": 1}, "its own"
 
 
 @UDP_ONLY
