@@ -90,7 +90,7 @@ def _cost(run: Run, side: Side) -> None:
     """CPU of both nodes for 1,000 sessions, net of what they use at rest."""
     took = []
     with _program_times():
-        rest = _spent(side, lambda: _pass(SECONDS))
+        rest = min(_spent(side, lambda: _pass(SECONDS)) for _ in range(3))  # a node may still compile for its other role
         for _ in range(3):
             with load(side.lab, 12, RATE, probes=0) as running:
                 used = _spent(side, lambda: _pass(SECONDS))
