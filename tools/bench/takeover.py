@@ -87,10 +87,10 @@ def _death(side: Side) -> tuple[float, float]:
 
 
 def _cost(run: Run, side: Side) -> None:
-    """CPU of both nodes for 1,000 sessions, net of what they use at rest."""
+    """CPU of both nodes for 1,000 sessions, net of what they use at rest: a node may compile for its other role yet."""
     took = []
     with _program_times():
-        rest = min(_spent(side, lambda: _pass(SECONDS)) for _ in range(3))  # a node may still compile for its other role
+        rest = min(_spent(side, lambda: _pass(SECONDS)) for _ in range(3))
         for _ in range(3):
             with load(side.lab, 12, RATE, probes=0) as running:
                 used = _spent(side, lambda: _pass(SECONDS))
