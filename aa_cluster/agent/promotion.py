@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From auxiliary to primary and back: what is done, and in which order (docs/promotion.md).
 
-A successor has the flow table already. It gets the conntrack entries of TCP sessions first; then its new state is on
-disk; then the primary's programs are on the hooks, with members and schedule, and UDP's entries are there, too; the
-virtual MACs move last.
+A successor has the flow table already. It gets the conntrack entries of TCP sessions first; then the primary's programs
+are on the hooks, with members and schedule, while UDP's entries are made and its new state is written; the virtual MACs
+move last.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _death(side: Side) -> tuple[float, float]:
 
 
 def _cost(run: Run, side: Side) -> None:
-    """CPU of both nodes for 1,000 sessions, net of what they use at rest: a node may compile for its other role yet."""
+    """CPU of both nodes for 1,000 sessions, net of the quietest of three looks at rest (a node may still compile)."""
     took = []
     with _program_times():
         rest = min(_spent(side, lambda: _pass(SECONDS)) for _ in range(3))
