@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aa_cluster.dataplane import flows, syscall
+from aa_cluster.dataplane import configuration, flows, syscall
 from aa_cluster.dataplane.maps import JOURNAL
 from tests.bpf import replicas
 from tests.bpf.families import SHARED, session
@@ -390,6 +390,24 @@ class TestMirror:
         pair.mirror.become_source()
         assert int(records["seen_ns"][7]) == 5
         assert (np.delete(records["seen_ns"][1:31], 6) >= before).all()
+
+    @pytest.mark.parametrize(
+        ("ended", "idle_s", "seen_before_s"),
+        [(0, 5, 5), (0, 29, 24), (0, 500, 24), (flows.LASTS, 5, 0), (flows.LASTS, 500, 0)],
+    )
+    def test_a_udp_flow_that_is_no_stream(self, pair: Pair, ended: int, idle_s: int, seen_before_s: int) -> None:
+        """As old as the mirror has it; a fifth of its timeout is left for the next datagram."""
+        pair.take(*self.some(pair, 2))
+        configuration.write_timeouts(pair.auxiliary.maps, {flows.DATAGRAMS: 30})
+        records = pair.auxiliary.maps["records"].view()
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for end in ("original", "reply"):
+            records[f"{end}_protocol"][2] = flows.UDP
+        records["ended"][2] = ended
+        records["seen_ns"][1:3] = now - idle_s * 10**9
+        pair.mirror.become_source()
+        assert int(records["seen_ns"][2]) == pytest.approx(now - seen_before_s * 10**9, abs=10**9)
+        assert int(records["seen_ns"][1]) >= now
 
     def test_numbers_above_all_flows_were_never_used(self, pair: Pair) -> None:
         """Else each promotion would use up as many as sessions begin before the first sweep."""
