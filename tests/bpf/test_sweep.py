@@ -101,6 +101,22 @@ def test_the_entry_of_a_stream_gets_a_streams_time_at_once(plane: Plane, family:
     assert HOUR - 5 <= kept.timeout <= HOUR
 
 
+@pytest.mark.parametrize(("looks", "stream"), [(0, False), (1, True)], ids=["touched at first", "untouched at first"])
+def test_a_stream_is_known_by_its_first_packet_after_two_seconds(plane: Plane, looks: int, stream: bool) -> None:
+    """One that is found touched at the first look may have had that packet within them."""
+    plane.maps["config"].view()["timeout_s"][0][[DATAGRAMS, STREAM]] = 30, HOUR
+    original, reply = session((4, 17))
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    index = plane.add_flow(original, reply, OTHER, ESTABLISHED, seen_ns=now - 10**10)
+    record = plane.maps["records"].view()[index : index + 1]
+    record["created_ns"] = now - 10**10
+    for _ in range(looks):
+        plane.sweep()
+    touch(plane, record)
+    plane.sweep()
+    assert bool(record["ended"][0] & LASTS) is stream
+
+
 @pytest.mark.parametrize(
     ("owner", "state", "held_s"),
     [(SELF, ESTABLISHED, HOUR), (OTHER, SYN_SENT, HOUR), (OTHER, ESTABLISHED, HOUR / 8)],
