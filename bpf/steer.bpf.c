@@ -3,8 +3,8 @@
  * steer: XDP on the primary's data interfaces. A packet of a known flow goes to its owner by MAC rewrite, out of the
  * interface it came in on; so does an ICMP error about one, and each piece of a fragmented packet. Everything else goes to
  * the primary's own stack, which has an entry for every connection (docs/steering.md has the table of verdicts).
- * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows. Writes
- * accounts, where accounting is on.
+ * Reads buckets, nodes, ports, config; records only for the packets that begin or end a flow, which it follows, and for a
+ * datagram now and then. Writes accounts, where accounting is on.
  */
 #define AA_SEARCH_PER_PACKET
 #include <linux/bpf.h>
@@ -29,7 +29,8 @@ static __always_inline void hold_entry(struct xdp_md *ctx, const struct tuple *o
 		ct_hold(ct, timeout_s, assure);
 }
 
-/* Called until the handshake is complete or a datagram answered, and for flags that end a flow. */
+/* Called until the handshake is complete or a datagram answered, for flags that end a flow, and for the first datagram
+ * since the sweep last looked, which may make a stream of it. */
 static __always_inline void follow(struct xdp_md *ctx, const struct config *conf, __u64 word, struct record *record,
 				   __u8 flags)
 {
@@ -61,8 +62,10 @@ static __always_inline struct record *own_record(const struct found *found, cons
 	return 0;
 }
 
-static __always_inline bool matters(__u64 word, __u8 flags)
+static __always_inline bool matters(__u64 word, __u8 protocol, __u8 flags)
 {
+	if (protocol == IPPROTO_UDP && !(word & ENTRY_TOUCHED))
+		return true;
 	return flags & (TCP_SYN | TCP_FIN | TCP_RST) || (word & (ENTRY_SETTLED | ENTRY_EXACT)) != ENTRY_SETTLED;
 }
 
@@ -360,7 +363,7 @@ static __always_inline int steer_uncommon(struct xdp_md *ctx, const struct confi
 	owner = entry_owner(found.word);
 	if (sight->kind == ICMP_ERROR)
 		return steer_icmp(port, eth, sight, found.word, owner);
-	if (matters(found.word, sight->flags)) {
+	if (matters(found.word, sight->tuple.protocol, sight->flags)) {
 		record = own_record(&found, &sight->tuple);
 		if (!record)
 			return pass_seen(sight, STEER_COLLISION);
@@ -478,7 +481,7 @@ int steer(struct xdp_md *ctx)
 			return verdict(XDP_PASS, STEER_MISS);
 		if (!found.word && !conf->heir && !(conf->features & AA_FEATURE_SHARE_HELPERS)) /* a flood, most of all */
 			return verdict(XDP_PASS, STEER_SYN);
-		if (found.word && !matters(found.word, plain.flags))
+		if (found.word && !matters(found.word, plain.protocol, plain.flags))
 			return steer_plain(conf, port, eth, &found, &plain);
 	}
 	return steer_uncommon(ctx, conf, port, eth);

@@ -77,24 +77,6 @@ static __always_inline __u64 timeout_of(const struct config *conf, const struct 
 	return conf->timeout_s[state & 7] * AA_NSEC_PER_SEC;
 }
 
-/* The packet that touched a flow is younger than this: the flow was seen before, or found without one in the last round. */
-static __always_inline __u64 last_look(const struct sweep *progress, __u64 seen, __u64 stale)
-{
-	return progress->before_ns > seen + stale ? progress->before_ns : seen;
-}
-
-/* As conntrack has it: answered, and two seconds later still there. True when it has just become one. */
-static __always_inline bool find_stream(struct record *record, __u32 index, union status was, __u64 touched_after)
-{
-	union status lasting = was;
-
-	if (record->original.protocol != IPPROTO_UDP || was.state != FLOW_ESTABLISHED ||
-	    touched_after < record->created_ns + 2 * AA_NSEC_PER_SEC)
-		return false;
-	lasting.ended |= FLOW_LASTS;
-	return lasting.word != was.word && change_status(record, index, was, lasting);
-}
-
 static __always_inline void age(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
 				struct sweep *progress, __u64 now)
 {
@@ -109,11 +91,6 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	original = untouch(record->place[FLOW_ORIGINAL], index);
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
-		if (find_stream(record, index, was, last_look(progress, record->seen_ns, stale))) {
-			/* Its entry has the short timeout, which would be over before a quarter of the long one is gone. */
-			timeout = timeout_of(conf, record, was.state);
-			record->held_ns = 0;
-		}
 		record->seen_ns = now;
 		renew(skb, record, was.state, timeout, now);
 		return;
@@ -145,10 +122,6 @@ int sweep(struct __sk_buff *skb)
 	highest = watermark.lookup(&zero);
 	if (!skb || !conf || !progress || !highest)
 		return TC_ACT_OK;
-	if (progress->at == 0) {
-		progress->before_ns = progress->began_ns;
-		progress->began_ns = now;
-	}
 	for (i = 0; i < AA_SWEEP_BITE; i++) {
 		index = progress->at + 1;
 		if (index > *highest || index > conf->flow_limit) {

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -47,7 +47,6 @@ class Description(msgspec.Struct, frozen=True):
     ruleset: str
     far: bool = False
     extra: str = ""
-    sysctls: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,6 @@ class Lab:
     ``joined`` is how many of the nodes join in ``up`` (all, unless told); ``agents=False`` builds only the wires;
     ``far`` puts a router on ext and a host behind a narrow way.
     ``extra`` is more TOML for the end of every node's configuration; ``election``: keepalived says who is primary next;
-    ``sysctls``: more settings of the nodes.
     As a context manager it is up inside and gone after, whatever happens. All failures are ``AaError``.
     """
 
@@ -84,9 +82,8 @@ class Lab:
         extra: str = "",
         election: bool = False,
         rings: int = 1,
-        sysctls: Mapping[str, str] | None = None,
     ) -> None:
-        self.plan = Plan(name, nodes, tuple(networks), far, rings, tuple((sysctls or {}).items()))
+        self.plan = Plan(name, nodes, tuple(networks), far, rings)
         usual = "dmz" if "dmz" in self.plan.networks else "default"
         self.ruleset = rulesets.text(usual) if ruleset is None else ruleset
         self.joined = nodes if joined is None else joined
@@ -104,9 +101,7 @@ class Lab:
             raise LabError(f"no lab {name} is up (up: {others})", "`aa-cluster lab up` builds one") from None
         except msgspec.MsgspecError as error:
             raise LabError(f"{file} does not read: {error}", f"`aa-cluster lab down --name {name}` cleans up") from None
-        return cls(
-            kept.name, kept.nodes, kept.ruleset, kept.networks, far=kept.far, extra=kept.extra, sysctls=kept.sysctls
-        )
+        return cls(kept.name, kept.nodes, kept.ruleset, kept.networks, far=kept.far, extra=kept.extra)
 
     # -- whole lab
 
@@ -160,8 +155,7 @@ class Lab:
     def _describe(self) -> None:
         """For ``load``."""
         plan = self.plan
-        sysctls = dict(plan.sysctls)
-        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra, sysctls)
+        kept = Description(plan.name, plan.nodes, plan.networks, self.ruleset, plan.far, self.extra)
         (plan.run / "lab.json").write_bytes(msgspec.json.encode(kept))
 
     def _serve(self, host: str) -> None:

@@ -79,8 +79,6 @@ class Plan:
     rings: int = 1
     """Rings of each cable's end, of 256 frames; four have the room of a network card's usual one. A sender chooses by
     flow, but XDP by the CPU it runs on: what it sends may overtake, or be overtaken by, what the stack sends."""
-    sysctls: tuple[tuple[str, str], ...] = ()
-    """Of the nodes, beside what makes them gateways: ``net/netfilter/…`` and its value."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

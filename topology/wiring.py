@@ -119,7 +119,7 @@ def _narrow(net: Network, six: int) -> str:
 def build_node(plan: Plan, index: int) -> None:
     """A node with all its links; the HA port is up, data ports wait for ``set_port``."""
     node = f"node{index}"
-    _namespace(plan, node, STATED | FORWARD | ONE_CLOCK | dict(plan.sysctls))
+    _namespace(plan, node, STATED | FORWARD | ONE_CLOCK)
     lines = ["link set lo up"]
     for net in plan.all_networks:
         _cable(plan, node, net.name, net, index)

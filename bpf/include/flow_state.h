@@ -130,10 +130,22 @@ static __always_inline void end_flow(struct record *record, __u32 index)
 	record->seen_ns = bpf_ktime_get_coarse_ns(); /* its number rests from now on */
 }
 
-/* Of UDP nothing but that somebody answers. */
-static __always_inline __u8 next_state_of_datagrams(union status now, bool reply)
+#define STREAM_AFTER_NS (2 * AA_NSEC_PER_SEC)
+
+/*
+ * Of UDP nothing but that somebody answers, and then, as conntrack has it, that it still goes on two seconds after its
+ * begin: a stream. Its entry has the short timeout, which would be over before a quarter of the long one is gone: it is to
+ * be renewed at the next look.
+ */
+static __always_inline void advance_datagrams(struct record *record, bool reply, union status *now)
 {
-	return reply && now.state == FLOW_SYN_SENT ? FLOW_ESTABLISHED : now.state;
+	if (now->state == FLOW_SYN_SENT && reply) {
+		now->state = FLOW_ESTABLISHED;
+	} else if (now->state == FLOW_ESTABLISHED && !(now->ended & FLOW_LASTS) &&
+		   bpf_ktime_get_coarse_ns() >= record->created_ns + STREAM_AFTER_NS) {
+		now->ended |= FLOW_LASTS;
+		record->held_ns = 0;
+	}
 }
 
 /* `flags`: TCP_*, of a packet of that direction. */
@@ -150,11 +162,20 @@ static __always_inline __u8 next_state(union status now, bool reply, __u8 flags)
 	return now.state;
 }
 
+static __always_inline void advance_segments(bool reply, __u8 flags, union status *now)
+{
+	__u8 state = next_state(*now, reply, flags);
+
+	if (state > now->state)
+		now->state = state;
+	if (flags & (TCP_RST | TCP_FIN))
+		now->ended |= 1 << reply;
+}
+
 /* What this packet makes of the flow: its new state, or 0 when it changes none. */
 static __always_inline __u8 advance(struct record *record, __u32 index, bool reply, __u8 flags)
 {
 	union status was, now;
-	__u8 state;
 	int i;
 
 	for (i = 0; i < STATUS_TRIES; i++) {
@@ -162,12 +183,10 @@ static __always_inline __u8 advance(struct record *record, __u32 index, bool rep
 		if (!is_in_use(was))
 			return 0;
 		now = was;
-		state = record->original.protocol == IPPROTO_UDP ? next_state_of_datagrams(was, reply) :
-								   next_state(was, reply, flags);
-		if (state > was.state)
-			now.state = state;
-		if (flags & (TCP_RST | TCP_FIN))
-			now.ended |= 1 << reply;
+		if (record->original.protocol == IPPROTO_UDP)
+			advance_datagrams(record, reply, &now);
+		else
+			advance_segments(reply, flags, &now);
 		if (now.word == was.word)
 			return 0;
 		if (change_status(record, index, was, now))

@@ -191,11 +191,9 @@ _Static_assert(sizeof(struct pulse) == 64, "a pulse is a cache line");
 
 /* Where the sweep stands, and what it did since user space last looked. */
 struct sweep {
-	__u64 at;        /* the record to look at next */
-	__u64 expired;   /* flows that went, ever */
-	__u64 released;  /* record numbers given back, ever */
-	__u64 began_ns;  /* when this round over the table began … */
-	__u64 before_ns; /* … and the one before it */
+	__u64 at;       /* the record to look at next */
+	__u64 expired;  /* flows that went, ever */
+	__u64 released; /* record numbers given back, ever */
 };
 
 /* What `reassign` is to do, and how far it is; user space writes it before the first run. */

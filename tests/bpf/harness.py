@@ -232,15 +232,10 @@ class Plane:
     def sweep(self) -> None:
         """One look at every record."""
         runs = int(self.maps["watermark"].get(0)) // 32 + 1
-        was = self.maps["swept"].get(0)
-        assert was is not None
-        progress = was.copy()
-        progress["at"] = 0
-        self.maps["swept"].put(0, progress)
+        self.maps["swept"].put(0, self.maps["swept"].record())
         syscall.run_program(self.fds["sweep"], bytes(64), repeat=runs)
 
     def reset(self) -> None:
-        self.maps["swept"].put(0, self.maps["swept"].record())
         self.maps["buckets"].view()["word"][:] = 0
         self.maps["records"].view()["state"][:] = 0
         self.maps["accounts"].view()[:] = np.zeros((), self.maps["accounts"].value)

@@ -8,9 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from aa_cluster.dataplane.flows import CLOSING, DATAGRAMS, ESTABLISHED, LASTS, STREAM, SYN_SENT, TAKEN, TOUCHED
+from aa_cluster.dataplane.flows import CLOSING, ESTABLISHED, SYN_SENT, TAKEN, TOUCHED
 from aa_cluster.netlink import conntrack
-from tests.bpf.families import session
 from tests.bpf.harness import CLIENT, OTHER, PUBLIC, SELF, SERVER, Plane, entry, tuple_of
 
 pytestmark = pytest.mark.bpf
@@ -81,40 +80,6 @@ def test_the_entry_of_a_session_taken_over_goes_with_it(plane: Plane) -> None:
     flow(plane, SELF, ESTABLISHED, idle_s=31)["ended"] |= TAKEN
     plane.sweep()
     assert conntrack.dump() == []
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_the_entry_of_a_stream_gets_a_streams_time_at_once(plane: Plane, family: int) -> None:
-    """From the answer it has the short time, which is over before a quarter of the long one is gone."""
-    plane.maps["config"].view()["timeout_s"][0][[DATAGRAMS, STREAM]] = 30, HOUR
-    original, reply = session((family, 17))
-    entry(original, reply, state="ESTABLISHED")
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    index = plane.add_flow(original, reply, OTHER, ESTABLISHED, seen_ns=now - 4 * 10**9)
-    record = plane.maps["records"].view()[index : index + 1]
-    record["created_ns"] = now - 7 * 10**9
-    record["held_ns"] = now - 4 * 10**9
-    touch(plane, record)
-    plane.sweep()
-    assert record["ended"][0] & LASTS
-    (kept,) = conntrack.dump(family)
-    assert HOUR - 5 <= kept.timeout <= HOUR
-
-
-@pytest.mark.parametrize(("looks", "stream"), [(0, False), (1, True)], ids=["touched at first", "untouched at first"])
-def test_a_stream_is_known_by_its_first_packet_after_two_seconds(plane: Plane, looks: int, stream: bool) -> None:
-    """One that is found touched at the first look may have had that packet within them."""
-    plane.maps["config"].view()["timeout_s"][0][[DATAGRAMS, STREAM]] = 30, HOUR
-    original, reply = session((4, 17))
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    index = plane.add_flow(original, reply, OTHER, ESTABLISHED, seen_ns=now - 10**10)
-    record = plane.maps["records"].view()[index : index + 1]
-    record["created_ns"] = now - 10**10
-    for _ in range(looks):
-        plane.sweep()
-    touch(plane, record)
-    plane.sweep()
-    assert bool(record["ended"][0] & LASTS) is stream
 
 
 @pytest.mark.parametrize(

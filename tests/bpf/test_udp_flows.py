@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from aa_cluster.dataplane.flows import ESTABLISHED, SETTLED, SYN_SENT
+from aa_cluster.dataplane.flows import ESTABLISHED, LASTS, SETTLED, SYN_SENT, TOUCHED
 from aa_cluster.netlink import conntrack
 from tests.bpf.families import (
     UDP_ONLY,
@@ -31,9 +31,6 @@ from tests.bpf.harness import (
 )
 
 pytestmark = pytest.mark.bpf
-
-
-LASTS = 8
 
 
 def remaining(kind: Kind) -> int:
@@ -170,19 +167,41 @@ def test_a_flow_without_an_answer_goes_after_conntracks_time(plane: Plane, kind:
 
 
 @UDP_ONLY
-def test_a_stream_lives_longer(plane: Plane, kind: Kind) -> None:
-    """Answered, and still there two seconds later (nf_conntrack_proto_udp.c): a touch tells that a packet came since
-    the last look, not when."""
+@pytest.mark.parametrize(
+    ("state", "age_s", "touched", "lasts"),
+    [(ESTABLISHED, 1.5, False, 0), (ESTABLISHED, 3, True, 0), (ESTABLISHED, 3, False, LASTS), (SYN_SENT, 3, False, 0)],
+    ids=["within two seconds", "not the first one", "later", "nobody answers"],
+)
+@pytest.mark.parametrize("direction", [0, 1])
+def test_what_makes_a_stream(
+    plane: Plane, kind: Kind, direction: int, state: int, age_s: float, touched: bool, lasts: int
+) -> None:
+    """Answered, and still there two seconds later (nf_conntrack_proto_udp.c). Asked once between two looks."""
     both = session(kind)
     entry(*both)
-    plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 8 * 10**9)
+    index = plane.add_flow(*both, OTHER, state)
+    record = plane.maps["records"].view()[index : index + 1]
+    if touched:
+        plane.run("steer", segment(both[direction], ""))
+    record["created_ns"] = now() - int(age_s * 1e9)
+    plane.run("steer", segment(both[direction], ""))
+    answered = bool(direction) and state == SYN_SENT
+    assert (int(record["state"][0]), int(record["ended"][0])) == (ESTABLISHED if answered else state, lasts)
+    assert plane.word(both[direction]) & TOUCHED
+
+
+@UDP_ONLY
+def test_a_stream_lives_longer(plane: Plane, kind: Kind) -> None:
+    """So does its entry, which from the answer has the short time: over before a quarter of the long one is gone."""
+    both = session(kind)
+    entry(*both)
+    subprocess.run(["conntrack", "-U", "-p", "udp", "-s", str(both[0].source), "--timeout", "20"], check=True)
+    plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 10 * 10**9)
     record = plane.flow(both[0])
     assert record is not None
-    for last_look, lasts in ((0, False), (4, True)):
-        record["seen_ns"] = record["created_ns"] + last_look * 10**9
-        plane.run("steer", segment(both[0], ""))
-        plane.sweep()
-        assert bool(record["ended"] & LASTS) is lasts
+    record["held_ns"] = now() - 10 * 10**9
+    plane.run("steer", segment(both[0], ""))
+    plane.sweep()
     assert remaining(kind) > TIMEOUTS[7] - 5 >= TIMEOUTS[0]
     record["seen_ns"] = now() - (TIMEOUTS[0] + 5) * 10**9
     plane.sweep()

@@ -12,7 +12,6 @@ from aa_cluster.topology import rulesets
 from aa_cluster.topology.lab import Lab
 from tests.conftest import lab_name
 from tests.failover.figures import Figures
-from tests.failover.scenario import FORGETFUL
 
 _figures = Figures()
 
@@ -26,7 +25,7 @@ def rounds() -> int:
 @pytest.fixture(scope="package")
 def trio(root: None) -> Iterator[Lab]:
     """Three nodes with election, for every test that puts back what it breaks (``oracle.restore``)."""
-    with Lab(lab_name(), 3, rulesets.text("failover"), election=True, sysctls=FORGETFUL) as lab:
+    with Lab(lab_name(), 3, rulesets.text("failover"), election=True) as lab:
         yield lab
 
 

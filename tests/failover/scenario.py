@@ -19,9 +19,6 @@ from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
 STREAMS, RATE, FRESH = 1000, 200.0, 20.0
-FORGETFUL = {"net/netfilter/nf_conntrack_udp_timeout_stream": "60"}
-"""Half of the kernel's default, four times what a stream is silent for: each round leaves 500 UDP streams behind that
-nobody ends. A scenario's last rounds are still under several times the flows of its first."""
 TOLD = 5
 """Lost streams and new sessions that failed whose traces are looked for on every node, and strays whose times are
 told."""

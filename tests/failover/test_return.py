@@ -14,7 +14,7 @@ from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from tests.failover.figures import Figures, Limits
 from tests.failover.oracle import primary, restore, rows, tables_differ, wait_whole
-from tests.failover.scenario import FORGETFUL, go_on, under_load
+from tests.failover.scenario import go_on, under_load
 
 pytestmark = pytest.mark.lab
 
@@ -32,7 +32,7 @@ FORGET = 3
 
 @pytest.fixture(scope="module")
 def quartet(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(4, ruleset=rulesets.text("failover"), election=True, sysctls=FORGETFUL)
+    return make_lab(4, ruleset=rulesets.text("failover"), election=True)
 
 
 @pytest.fixture
