@@ -88,7 +88,12 @@ def autopsy(lab: Lab, port: int, witness: Witness) -> Iterator[str]:
     for node in agents(lab):
         yield from (f"{node} flow: {row}" for row in _flows(lab, node, port))
         yield from (f"{node} entry: {line}" for line in _entries(lab, node, port))
-        yield f"{node} said:\n{lab.site(node).tail(LINES)}"
+        yield said(lab, node)
+
+
+def said(lab: Lab, node: str) -> str:
+    """The last lines of the agent's log."""
+    return f"{node} said:\n{lab.site(node).tail(LINES)}"
 
 
 def _flows(lab: Lab, node: str, port: int) -> list[str]:

@@ -14,7 +14,7 @@ from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.load import Standstill, longest_ms, standstill
 from aa_cluster.topology.streams import Load, failed, judge, load, lost, newcomers
 from aa_cluster.topology.traffic.ends import EVERY_WAY
-from tests.failover.autopsy import Witness, autopsy
+from tests.failover.autopsy import Witness, autopsy, said
 from tests.failover.figures import Outcome
 
 ELECTION = '\n[election]\nkind = "keepalived"\n'
@@ -22,6 +22,8 @@ STREAMS, RATE, FRESH = 1000, 200.0, 20.0
 TOLD = 5
 """Lost streams and new sessions that failed whose traces are looked for on every node, and strays whose times are
 told."""
+LONG_MS = 700
+"""After a gap of more than this it is told what the agents said."""
 SETTLE = 0.8
 """Seconds the load runs before anything happens."""
 AFTER = 2.0
@@ -73,6 +75,9 @@ class Round:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
         away = self.still.stop()
         verdict = judge(mixed, first, absences=away)
+        if verdict.net_ms > LONG_MS:
+            print(f"a gap of {verdict.gap_ms:.0f} ms")
+            print("\n".join(said(self.lab, node) for node in self.lab.plan.node_names))
         return Outcome(verdict, newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=longest_ms(away))
 
 
