@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * decide_ops: what `handoff` and `steer` do with the first and the later packets of a session, one packet a run, told by a
- * list that user space writes and reads back. For tests/bpf/test_decisions.py; attached nowhere.
+ * list that user space writes and reads back. For tests/bpf/decisions; attached nowhere.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
