@@ -23,6 +23,14 @@ static __always_inline bool is_wanted(const struct reservation *progress, const 
 	       (progress->owners >> (record->owner & (AA_MAX_NODES - 1)) & 1);
 }
 
+static __always_inline void refuse(struct reservation *progress)
+{
+	__u64 place = progress->refused++;
+
+	if (place < AA_REFUSALS)
+		progress->which[place & (AA_REFUSALS - 1)] = progress->at;
+}
+
 /* True when there was one. It is renewed if it is this flow's. */
 static __always_inline bool renew(struct __sk_buff *skb, struct reservation *progress, const struct record *record,
 				  __u32 timeout_s, bool answered)
@@ -38,7 +46,7 @@ static __always_inline bool renew(struct __sk_buff *skb, struct reservation *pro
 		progress->present++;
 	} else {
 		ct_release(ct);
-		progress->refused++;
+		refuse(progress);
 	}
 	return true;
 }
@@ -55,7 +63,7 @@ static __always_inline void make(struct __sk_buff *skb, struct reservation *prog
 		ct = ct_insert_entry(ct);
 	}
 	if (!ct) {
-		progress->refused++;
+		refuse(progress);
 		return;
 	}
 	ct_hold(ct, timeout_s, answered);

@@ -131,11 +131,21 @@ def lost(report: MixReport, fault: float) -> list[StreamRow]:
     return [row for row in report.streams if 0 < row.established <= fault - YOUNG and row.state != "open"]
 
 
-def judge(report: MixReport, fault: float, until: float = float("inf"), absences: Sequence[Absence] = ()) -> Verdict:
-    """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count."""
+def judge(
+    report: MixReport,
+    fault: float,
+    until: float = float("inf"),
+    absences: Sequence[Absence] = (),
+    faults: Sequence[float] = (),
+) -> Verdict:
+    """The streams, around a fault at ``fault``; only gaps that lie at least partly between it and ``until`` count.
+    ``faults``: all there were, where one came after the other."""
     old = [row for row in report.streams if 0 < row.established <= fault - YOUNG]
     gaps = [
-        (row, began, length) for row in old for began, length in row.gaps if began + length >= fault and began <= until
+        (row, *_one_outage(row, began, length, faults))
+        for row in old
+        for began, length in row.gaps
+        if began + length >= fault and began <= until
     ]
     idle = [Absence(-1, due, 1000 * length) for due, length in report.late]
     worst = max(gaps, key=lambda gap: gap[2], default=None)
@@ -159,6 +169,20 @@ def judge(report: MixReport, fault: float, until: float = float("inf"), absences
         losses=tuple(_loss(row, fault) for row in lost(report, fault))[:LOSSES],
         datagrams=sum(row.lost for row in report.streams),
     )
+
+
+OUTAGE = 1.0
+"""Seconds after a fault in which a datagram may be lost to it."""
+
+
+def _one_outage(row: StreamRow, began: float, length: float, faults: Sequence[float]) -> tuple[float, float]:
+    """A UDP stream that hardly speaks loses one datagram to this fault and the next to another: that is no gap between
+    them. What is known then is that the later outage lasted from its fault to the datagram at least."""
+    end = began + length
+    blamed = [max((at for at in faults if at <= lost < at + OUTAGE), default=0.0) for lost in (began, end)]
+    if not by_udp(row.way) or row.kind != "idle" or not all(blamed) or blamed[0] == blamed[1]:
+        return began, length
+    return blamed[1], end - blamed[1]
 
 
 def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence], idle: Sequence[Absence]) -> float:

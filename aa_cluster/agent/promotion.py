@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +109,7 @@ class Entries:
         done = await urgently(self._role.plane.plane.reserve, _others(self._role))
         if not done.refused:
             return done.made
-        rows, _ = await _open_flows(self._role, UDP)
+        rows, _ = await _open_flows(self._role, UDP, done.which if len(done.which) == done.refused else None)
         return done.made + await urgently(self._context.host.make_entries, rows)
 
 
@@ -117,14 +117,16 @@ def _others(role: Auxiliary) -> frozenset[int]:
     return frozenset(range(1, MAX_NODES)) - {role.settings.node_id}
 
 
-async def _open_flows(role: Auxiliary, protocol: int) -> tuple[np.ndarray, int]:
-    """Those of that protocol, and how many of others."""
+async def _open_flows(role: Auxiliary, protocol: int, only: Collection[int] | None = None) -> tuple[np.ndarray, int]:
+    """Those of that protocol, ``only`` those record numbers; and how many others."""
     others = 0
 
     def chosen(records: np.ndarray, at: np.ndarray) -> np.ndarray:
         nonlocal others
         is_open = records["state"][at] < CLOSED
         out: np.ndarray = is_open & (records["original_protocol"][at] == protocol)
+        if only is not None:
+            out &= np.isin(at + 1, list(only))
         others = int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
         return out
 

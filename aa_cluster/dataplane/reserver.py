@@ -14,11 +14,13 @@ from aa_cluster.dataplane.sweeper import over_the_table
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Entries. ``refused``: no room, or another entry has one of the flow's tuples; ``ct_bulk.create`` says which."""
+    """Entries. ``refused``: no room, or another entry has one of the flow's tuples; ``ct_bulk.create`` says which.
+    ``which``: the record numbers of the first of them."""
 
     made: int
     present: int
     refused: int
+    which: tuple[int, ...] = ()
 
 
 class Reserver:
@@ -39,7 +41,8 @@ class Reserver:
         done = self._reserving.get(0)
         if done is None:
             return Reserved(0, 0, 0)
-        return Reserved(int(done["made"]), int(done["present"]), int(done["refused"]))
+        refused = int(done["refused"])
+        return Reserved(int(done["made"]), int(done["present"]), refused, tuple(done["which"][:refused].tolist()))
 
     def close(self) -> None:
         os.close(self._fd)

@@ -208,6 +208,8 @@ struct move {
 };
 _Static_assert(sizeof(struct move) == 32, "move has no hidden padding");
 
+#define AA_REFUSALS 64
+
 /* What `reserve` is to do, and what came of it; user space writes it before the first run. */
 struct reservation {
 	__u64 at;     /* the last record it has looked at */
@@ -217,8 +219,9 @@ struct reservation {
 	__u64 refused;
 	__u32 datagrams_s; /* timeouts, s */
 	__u32 stream_s;
+	__u32 which[AA_REFUSALS]; /* records of the first that were refused */
 };
-_Static_assert(sizeof(struct reservation) == 48, "reservation has no hidden padding");
+_Static_assert(sizeof(struct reservation) == 48 + 4 * AA_REFUSALS, "reservation has no hidden padding");
 
 /* The journal's ends, on the primary; the first line is written by whoever changes a flow, the second by who sends. */
 struct replication {

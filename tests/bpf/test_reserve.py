@@ -124,8 +124,17 @@ def test_a_tuple_that_is_anothers_is_left(plane: Plane, reserver: Reserver, whic
     answers = tuple_of(SERVER, 53, PUBLIC, 49999, UDP_PROTOCOL)
     entry(*((original, answers) if which == "original" else (other, reply)))
     before = entries()
-    assert reserver.reserve([OTHER], LIFETIMES) == Reserved(0, 0, 1)
+    assert reserver.reserve([OTHER], LIFETIMES) == Reserved(0, 0, 1, (1,))
     assert entries() == before
+
+
+def test_the_first_refused_are_named(plane: Plane, reserver: Reserver) -> None:
+    for number in range(1, 71):
+        original, _ = flow(plane, number)
+        if number > 2:
+            entry(original, tuple_of(SERVER, 53, PUBLIC, 30000 + number, UDP_PROTOCOL))
+    done = reserver.reserve([OTHER], LIFETIMES)
+    assert done == Reserved(2, 0, 68, tuple(range(3, 67)))
 
 
 def test_no_room(plane: Plane, reserver: Reserver) -> None:
@@ -139,6 +148,7 @@ def test_no_room(plane: Plane, reserver: Reserver) -> None:
     flush()
     assert (done.made + done.refused, done.present) == (40, 0)
     assert 7 <= done.made <= 9
+    assert len(set(done.which)) == done.refused
 
 
 def test_faster_than_ctnetlink(plane: Plane, reserver: Reserver) -> None:

@@ -74,7 +74,7 @@ class Round:
         for claim in claims[:TOLD]:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
         away = self.still.stop()
-        verdict = judge(mixed, first, absences=away)
+        verdict = judge(mixed, first, absences=away, faults=self.times)
         if verdict.net_ms > LONG_MS:
             print(f"a gap of {verdict.gap_ms:.0f} ms")
             print("\n".join(said(self.lab, node) for node in self.lab.plan.node_names))

@@ -86,6 +86,24 @@ def test_a_gap_is_net_of_what_a_core_stood_still_in_it(absence: Absence, net: fl
     assert (found.gap_ms, round(found.net_ms)) == (pytest.approx(300), net)
 
 
+@pytest.mark.parametrize(
+    ("kind", "way", "began", "length", "seen"),
+    [
+        ("idle", "plain-udp", 100.2, 15.0, 200.0),  # one lost to each of two faults
+        ("idle", "plain-udp", 100.2, 16.5, 16500.0),  # no fault explains the second
+        ("idle", "plain-udp", 103.0, 12.2, 12200.0),  # … nor here the first
+        ("idle", "plain-udp", 100.1, 0.7, 700.0),  # to the same one
+        ("ask", "plain-udp", 100.2, 15.0, 15000.0),  # it speaks all the time
+        ("idle", "plain", 100.2, 15.0, 15000.0),  # TCP loses nothing
+    ],
+)
+def test_two_datagrams_lost_to_two_faults_are_no_gap_between_them(
+    kind: str, way: str, began: float, length: float, seen: float
+) -> None:
+    stream = StreamRow(3, kind, way, False, 90.0, "open", 10, 10, 0, 0, ((began, length),))
+    assert judge(MixReport((stream,), ()), FAULT, faults=(100.0, 107.5, 115.0)).gap_ms == pytest.approx(seen)
+
+
 def test_a_gap_is_net_of_what_the_generator_was_late_by_in_it() -> None:
     """Of that alone: TCP's tries do not wait for it."""
     report = MixReport((row(3, gaps=((100.05, 0.64),)),), ((100.1, 0.05), (100.3, 0.02), (99.0, 0.3), (100.66, 0.5)))

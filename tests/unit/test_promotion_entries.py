@@ -37,16 +37,17 @@ def rows() -> np.ndarray:
 
 
 class Kernel:
-    """``refuses``: so many of its entries; ``full``: conntrack's table is; ``room``: what it says it has."""
+    """``refuses``: so many of its entries, ``which``: those it names; ``full``: conntrack's table is; ``room``: what it
+    says it has."""
 
-    def __init__(self, refuses: int = 0, full: bool = False, room: int = 2) -> None:
-        self.refuses, self.full, self.room = refuses, full, room
+    def __init__(self, refuses: int = 0, full: bool = False, room: int = 2, which: tuple[int, ...] = ()) -> None:
+        self.refuses, self.full, self.room, self.which = refuses, full, room, which
         self.asked: list[tuple[str, set[tuple[int, int]] | set[int]]] = []
 
     def reserve(self, owners: Collection[int]) -> Reserved:
         known = set(owners) & {SELF, DEAD, LIVES}
         self.asked.append(("reserve", known))
-        return Reserved(len(known) - self.refuses, 0, self.refuses)
+        return Reserved(len(known) - self.refuses, 0, self.refuses, self.which)
 
     def make(self, some: np.ndarray) -> int:
         self.asked.append(("make", {(int(row["owner"]), int(row["protocol"])) for row in some}))
@@ -85,6 +86,15 @@ async def test_tcp_comes_first_and_what_the_kernel_refuses_is_left_to_ctnetlink(
     assert await entries.vital() == 2
     assert await entries.reserved() == (3 if refuses else 2)
     assert kernel.asked == [SESSIONS, RESERVED, *([DATAGRAMS] if refuses else [])]
+
+
+async def test_only_what_was_refused_is_left_to_ctnetlink() -> None:
+    kernel = Kernel(1, which=(6,))
+    entries = kernel.entries()
+    entries.begin()
+    await entries.vital()
+    assert await entries.reserved() == 2
+    assert kernel.asked == [SESSIONS, RESERVED, ("make", {(LIVES, UDP)})]
 
 
 async def test_nothing_is_kept_when_the_first_cannot_be_made() -> None:
