@@ -200,6 +200,14 @@ static __always_inline void raise_watermark(__u32 index)
 		*highest = index;
 }
 
+/* When a flow began says which one it is: that does not move with each frame's time on its way. */
+static __always_inline void set_times(struct record *record, union status was, __u64 created_ns, __u64 seen_ns)
+{
+	if (!is_in_use(was) || created_ns > record->created_ns + AA_NSEC_PER_SEC)
+		record->created_ns = created_ns;
+	record->seen_ns = seen_ns;
+}
+
 static __always_inline void apply(const struct config *conf, struct mirrored *state, struct replica_work *work,
 				  const struct replica_record *in, __u64 position, __u64 now)
 {
@@ -243,8 +251,7 @@ static __always_inline void apply(const struct config *conf, struct mirrored *st
 			return;
 		}
 	}
-	record->created_ns = now - host32(in->age_ms) * NSEC_PER_MSEC;
-	record->seen_ns = now - host32(in->idle_ms) * NSEC_PER_MSEC;
+	set_times(record, was, now - host32(in->age_ms) * NSEC_PER_MSEC, now - host32(in->idle_ms) * NSEC_PER_MSEC);
 	*status_word(record) = next.word;
 	count_change(was, next);
 }

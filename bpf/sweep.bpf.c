@@ -4,7 +4,7 @@
  * AA_SWEEP_BITE records and goes on where the last one stopped. So ageing needs no lock, no copy of the table and no
  * object per flow in user space, and its changes are as atomic as the other programs'.
  * It also keeps the primary's conntrack entries as long as their flows: renews those of sessions that others own, or owned
- * once, and that still have packets, lets go of those whose flow goes.
+ * once, and that still have packets, lets go of those whose flow goes. As often it tells the other nodes of UDP's.
  * Writes records, buckets, tallies, released, swept; reads config, nodes, watermark. Counts nothing: no packet passes here.
  */
 #include <linux/bpf.h>
@@ -48,16 +48,27 @@ static __always_inline bool keeps_time(const struct record *record)
 	return node_of(record->owner)->hop == HOP_LOCAL && !(record->ended & FLOW_TAKEN);
 }
 
-static __always_inline void renew(struct __sk_buff *skb, struct record *record, __u8 state, __u64 timeout, __u64 now)
+/* No packet is told of, and UDP has no end: so that all nodes know how old a flow is, they are told when one has come. */
+static __always_inline void tell_age(const struct config *conf, struct record *record, __u32 index, union status status)
 {
-	bool here = node_of(record->owner)->hop == HOP_LOCAL;
+	if (is_replicated(conf) && is_worth_telling(conf, status, status))
+		journal_append(record, index);
+}
 
-	if (keeps_time(record) || (state < FLOW_ESTABLISHED && record->original.protocol == IPPROTO_TCP))
+static __always_inline void renew(struct __sk_buff *skb, const struct config *conf, struct record *record, __u32 index,
+				  union status status, __u64 timeout, __u64 now)
+{
+	bool is_due = now >= record->held_ns + timeout / RENEW_SHARE;
+
+	if (status.state < FLOW_ESTABLISHED && record->original.protocol == IPPROTO_TCP)
 		return;
-	if (!here && now < record->held_ns + timeout / RENEW_SHARE)
-		return;
-	record->held_ns = now;
-	set_timeout(skb, record, timeout / AA_NSEC_PER_SEC);
+	if (is_due) {
+		record->held_ns = now;
+		if (record->original.protocol == IPPROTO_UDP)
+			tell_age(conf, record, index, status);
+	}
+	if (!keeps_time(record) && (is_due || node_of(record->owner)->hop == HOP_LOCAL))
+		set_timeout(skb, record, timeout / AA_NSEC_PER_SEC);
 }
 
 static __always_inline bool untouch(__u32 place, __u32 index)
@@ -92,7 +103,7 @@ static __always_inline void age(struct __sk_buff *skb, const struct config *conf
 	reply = untouch(record->place[FLOW_REPLY], index);
 	if (original || reply) {
 		record->seen_ns = now;
-		renew(skb, record, was.state, timeout, now);
+		renew(skb, conf, record, index, was, timeout, now);
 		return;
 	}
 	if (idle < timeout)

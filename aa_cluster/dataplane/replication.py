@@ -20,7 +20,7 @@ import numpy as np
 from aa_cluster.dataplane import syscall
 from aa_cluster.dataplane.accounts import is_on
 from aa_cluster.dataplane.flow_fill import recount
-from aa_cluster.dataplane.flows import CLOSED, DATAGRAMS, DEAD, ESTABLISHED, LASTS, SYN_RECV, SYN_SENT, TCP, UDP
+from aa_cluster.dataplane.flows import CLOSED, DATAGRAMS, DEAD, ESTABLISHED, LASTS, STREAM, SYN_RECV, SYN_SENT, TCP, UDP
 from aa_cluster.dataplane.maps import JOURNAL, Map
 
 RECORDS_PER_FRAME = 15
@@ -45,7 +45,7 @@ _RANGE = 0x41415233  # COMPOSE_RANGE of bpf/include/replica.h
 _FRAME = bytes(64)  # `compose` writes it over
 _CONTEXT_BYTES, _CB_AT = 192, 48  # struct __sk_buff
 _WORDS = 16  # of a record
-_DATAGRAMS_GRACE = 0.2  # twice as long as the sweep takes to look at such a flow again (STALE_SHARE of bpf/sweep.bpf.c)
+_GRACE_NS = 6_000_000_000  # twice as long as the sweep takes to look at a flow again (STALE_SHARE of bpf/sweep.bpf.c)
 _ORIGINAL, _REPLY, _CREATED, _STATUS = 0, 5, 10, 13  # where its parts begin
 _MULTIPLIER, _NUMBERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
@@ -237,7 +237,7 @@ class Mirror:
         """What promotion needs of this table; gives how many flows it holds. `mirror` takes nothing from then on.
 
         Numbers that are free become DEAD ones, long rested: the next sweep gives them back. Those above all flows were
-        never used. Flows were seen just now, but those that have closed are as old as they are: see `_make_young`.
+        never used. TCP's flows were seen just now, but those that have closed are as old as they are: `_make_young`.
         The journal begins anew, with nothing sent.
         """
         self._state["closed"][0] = 1
@@ -263,17 +263,21 @@ class Mirror:
         return int(np.count_nonzero(~free))
 
     def _make_young(self, used: np.ndarray, live: np.ndarray) -> None:
-        """A mirror is not told of packets, so a flow that lives was seen just now. A closed one only ages.
+        """A mirror is not told of TCP's packets, so a flow that lives was seen just now. A closed one only ages.
 
-        Nor does a UDP flow become young that is no stream, as most are over after one answer: else flows would pile up
-        when the role moves again and again. Its sender has `_DATAGRAMS_GRACE` of its timeout to show that it is there.
+        UDP's ages it knows (`tell_age` of bpf/sweep.bpf.c): flows that nobody ends would pile up when the role moves
+        again and again. What it knows may lag, so each has `_GRACE_NS` to show that it is there.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        timeout = int(self._maps["config"].view()["timeout_s"][0][DATAGRAMS]) * 1_000_000_000
-        passing = live & (used["original_protocol"] == UDP) & (used["ended"] & LASTS == 0)
-        used["seen_ns"][live & ~passing & (used["state"] != CLOSED)] = now
-        oldest = max(0, now - timeout + int(timeout * _DATAGRAMS_GRACE))
-        used["seen_ns"][passing] = np.maximum(used["seen_ns"][passing], np.uint64(oldest))
+        datagrams = live & (used["original_protocol"] == UDP)
+        used["seen_ns"][live & ~datagrams & (used["state"] != CLOSED)] = now
+        timeout_s = self._maps["config"].view()["timeout_s"][0]
+        for flows, timeout in (
+            (datagrams & (used["ended"] & LASTS == 0), timeout_s[DATAGRAMS]),
+            (datagrams & (used["ended"] & LASTS != 0), timeout_s[STREAM]),
+        ):
+            oldest = max(0, now - int(timeout) * 1_000_000_000 + _GRACE_NS)
+            used["seen_ns"][flows] = np.maximum(used["seen_ns"][flows], np.uint64(oldest))
 
     def _trim(self) -> None:
         """The highest number is that of a flow: else each promotion would use up as many as begin before a sweep."""

@@ -89,7 +89,7 @@ struct record {
 	__u8 state;       /* enum flow_state; 0: not in use */
 	__u8 ended;       /* a bit for each direction that has sent FIN or RST; FLOW_ONE_SIDED */
 	__u8 slot;        /* data interface the first packet came in on */
-	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout */
+	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout, and UDP's age was told */
 	__u64 position;   /* one more than its last place in the journal; on an auxiliary, of the copy it is */
 };
 _Static_assert(sizeof(struct record) == 128, "a record is two cache lines");

@@ -48,6 +48,32 @@ def begin(pair: Pair, number: int) -> None:
 
 
 class TestJournal:
+    @pytest.mark.parametrize(
+        ("ended", "told_s", "again"), [(0, 7, False), (0, 8, True), (flows.LASTS, 29, False), (flows.LASTS, 31, True)]
+    )
+    @pytest.mark.parametrize("owner", [SELF, OTHER])
+    @pytest.mark.parametrize("state", [flows.SYN_SENT, flows.ESTABLISHED])
+    def test_how_old_a_udp_flow_is(
+        self, pair: Pair, state: int, owner: int, ended: int, told_s: int, again: bool
+    ) -> None:
+        """Told with the sweep's look that finds a datagram, once in a quarter of its timeout."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        pair.primary.add_flow(*session((4, 17)), owner, state, seen_ns=now - 15 * 10**9)
+        rejournal(pair, 1, 1)
+        pair.replicate()
+        ours, theirs = (plane.maps["records"].view()[1:2] for plane in pair.planes())
+        began = int(theirs["created_ns"][0])
+        ours["ended"], ours["held_ns"] = ended, now - told_s * 10**9
+        pair.primary.sweep()
+        assert pair.frames() == [], "no datagram has come"
+        pair.primary.maps["buckets"].view()["word"].reshape(-1)[ours["place"][0]] |= np.uint64(flows.TOUCHED)
+        pair.primary.sweep()
+        frames = pair.frames()
+        assert bool(frames) is again
+        pair.take(*frames)
+        assert int(theirs["seen_ns"][0]) == pytest.approx(now - (0 if again else 15 * 10**9), abs=10**9)
+        assert int(theirs["created_ns"][0]) == began, "by which it is known"
+
     def test_a_session_from_its_syn_to_its_end(self, pair: Pair) -> None:
         begin(pair, 1)
         original, reply = flow(1)
@@ -391,22 +417,21 @@ class TestMirror:
         assert int(records["seen_ns"][7]) == 5
         assert (np.delete(records["seen_ns"][1:31], 6) >= before).all()
 
-    @pytest.mark.parametrize(
-        ("ended", "idle_s", "seen_before_s"),
-        [(0, 5, 5), (0, 29, 24), (0, 500, 24), (flows.LASTS, 5, 0), (flows.LASTS, 500, 0)],
-    )
-    def test_a_udp_flow_that_is_no_stream(self, pair: Pair, ended: int, idle_s: int, seen_before_s: int) -> None:
-        """As old as the mirror has it; a fifth of its timeout is left for the next datagram."""
+    @pytest.mark.parametrize(("ended", "timeout_s"), [(0, 30), (flows.LASTS, 120)], ids=["datagrams", "stream"])
+    @pytest.mark.parametrize("left_s", [25, 7, 5, -400])
+    def test_a_udp_flow_stays_as_old_as_it_is(self, pair: Pair, ended: int, timeout_s: int, left_s: int) -> None:
+        """So far as the mirror knows: it has six seconds left for the next datagram."""
         pair.take(*self.some(pair, 2))
-        configuration.write_timeouts(pair.auxiliary.maps, {flows.DATAGRAMS: 30})
+        configuration.write_timeouts(pair.auxiliary.maps, {flows.DATAGRAMS: 30, flows.STREAM: 120})
         records = pair.auxiliary.maps["records"].view()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for end in ("original", "reply"):
             records[f"{end}_protocol"][2] = flows.UDP
         records["ended"][2] = ended
-        records["seen_ns"][1:3] = now - idle_s * 10**9
+        records["seen_ns"][1:3] = now - (timeout_s - left_s) * 10**9
         pair.mirror.become_source()
-        assert int(records["seen_ns"][2]) == pytest.approx(now - seen_before_s * 10**9, abs=10**9)
+        left = int(records["seen_ns"][2]) + timeout_s * 10**9 - now
+        assert left == pytest.approx(max(left_s, 6) * 10**9, abs=10**9)
         assert int(records["seen_ns"][1]) >= now
 
     def test_numbers_above_all_flows_were_never_used(self, pair: Pair) -> None:

@@ -196,10 +196,10 @@ def test_a_stream_lives_longer(plane: Plane, kind: Kind) -> None:
     both = session(kind)
     entry(*both)
     subprocess.run(["conntrack", "-U", "-p", "udp", "-s", str(both[0].source), "--timeout", "20"], check=True)
-    plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 10 * 10**9)
+    plane.add_flow(*both, OTHER, ESTABLISHED, seen_ns=now() - 11 * 10**9)
     record = plane.flow(both[0])
     assert record is not None
-    record["held_ns"] = now() - 10 * 10**9
+    record["held_ns"] = now() - 11 * 10**9
     plane.run("steer", segment(both[0], ""))
     plane.sweep()
     assert remaining(kind) > TIMEOUTS[7] - 5 >= TIMEOUTS[0]
