@@ -39,7 +39,7 @@ from aa_cluster.dataplane.flows import (
     REPLY,
     SETTLED,
 )
-from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
+from aa_cluster.dataplane.maps import BINDINGS, EVENT_BYTES, Map, open_all
 from aa_cluster.wire.block import FlowTuple, HandoffBlock, encode, pack_address
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
@@ -418,6 +418,33 @@ def loaded(cache: Path, flow_entries: int = 1024, names: tuple[str, ...] = ALL) 
     compiled = objects.load(names, kfuncs.offsets(), cache)
     declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
     maps = open_all(declarations, None, flow_entries, accounting=True)
+    with _running(compiled, maps) as plane:
+        yield plane
+
+
+@contextmanager
+def operated(
+    cache: Path,
+    program: str,
+    room: int,
+    flow_entries: int,
+    defines: dict[str, int] | None = None,
+    bindings: int = BINDINGS,
+) -> Iterator[Plane]:
+    """A program of bpf/tests that does ``room`` operations at most, from its map `ops`; and the sweep beside it."""
+    compiled = objects.load((f"tests/{program}", "sweep"), kfuncs.offsets() | (defines or {}), cache)
+    declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
+    ops = declarations.pop("ops")
+    maps = open_all(declarations, None, flow_entries, bindings=bindings)
+    fd = syscall.map_create(syscall.MAP_ARRAY, 4, ops.value_size, room, syscall.MMAPABLE, "ops")
+    maps["ops"] = Map("ops", fd, ops)
+    with _running(compiled, maps) as plane:
+        yield plane
+
+
+@contextmanager
+def _running(compiled: dict[str, objects.Object], maps: dict[str, Map]) -> Iterator[Plane]:
+    """All is closed at its end."""
     fds = programs.load(compiled, maps)
     ring = Ring(maps["events"].fd, EVENT_BYTES)
     try:

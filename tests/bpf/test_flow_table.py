@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,13 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aa_cluster.dataplane import flows, kfuncs, programs, syscall
-from aa_cluster.dataplane import object as objects
-from aa_cluster.dataplane.events import Ring
+from aa_cluster.dataplane import flows, syscall
 from aa_cluster.dataplane.flow_fill import Hasher, insert
 from aa_cluster.dataplane.flows import FLOW_ROW, HASH_KEYS
-from aa_cluster.dataplane.maps import EVENT_BYTES, Map, buckets_for, open_all
-from tests.bpf.harness import TABLE_KEY, Plane, namespace, tuple_of
+from aa_cluster.dataplane.maps import buckets_for
+from tests.bpf.harness import TABLE_KEY, Plane, namespace, operated, tuple_of
 
 pytestmark = pytest.mark.bpf
 
@@ -181,24 +178,6 @@ class Oracle:
             touched[:] = False, False
 
 
-@contextmanager
-def table(cache: Path, flow_entries: int, defines: dict[str, int]) -> Iterator[Plane]:
-    compiled = objects.load(("tests/table_ops", "sweep"), kfuncs.offsets() | defines, cache)
-    declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
-    ops = declarations.pop("ops")
-    maps = open_all(declarations, None, flow_entries)
-    fd = syscall.map_create(syscall.MAP_ARRAY, 4, ops.value_size, BATCH, syscall.MMAPABLE, "ops")
-    maps["ops"] = Map("ops", fd, ops)
-    fds = programs.load(compiled, maps)
-    ring = Ring(maps["events"].fd, EVENT_BYTES)
-    try:
-        yield Plane(maps, fds, ring)
-    finally:
-        ring.close()
-        for each in (*fds.values(), *(item.fd for item in maps.values())):
-            os.close(each)
-
-
 @pytest.fixture
 def in_namespace(root: None) -> Iterator[None]:
     with namespace(f"ft{os.getpid()}"):
@@ -239,7 +218,9 @@ def test_random_operations_agree_with_the_oracle(
     oracle = Oracle(flow_entries, buckets_for(flow_entries), mask)
     work = (oracle.insert, oracle.look_up, oracle.touch, oracle.end)
     seen: dict[tuple[int, int], int] = {}
-    with table(object_cache, flow_entries, {"AA_FINGERPRINT_MASK": mask, "AA_REST_NS": 0}) as plane:
+    with operated(
+        object_cache, "table_ops", BATCH, flow_entries, {"AA_FINGERPRINT_MASK": mask, "AA_REST_NS": 0}
+    ) as plane:
         configure(plane, 0)
         for batch in range(max(1, int(OPERATIONS * share) // BATCH)):
             kinds = dice.choice(4, BATCH, p=[0.4, 0.35, 0.2, 0.05]).astype("<u4")
@@ -271,7 +252,7 @@ def test_readers_never_meet_a_wrong_owner(in_namespace: None, object_cache: Path
     """One CPU inserts, ends and sweeps as fast as it can while another looks up: no look-up gives a foreign owner."""
     universe = 0x10000
     dice = np.random.default_rng(7)
-    with table(object_cache, 65536, {}) as plane:
+    with operated(object_cache, "table_ops", BATCH, 65536) as plane:
         configure(plane, 0)
         stop = threading.Event()
 
@@ -323,7 +304,7 @@ def test_user_spaces_hash_is_the_formula() -> None:
 def test_flows_written_in_bulk_are_found_by_the_programs(in_namespace: None, object_cache: Path) -> None:
     """… and operators read back what was written. A table filled to the brim leaves out few, and those whole."""
     rows = flow_rows(range(4096))
-    with table(object_cache, 4000, {}) as plane:
+    with operated(object_cache, "table_ops", BATCH, 4000) as plane:
         configure(plane, 60)
         placed = insert(plane.maps, Hasher(TABLE_KEY), rows)
         assert 3900 < np.count_nonzero(placed) <= 4000
@@ -338,7 +319,7 @@ def test_flows_written_in_bulk_are_found_by_the_programs(in_namespace: None, obj
 
 
 def test_what_user_space_filled_the_programs_go_on_with(in_namespace: None, object_cache: Path) -> None:
-    with table(object_cache, 4096, {}) as plane:
+    with operated(object_cache, "table_ops", BATCH, 4096) as plane:
         configure(plane, 60)
         assert insert(plane.maps, Hasher(TABLE_KEY), flow_rows(range(100))).all()
         zeros = np.zeros(200, "<u4")
@@ -352,7 +333,7 @@ class TestAgeing:
 
     @pytest.fixture
     def plane(self, in_namespace: None, object_cache: Path) -> Iterator[Plane]:
-        with table(object_cache, 1024, {}) as plane:
+        with operated(object_cache, "table_ops", BATCH, 1024) as plane:
             configure(plane, 60)
             yield plane
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bpf.decisions.sessions import loaded
-from tests.bpf.harness import Plane, namespace
+from tests.bpf.decisions.sessions import ROOM
+from tests.bpf.harness import Plane, namespace, operated
 
 
 @pytest.fixture
 def plane(root: None, object_cache: Path) -> Iterator[Plane]:
     """Nodes 1 (this one) to 5."""
-    with namespace(f"de{os.getpid()}"), loaded(object_cache, 1024) as plane:
+    with namespace(f"de{os.getpid()}"), operated(object_cache, "decide_ops", ROOM, ROOM, bindings=1024) as plane:
         plane.configure()
         plane.nodes(n1=1, n2=2, n3=2, n4=2, n5=2)
         yield plane

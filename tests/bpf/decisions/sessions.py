@@ -3,19 +3,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 
 from aa_cluster.core import schedule
-from aa_cluster.dataplane import decisions, flows, kfuncs, programs, reasons, syscall
-from aa_cluster.dataplane import object as objects
+from aa_cluster.dataplane import decisions, flows, reasons, syscall
 from aa_cluster.dataplane.decisions import mapped
-from aa_cluster.dataplane.events import Ring
-from aa_cluster.dataplane.maps import EVENT_BYTES, Map, open_all
 from tests.bpf.harness import Plane
 
 SYN, PACKET = 0, 1
@@ -29,24 +21,6 @@ KINDS = [(4, 6), (6, 6), (4, 17), (6, 17)]
 """(family, protocol)"""
 WHY = {reason.name: reason.number for reason in reasons.all_reasons()}
 SENT, HALF_OPEN = WHY["HANDOFF_SENT"], WHY["HANDOFF_HALF_OPEN"]
-
-
-@contextmanager
-def loaded(cache: Path, bindings: int) -> Iterator[Plane]:
-    compiled = objects.load(("tests/decide_ops", "sweep"), kfuncs.offsets(), cache)
-    declarations = {name: item for each in compiled.values() for name, item in each.maps.items()}
-    ops = declarations.pop("ops")
-    maps = open_all(declarations, None, ROOM, bindings=bindings)
-    fd = syscall.map_create(syscall.MAP_ARRAY, 4, ops.value_size, ROOM, syscall.MMAPABLE, "ops")
-    maps["ops"] = Map("ops", fd, ops)
-    fds = programs.load(compiled, maps)
-    ring = Ring(maps["events"].fd, EVENT_BYTES)
-    try:
-        yield Plane(maps, fds, ring)
-    finally:
-        ring.close()
-        for each in (*fds.values(), *(item.fd for item in maps.values())):
-            os.close(each)
 
 
 def clients(numbers: np.ndarray, family: int = 4) -> np.ndarray:
