@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
@@ -67,13 +69,16 @@ class ChurnReport(msgspec.Struct, frozen=True):
 
 class PulseReport(msgspec.Struct, frozen=True):
     """Many paced streams: ``lines`` sent in all, ``echoed`` of them came back right; ``gap_ms`` by stream: the longest
-    wait for one. ``broken``: streams that ended before they should."""
+    wait for one, ``net_ms``: the longest without the time in which the sender itself was late, which it was for at most
+    ``late_ms``. ``broken``: streams that ended before they should."""
 
     lines: int
     echoed: int
     broken: int
     retransmits: int
     gap_ms: tuple[int, ...]
+    net_ms: tuple[int, ...]
+    late_ms: float
 
 
 class StreamReport(msgspec.Struct, frozen=True):
@@ -238,6 +243,12 @@ class Pulses:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+
+    def freeze(self, seconds: float) -> None:
+        """The sender stands still."""
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self, timeout: float = 60) -> PulseReport:
         out, complaint = self._process.communicate(timeout=timeout)

@@ -136,7 +136,8 @@ def test_a_killed_node_is_missed_in_time_and_comes_back(cluster: Lab, busy: bool
     else:
         event = died(lab, watcher, "node3 is killed", lambda: lab.kill(3))
     assert event.node == "node3"
-    assert any(why in event.text for why in ("on no link", "on int and ext")), event.text  # it goes link by link
+    assert any(why in event.text for why in ("does not answer on", "answers on no link", "cut off")), event.text
+    until("no link of it to answer", lambda: any("on no link" in one for one in lab.status(1).problems), 1)
     report = run_sessions(lab, "client", SERVER, 80, 6)
     assert report.completed == 6, "new sessions go to the others"
     assert states(lab) == {"node1": "active", "node2": "active", "node3": "dead"}
@@ -160,9 +161,9 @@ def test_a_stopped_agent_is_no_dead_node(cluster: Lab) -> None:
             lab.heal("node2")
         assert watcher.next(5).event == "heard"
         report, away = running.stop(), longest_ms(still.stop())
-    print(f"largest gap of ten streams while their node's agent stood still: {max(report.gap_ms)} ms")
+    print(f"the agent stood still: largest gap of ten streams {max(report.gap_ms)} ms, net {max(report.net_ms)}")
     assert (report.broken, report.echoed) == (0, report.lines)
-    assert max(report.gap_ms) < 100 + away
+    assert max(report.net_ms) < 100 + away
     assert nothing_more(watcher, 0.5)
 
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A hundred thousand SYNs a second from random sources: established sessions do not notice, new ones still succeed.
 
-All of it runs on this machine's cores: generator, switch, hosts, nodes. So what they can carry at most is measured
-first, and where a hundred thousand would leave no time for streams and sessions, the flood is a share of it.
-``AA_CLUSTER_FLOOD_RATE`` is what it is to be on any machine.
+All of it runs on this machine's cores: generator, switch, hosts, nodes. So what they can carry is measured first, while
+SYNs are handed to the other nodes, which costs most, and where a hundred thousand would leave no time for streams and
+sessions, the flood is a share of it. ``AA_CLUSTER_FLOOD_RATE`` is what it is to be on any machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aa_cluster.topology.deadline import until
@@ -27,8 +29,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 RATE, SLACK = float(os.environ.get("AA_CLUSTER_FLOOD_RATE", "0")), 1.2
 """SYNs a second that must come to the primary, 0: ``WANTED`` or the share; the generator aims at so much more."""
-SHARE, PROBE_SECONDS, MORE = 0.5, 4, 400_000
-"""Of what came at most, of ``MORE`` SYNs a second for so long."""
+SHARE, PROBE_SECONDS, MORE = 0.55, 4, 400_000
+"""Of what the machine carried of ``MORE`` SYNs a second; they come for so long, or until their share is full."""
 WANTED, SECONDS, STREAMS, GAP_MS = 100_000, 10, 50, 200
 AT_ONCE, ROUNDS, PATIENCE = 10, 5, 4
 """New sessions begun at a time while it lasts, and seconds that each may take, so that its SYN may be lost twice."""
@@ -88,24 +90,31 @@ def drops(lab: Lab) -> dict[str, int]:
     return found
 
 
-def capacity(lab: Lab, outside: str) -> float:
-    """SYNs a second that come to the primary when there are more than this machine can carry."""
-    before = counters(lab, 1)["STEER_SYN"]
+def capacity(lab: Lab, outside: str, tally: np.void, limit: int) -> float:
+    """Half-open sessions a second that all nodes can begin when there are more than this machine can carry."""
     with flood(lab, "router", outside, "10.77.1.100", SILENT_PORT, MORE, PROBE_SECONDS) as flooding:
         flooding.start()
-        sent = flooding.wait()
-    return (counters(lab, 1)["STEER_SYN"] - before) / sent.seconds
+        begin, first = moment(tally, 0.1 * limit)
+        end, last = moment(tally, 0.9 * limit)
+        flooding.wait()
+    return (last - first) / (end - begin)
+
+
+def moment(tally: np.void, half_open: float) -> tuple[float, int]:
+    """When there were so many, and how many there were."""
+    until("the half-open sessions to grow", lambda: tally["half_open"] >= half_open, PROBE_SECONDS, every=0.002)
+    return time.monotonic(), int(tally["half_open"])
 
 
 def test_a_syn_flood(flooded: Lab) -> None:
     lab = flooded
     outside = next(one.virtual_mac for one in lab.status(1).interfaces if one.name == "ext")
-    highest, slowest, most = 0, 0.0, capacity(lab, outside)
-    wanted = RATE or min(WANTED, SHARE * most)
+    highest, slowest = 0, 0.0
     with primary_maps(lab) as maps, serving(lab, "server", "pulses", 7010):
-        tally = maps["tallies"].view()[0]
+        tally, limit = maps["tallies"].view()[0], int(maps["config"].view()["half_open_limit"][0])
+        most = capacity(lab, outside, tally, limit)
+        wanted = RATE or min(WANTED, SHARE * most)
         until("the table to be empty again", lambda: tally["half_open"] < 10, HALF_OPEN + SWEEP)
-        limit = int(maps["config"].view()["half_open_limit"][0])
         before, dropped = counters(lab, 1), drops(lab)
         with (
             standstill(lab) as still,
@@ -126,17 +135,18 @@ def test_a_syn_flood(flooded: Lab) -> None:
         rate = (after["STEER_SYN"] - before["STEER_SYN"]) / sent.seconds
         lost = {place: now - dropped[place] for place, now in drops(lab).items() if now != dropped[place]}
         print(
-            f"{rate:.0f} of {sent.rate:.0f} SYN/s came in {sent.seconds:.1f} s ({most:.0f} at most),",
+            f"{rate:.0f} of {sent.rate:.0f} SYN/s came in {sent.seconds:.1f} s ({most:.0f} at most handed on),",
             f"half open {highest} of {limit},",
             end=" ",
         )
         print(f"{refused} more stayed on the primary, dropped {lost};", end=" ")
-        print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, a core away for {away:.0f}, ", end="")
+        print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, net {max(running.net_ms)}", end=" ")
+        print(f"(their sender late by {running.late_ms:.0f}), a core away for {away:.0f}, ", end="")
         print(f"{running.retransmits} of", end=" ")
         print(f"{running.lines} lines sent again; {2 * ROUNDS * AT_ONCE} new sessions, slowest {slowest:.2f} s")
         assert rate >= wanted, "the generator did not keep up"
         assert (running.broken, running.echoed) == (0, running.lines)
-        assert max(running.gap_ms) < GAP_MS + away
+        assert max(running.net_ms) < GAP_MS + away
         assert limit / 2 < highest <= limit + (os.cpu_count() or 1)
         assert refused > 0, "the share was not reached: nothing was tested"
         until("the table to be back to normal", lambda: tally["half_open"] < 10, HALF_OPEN + SWEEP)

@@ -3,7 +3,8 @@
 
 Every stream sends a numbered line at its rate and expects it back; the longest time between two that came back is its
 gap. Runs until standard input ends, then waits for what is still under way. Both run at a raised priority where that is
-allowed: what is measured is the network, not who gets the CPU.
+allowed: what is measured is the network, not who gets the CPU. A machine whose cores do nothing but the work of its
+network's interrupts keeps even that from the sender: gaps are told again without the time in which it was late itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from aa_cluster.topology.traffic.tcp import listening, retransmits
 PRIORITY = -10
 PATIENCE = 5.0
 """Seconds that lines may be under way after the last was sent."""
+KEPT, LATE = 0.030, 0.010
+"""Seconds: gaps from there on are kept with their begin, and so is when the sender was later than that."""
 
 
 class Pulse:
@@ -36,6 +39,7 @@ class Pulse:
         self.sent = self.right = 0
         self.broken = False
         self.gap, self.last = 0.0, time.monotonic()
+        self.gaps: list[tuple[float, float]] = []
         self._rest = b""
 
     def send(self) -> None:
@@ -56,14 +60,26 @@ class Pulse:
             self.broken = True
             return
         now = time.monotonic()
+        if now - self.last > KEPT:
+            self.gaps.append((self.last, now))
         self.gap, self.last = max(self.gap, now - self.last), now
         *whole, self._rest = (self._rest + data).split(b"\n")
         for one in whole:
             self.right += one + b"\n" == line(self.right)
 
 
+def net_gap(way: Pulse, late: list[tuple[float, float]]) -> float:
+    """The longest gap of what is left of each without the times (begin, end) in which the sender was late, s."""
+    kept = (
+        ended - began - sum(max(0.0, min(ended, end) - max(began, begin)) for begin, end in late)
+        for began, ended in way.gaps
+    )
+    return max(kept, default=way.gap)
+
+
 def send(address: str, port: int, count: int, rate: float) -> dict[str, object]:
     """Until standard input ends; what all streams counted."""
+    late: list[tuple[float, float]] = []
     ways = [Pulse(address, port) for _ in range(count)]
     print("open", flush=True)
     with selectors.DefaultSelector() as waiting:
@@ -86,11 +102,16 @@ def send(address: str, port: int, count: int, rate: float) -> dict[str, object]:
                 turn += 1
                 if not way.broken:
                     way.send()
+            if ended == float("inf") and (now := time.monotonic()) - due > LATE:
+                late.append((due, now))
             if ended == float("inf") and select.select([sys.stdin], [], [], 0)[0]:
                 ended = time.monotonic() + PATIENCE
-    told = {"lines": sum(way.sent for way in ways), "echoed": sum(way.right for way in ways)}
+    told: dict[str, object] = {"lines": sum(way.sent for way in ways), "echoed": sum(way.right for way in ways)}
     told |= {"broken": sum(way.broken for way in ways), "retransmits": sum(retransmits(way.socket) for way in ways)}
-    return told | {"gap_ms": [int(1000 * way.gap) for way in ways]}
+    told["gap_ms"] = [int(1000 * way.gap) for way in ways]
+    told["net_ms"] = [int(1000 * net_gap(way, late)) for way in ways]
+    told["late_ms"] = 1000 * max((end - begin for begin, end in late), default=0.0)
+    return told
 
 
 def serve(port: int) -> None:
