@@ -11,7 +11,7 @@ from aa_cluster.agent.link import Peer, Stranger
 from aa_cluster.agent.survey import refusal
 from aa_cluster.core import admission
 from aa_cluster.errors import JoinRefused
-from aa_cluster.wire import control
+from aa_cluster.wire import control, envelope
 from aa_cluster.wire.control import AnyMessage, Finding
 
 PROBES = 6
@@ -94,7 +94,7 @@ class Discovery:
 
     def _strange_primaries(self) -> tuple[Stranger, ...]:
         strangers = self._context.link.heard_strangers()
-        return tuple(one for one in strangers if one.header.flags & control.FLAG_PRIMARY)
+        return tuple(one for one in strangers if one.header.flags & envelope.FLAG_PRIMARY)
 
     def _explain(self, stranger: Stranger) -> Finding:
         ours = self._context.wire_version

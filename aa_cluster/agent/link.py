@@ -17,8 +17,9 @@ from typing import Protocol
 
 from aa_cluster import log
 from aa_cluster.errors import TimeoutReached, WireError
-from aa_cluster.wire import control
-from aa_cluster.wire.control import AnyMessage, Header
+from aa_cluster.wire import control, envelope
+from aa_cluster.wire.control import AnyMessage
+from aa_cluster.wire.envelope import Header
 from aa_cluster.wire.keys import KeyRing
 
 ASK_INTERVAL = 0.2
@@ -71,10 +72,10 @@ class Link:
         keys: KeyRing,
         cluster_id: int,
         clock: Callable[[], float],
-        wire_version: int = control.VERSION,
+        wire_version: int = envelope.VERSION,
         ask_interval: float = ASK_INTERVAL,
     ) -> None:
-        self.instance = os.urandom(control.INSTANCE_BYTES)
+        self.instance = os.urandom(envelope.INSTANCE_BYTES)
         self.is_primary = False
         self.on_message: Callable[[AnyMessage, Peer], None] = lambda message, peer: None
         self.strangers: dict[str, Stranger] = {}
@@ -104,13 +105,13 @@ class Link:
         self._sequence += 1
         header = Header(
             version=self.wire_version,
-            flags=control.FLAG_PRIMARY if self.is_primary else 0,
+            flags=envelope.FLAG_PRIMARY if self.is_primary else 0,
             cluster_id=self._cluster_id,
             fingerprint=self._keys.fingerprint,
             instance=self.instance,
             sequence=self._sequence,
         )
-        self._transport.send(control.seal(header, message, self._keys.control), address)
+        self._transport.send(envelope.seal(header, message, self._keys.control), address)
 
     async def ask(self, request: control.Request, address: str, timeout: float) -> AnyMessage:
         """The answer to ``request``, sent every 200 ms until it comes; ``TimeoutReached`` after ``timeout`` s."""
@@ -133,13 +134,13 @@ class Link:
     def receive(self, datagram: bytes, address: str) -> None:
         """Called by the transport for each datagram; never raises for what is in it."""
         try:
-            header = control.peek(datagram)
+            header = envelope.peek(datagram)
             if header.instance == self.instance or header.cluster_id != self._cluster_id:
                 return
             if header.version != self.wire_version or header.fingerprint != self._keys.fingerprint:
                 self._note_stranger(header, address)
                 return
-            message = control.unseal(datagram, self._keys.control)
+            message = envelope.unseal(datagram, self._keys.control)
         except WireError as error:
             self.refused += 1
             _log.debug("datagram refused", sender=address, why=error.message)

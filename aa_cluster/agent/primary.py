@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,12 +18,13 @@ from aa_cluster.agent.flow_watch import FlowWatch
 from aa_cluster.agent.lookout import Lookout
 from aa_cluster.agent.memory import members_state
 from aa_cluster.agent.neighbourhood import Neighbourhood
+from aa_cluster.agent.requests import Requests
 from aa_cluster.agent.sync_source import SyncSource
 from aa_cluster.agent.takeover import Taken, TakeOver
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
-from aa_cluster.core import admission, membership, policy, schedule
+from aa_cluster.core import membership, policy, schedule
 from aa_cluster.core.membership import Command, Event, Membership
 from aa_cluster.core.policy import Policy
 from aa_cluster.errors import AaError, DataplaneError, NetlinkError, StateError
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from aa_cluster.dataplane.settings import Settings
 
 TABLE_SECONDS = 1.0
-ANSWERS_KEPT = 64
 FORGET_SECONDS = 3.0
 
 _NEWS: dict[str, tuple[api.EventKind, str]] = {
@@ -96,7 +95,7 @@ class Primary:
         self.troubles: dict[str, str] = {}
         self._tasks = TaskSet()
         self._commands: asyncio.Queue[Command | SetPolicy | Callable[[], None]] = asyncio.Queue()
-        self._answers: OrderedDict[bytes, AnyMessage | None] = OrderedDict()
+        self._requests = Requests(self, self._tasks)
         self._table_due = 0.0
         self._neighbourhood = Neighbourhood(context, settings.ports, self._auxiliary_addresses)
         self._flow_watch = FlowWatch(context, plane, self.names)
@@ -114,7 +113,7 @@ class Primary:
         self._neighbourhood.start()
         self._tasks.start(self._carry_out(), "commands")
         self._tasks.start(self._beat(), "heartbeat")
-        self._tasks.start(self._read_ruleset(), "ruleset")
+        self._tasks.start(self.read_ruleset(), "ruleset")
         self.upkeep.start()
         self.sync.start()
         self.lookout.start()
@@ -200,7 +199,7 @@ class Primary:
         elif isinstance(message, control.EventNote):
             self._pass_events_on(message)
         elif isinstance(message, control.Request):
-            self._answer_once(message, peer)
+            self._requests.take(message, peer)
         else:
             self.sync.on_message(message, peer)
 
@@ -291,99 +290,8 @@ class Primary:
             rejoin=node.dead and node.fit,
         )
 
-    # Requests: each is worked on once; a repetition gets the same answer.
-
-    def _answer_once(self, request: control.Request, peer: Peer) -> None:
-        if request.nonce in self._answers:
-            answer = self._answers[request.nonce]
-            if answer is not None:
-                self.context.link.send(answer, peer.address)
-            return
-        self._answers[request.nonce] = None
-        if len(self._answers) > ANSWERS_KEPT:
-            self._answers.popitem(last=False)
-        self._tasks.start(self._answer(request, peer), type(request).__name__)
-
-    async def _answer(self, request: control.Request, peer: Peer) -> None:
-        try:
-            answer = await self._work(request, peer)
-        except AaError as error:
-            answer = control.Refused(request.nonce, error.exit_code, error.message[:1024], error.hint[:1024])
-        self._answers[request.nonce] = answer
-        self.context.link.send(answer, peer.address)
-
-    async def _work(self, request: control.Request, peer: Peer) -> AnyMessage:
-        now = self.context.clock()
-        match request:
-            case control.JoinAsk():
-                return await self._admit(request, peer)
-            case control.Ready():
-                self.feed(membership.Ready(request.node_id, now))
-                await self.settled()
-                return control.ReadyAck(request.nonce, self.members.epoch)
-            case control.LeaveAsk():
-                self.feed(membership.Drain(request.node_id))
-                await self.settled()
-                if request.now:
-                    await self.take_flows_of(request.node_id)
-                left = await self.upkeep.count_sessions(TABLE_SECONDS)
-                return control.LeaveStatus(request.nonce, left.get(request.node_id, 0))
-            case control.LeaveDone():
-                self.feed(membership.Leave(request.node_id))
-                await self.settled()
-                return control.LeaveAck(request.nonce)
-            case control.WeightAsk():
-                await self.set_weight(request.node, request.weight)
-                return control.WeightAck(request.nonce, self.table())
-            case control.OrderAsk() if self.on_order is not None:
-                return await self.on_order(request)
-            case control.RulesetAsk():
-                await self._read_ruleset()
-                return control.RulesetAnswer(request.nonce, self.ruleset)
-            case control.PromoteGo() | control.PromoteTake() if self.on_promotion is not None:
-                return await self.on_promotion(request)
-            case _:
-                answer = await self.sync.answer(request)
-                if answer is not None:
-                    return answer
-                return control.Refused(request.nonce, 13, f"{type(request).__name__} is not for a primary", "")
-
-    async def _admit(self, ask: control.JoinAsk, peer: Peer) -> AnyMessage:
-        self.survey = await self.context.survey()
-        await self._read_ruleset()
-        virtual_macs = tuple(port.virtual_mac for port in self.settings.ports)
-        own = admission.Own(
-            self.context.wire_version,
-            self.ruleset,
-            self.survey.interfaces(),
-            virtual_macs,
-            self.settings.share_helpers,
-            self.context.config.data.flow_table_size,
-        )
-        findings = admission.examine(ask, own, self.members)
-        if findings:
-            _log.warning("join refused", node=ask.name, address=peer.address, findings=[str(one) for one in findings])
-            return control.JoinRefusal(ask.nonce, findings)
-        facts = membership.Facts(
-            ask.name, ask.ha_mac, peer.address, tuple(one.mac for one in ask.interfaces), ask.kernel
-        )
-        self.feed(membership.Join(facts, ask.weight, self.context.clock()))
-        await self.settled()
-        return control.JoinGranted(
-            nonce=ask.nonce,
-            node_id=self.members.ids[ask.name],
-            generation=self.members.generation,
-            epoch=self.members.epoch,
-            primary_id=self.members.self_id,
-            primary_name=self.context.name,
-            primary_ha_mac=self.survey.ha.mac,
-            virtual_macs=virtual_macs,
-            primary_macs=self.survey.physical,
-            ids=dict(self.members.ids),
-            nodes=self.table(),
-        )
-
-    async def _read_ruleset(self) -> None:
+    async def read_ruleset(self) -> None:
+        """Anew, since somebody compares it with his own."""
         try:
             self.ruleset = await self.context.ruleset()
         except NetlinkError as error:

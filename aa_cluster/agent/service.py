@@ -23,7 +23,7 @@ from aa_cluster.agent.state import StateFile
 from aa_cluster.agent.udp import UdpTransport
 from aa_cluster.config import Config, load_key
 from aa_cluster.errors import AaError
-from aa_cluster.wire import control
+from aa_cluster.wire import envelope
 from aa_cluster.wire.keys import KeyRing
 
 _log = log.get("agent")
@@ -44,7 +44,7 @@ async def serve(
     config_path: Path,
     host: Host,
     environment: Mapping[str, str],
-    wire_version: int = control.VERSION,
+    wire_version: int = envelope.VERSION,
 ) -> int:
     """``wire_version``: what this agent says it speaks (tests let two differ)."""
     loop = asyncio.get_running_loop()

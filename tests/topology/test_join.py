@@ -18,7 +18,7 @@ from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.snapshot import of_node
 from aa_cluster.topology.view import ask
-from aa_cluster.wire import control
+from aa_cluster.wire import envelope
 from aa_cluster.wire.keys import KeyRing
 
 pytestmark = pytest.mark.lab
@@ -151,7 +151,7 @@ def test_another_wire_version(pair: Lab, primary: bool) -> None:
             agent.wait(10)
     pair.restart_agent(2)
     assert finding == (
-        f"wire version of 10.77.0.101: found 99, expected {control.VERSION}; "
+        f"wire version of 10.77.0.101: found 99, expected {envelope.VERSION}; "
         "install the same release of aa-cluster on every node of the cluster"
     )
 

@@ -33,7 +33,7 @@ from aa_cluster.netlink.announce import Claim
 from aa_cluster.netlink.links import LinkFacts
 from aa_cluster.netlink.neighbour_watch import Sighting
 from aa_cluster.netlink.traffic import Received
-from aa_cluster.wire import control
+from aa_cluster.wire import envelope
 from aa_cluster.wire.keys import KeyRing
 
 KEY = bytes(range(32))
@@ -378,7 +378,7 @@ class Machine:
         self.name = changes.get("name", f"node{number}")
         self.key = changes.get("key", KEY)
         self.weight = changes.get("weight", 1)
-        self.wire_version = changes.get("wire_version", control.VERSION)
+        self.wire_version = changes.get("wire_version", envelope.VERSION)
         self.interfaces = changes.get("interfaces", ("int", "ext"))
         self.ruleset = "ab" * 32
         self.rules = ""

@@ -12,7 +12,7 @@ from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.events import EventHub, Filter
 from aa_cluster.agent.load import rates
 from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, FLOW_ROW, SYN_SENT
-from aa_cluster.wire import control
+from aa_cluster.wire import control, envelope
 from tests.unit.fake_node import until
 
 
@@ -99,8 +99,8 @@ async def test_events_travel_in_batches_that_fit() -> None:
     last = event_of(note.events[-1])
     assert last is not None
     assert (last.event, last.detail["count"]) == ("dropped", str(100 - control.MAX_EVENTS + 1))
-    header = control.Header(control.VERSION, 0, 1, b"1234", b"12345678", 1)
-    assert len(control.seal(header, note, bytes(32))) < control.MAX_DATAGRAM
+    header = envelope.Header(envelope.VERSION, 0, 1, b"1234", b"12345678", 1)
+    assert len(envelope.seal(header, note, bytes(32))) < envelope.MAX_DATAGRAM
     first = event_of(note.events[0])
     assert first is not None
     assert (first.node, first.address, first.detail["number"]) == ("node2", "10.0.0.1", "0")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aa_cluster.agent.link import Link, Peer
 from aa_cluster.errors import TimeoutReached
-from aa_cluster.wire import control
+from aa_cluster.wire import control, envelope
 from aa_cluster.wire.control import AnyMessage
 from aa_cluster.wire.keys import KeyRing
 from tests.unit.fake_node import Hub, until
@@ -76,7 +76,7 @@ async def test_the_wrong_key_version_and_cluster() -> None:
     other_key.link.send(beat(1))
     await until(lambda: len(one.link.heard_strangers()) == 2)
     told = {stranger.address: stranger.header for stranger in one.link.heard_strangers()}
-    assert told["b"].flags & control.FLAG_PRIMARY
+    assert told["b"].flags & envelope.FLAG_PRIMARY
     assert told["b"].fingerprint != KEYS.fingerprint
     assert told["c"].version == 2
     assert one.heard == []
@@ -122,8 +122,8 @@ def test_nothing_that_arrives_can_hurt(noise: bytes, bit: int, signed: bool) -> 
     link = Link(KEYS, 1, time.monotonic)
     heard: list[AnyMessage] = []
     link.on_message = lambda message, peer: heard.append(message)
-    header = control.Header(1, 0, 1, KEYS.fingerprint, b"12345678", 1)
-    datagram = bytearray(control.seal(header, beat(1), KEYS.control))
+    header = envelope.Header(1, 0, 1, KEYS.fingerprint, b"12345678", 1)
+    datagram = bytearray(envelope.seal(header, beat(1), KEYS.control))
     datagram[bit // 8 % len(datagram)] ^= 1 << bit % 8
     link.receive(noise, "x")
     link.receive(bytes(datagram), "x")

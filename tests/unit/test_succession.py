@@ -18,7 +18,7 @@ from aa_cluster.api import JoinRequest
 from aa_cluster.core import membership
 from aa_cluster.dataplane.settings import Settings
 from aa_cluster.errors import DataplaneError, StateError
-from aa_cluster.wire import control
+from aa_cluster.wire import control, envelope
 from aa_cluster.wire.keys import KeyRing
 from tests.unit.fake_node import KEY, Hub, Machine, kill, until
 from tests.unit.test_agents import VIRTUAL, Segment, role_of, segment, states
@@ -55,7 +55,7 @@ def record(hub: Hub, *machines: Machine) -> list[str]:
     keys = KeyRing.derive(KEY)
 
     def note(sender: str, datagram: bytes) -> bool:
-        message = control.unseal(datagram, keys.control)
+        message = envelope.unseal(datagram, keys.control)
         common.append(f"{names.get(sender, sender)}: {type(message).__name__}")
         return False
 
@@ -225,7 +225,7 @@ async def test_a_successor_that_never_hears_take_is_no_failure(segment: Segment)
     second, successor = await segment.auxiliary(2)
     await know_each_other(successor)
     keys = KeyRing.derive(KEY)
-    segment.hub.lost = lambda sender, datagram: isinstance(control.unseal(datagram, keys.control), control.PromoteTake)
+    segment.hub.lost = lambda sender, datagram: isinstance(envelope.unseal(datagram, keys.control), control.PromoteTake)
     await hand_over(primary, "node2")
     assert isinstance(primary.role, Auxiliary)
     await until(lambda: {name: second.macs[name] for name in VIRTUAL} == VIRTUAL)

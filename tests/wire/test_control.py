@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aa_cluster.errors import WireError
-from aa_cluster.wire import control
-from aa_cluster.wire.control import AnyMessage, Header
+from aa_cluster.wire import control, envelope
+from aa_cluster.wire.control import AnyMessage
+from aa_cluster.wire.envelope import Header
 from aa_cluster.wire.keys import KeyRing, hkdf
 
 KEYS = KeyRing.derive(bytes(range(32)))
-HEADER = Header(control.VERSION, 0, 7, KEYS.fingerprint, b"instance", 1)
+HEADER = Header(envelope.VERSION, 0, 7, KEYS.fingerprint, b"instance", 1)
 
 MAC = st.binary(min_size=6, max_size=6)
 NONCE = st.binary(min_size=8, max_size=8)
@@ -149,18 +150,18 @@ def test_every_message_has_a_strategy() -> None:
 
 @given(ANY)
 def test_round_trip(message: AnyMessage) -> None:
-    datagram = control.seal(HEADER, message, KEYS.control)
-    assert control.peek(datagram) == HEADER
-    assert control.unseal(datagram, KEYS.control) == message
+    datagram = envelope.seal(HEADER, message, KEYS.control)
+    assert envelope.peek(datagram) == HEADER
+    assert envelope.unseal(datagram, KEYS.control) == message
 
 
 @given(ANY, st.data())
 def test_any_flipped_bit_is_refused(message: AnyMessage, data: st.DataObject) -> None:
-    datagram = bytearray(control.seal(HEADER, message, KEYS.control))
+    datagram = bytearray(envelope.seal(HEADER, message, KEYS.control))
     bit = data.draw(st.integers(0, 8 * len(datagram) - 1))
     datagram[bit // 8] ^= 1 << bit % 8
     with pytest.raises(WireError):
-        control.unseal(bytes(datagram), KEYS.control)
+        envelope.unseal(bytes(datagram), KEYS.control)
 
 
 @given(ANY, st.data())
@@ -170,43 +171,43 @@ def test_mutated_bodies_raise_only_wire_error(message: AnyMessage, data: st.Data
     at = data.draw(st.integers(0, len(body)))
     body[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
     try:
-        control.decode_body(bytes(body))
+        control.decode(bytes(body))
     except WireError:
         return
 
 
 @given(st.binary(max_size=300))
 def test_noise_raises_only_wire_error(noise: bytes) -> None:
-    for read in (control.peek, lambda data: control.unseal(data, KEYS.control)):
+    for read in (envelope.peek, lambda data: envelope.unseal(data, KEYS.control)):
         with pytest.raises(WireError):
             read(noise)
     try:
-        control.decode_body(noise)
+        control.decode(noise)
     except WireError:
         return
 
 
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(WireError):
-        control.decode_body(b"\x91" * 100_000)
+        control.decode(b"\x91" * 100_000)
 
 
-@pytest.mark.parametrize("length", range(control.HEADER_BYTES + control.TAG_BYTES))
+@pytest.mark.parametrize("length", range(envelope.HEADER_BYTES + envelope.TAG_BYTES))
 def test_short_datagrams_are_refused(length: int) -> None:
-    datagram = control.seal(HEADER, control.RulesetAsk(bytes(8)), KEYS.control)[:length]
+    datagram = envelope.seal(HEADER, control.RulesetAsk(bytes(8)), KEYS.control)[:length]
     with pytest.raises(WireError):
-        control.peek(datagram)
+        envelope.peek(datagram)
 
 
 def test_a_field_out_of_range_is_refused() -> None:
     with pytest.raises(WireError, match="out of range"):
-        control.seal(Header(1, 0, 70_000, KEYS.fingerprint, bytes(8), 1), control.Probe("a", False), KEYS.control)
+        envelope.seal(Header(1, 0, 70_000, KEYS.fingerprint, bytes(8), 1), control.Probe("a", False), KEYS.control)
 
 
 def test_another_key_is_refused() -> None:
-    datagram = control.seal(HEADER, control.Probe("a", False), KEYS.control)
+    datagram = envelope.seal(HEADER, control.Probe("a", False), KEYS.control)
     with pytest.raises(WireError, match="tag"):
-        control.unseal(datagram, KeyRing.derive(bytes(32)).control)
+        envelope.unseal(datagram, KeyRing.derive(bytes(32)).control)
 
 
 def test_hkdf_is_rfc_5869() -> None:
