@@ -69,8 +69,8 @@ class ChurnReport(msgspec.Struct, frozen=True):
 
 class PulseReport(msgspec.Struct, frozen=True):
     """Many paced streams: ``lines`` sent in all, ``echoed`` of them came back right; ``gap_ms`` by stream: the longest
-    wait for one, ``net_ms``: the longest without the time in which the sender itself was late, which it was for at most
-    ``late_ms``. ``broken``: streams that ended before they should."""
+    wait for one, ``net_ms``: the longest without the time in which the sender itself was late, which it was for
+    ``late_ms`` in all. ``broken``: streams that ended before they should."""
 
     lines: int
     echoed: int

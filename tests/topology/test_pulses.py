@@ -8,7 +8,7 @@ import time
 import pytest
 
 from aa_cluster.topology.lab import Lab
-from aa_cluster.topology.load import PulseReport, pulses, serving
+from aa_cluster.topology.load import PulseReport, longest_ms, pulses, serving, standstill
 from aa_cluster.topology.view import only
 from tests.topology.hosts import SERVER
 
@@ -17,9 +17,11 @@ pytestmark = pytest.mark.lab
 PORT, STREAMS, AWAY = 7031, 10, 0.3
 
 
-def around(lab: Lab, fault: str) -> PulseReport:
+def around(lab: Lab, fault: str) -> tuple[PulseReport, float]:
+    """What the streams told, and for how long (ms) a core of this machine was away."""
     only(lab, 2)
-    with serving(lab, "server", "pulses", PORT), pulses(lab, "client", SERVER[4], PORT, STREAMS) as running:
+    sender = pulses(lab, "client", SERVER[4], PORT, STREAMS)
+    with serving(lab, "server", "pulses", PORT), standstill(lab) as still, sender as running:
         time.sleep(0.3)  # this is the time before the fault
         if fault == "cut":
             lab.cut("server", "ext", silent=True)
@@ -28,19 +30,21 @@ def around(lab: Lab, fault: str) -> PulseReport:
         elif fault == "freeze":
             running.freeze(AWAY)
         time.sleep(0.3)
-        report = running.stop()
+        report, away = running.stop(), longest_ms(still.stop())
     assert (report.broken, report.echoed) == (0, report.lines)
-    print(f"{fault}: gap {max(report.gap_ms)} ms, net {max(report.net_ms)}, the sender late by {report.late_ms:.0f}")
-    return report
+    gaps = f"gap {max(report.gap_ms)} ms, net {max(report.net_ms)}"
+    print(f"{fault}: {gaps}, the sender late for {report.late_ms:.0f}, a core away for {away:.0f}")
+    return report, away
 
 
 def test_a_dead_link_is_a_gap_of_every_stream(lab: Lab) -> None:
-    report = around(lab, "cut")
-    assert min(report.net_ms) > 900 * AWAY
+    report, _ = around(lab, "cut")
+    assert min(report.gap_ms) > 900 * AWAY
+    assert min(report.net_ms) > 900 * AWAY - report.late_ms
 
 
 def test_a_sender_that_stands_still_is_no_gap_of_the_network(lab: Lab) -> None:
-    report = around(lab, "freeze")
+    report, away = around(lab, "freeze")
     assert report.late_ms > 900 * AWAY
     assert min(report.gap_ms) > 900 * AWAY
-    assert max(report.net_ms) < 500 * AWAY
+    assert max(report.net_ms) < 500 * AWAY + away

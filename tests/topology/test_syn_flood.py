@@ -141,7 +141,7 @@ def test_a_syn_flood(flooded: Lab) -> None:
         )
         print(f"{refused} more stayed on the primary, dropped {lost};", end=" ")
         print(f"{STREAMS} streams: gap {max(running.gap_ms)} ms, net {max(running.net_ms)}", end=" ")
-        print(f"(their sender late by {running.late_ms:.0f}), a core away for {away:.0f}, ", end="")
+        print(f"(their sender late for {running.late_ms:.0f}), a core away for {away:.0f}, ", end="")
         print(f"{running.retransmits} of", end=" ")
         print(f"{running.lines} lines sent again; {2 * ROUNDS * AT_ONCE} new sessions, slowest {slowest:.2f} s")
         assert rate >= wanted, "the generator did not keep up"

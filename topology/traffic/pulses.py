@@ -110,7 +110,7 @@ def send(address: str, port: int, count: int, rate: float) -> dict[str, object]:
     told |= {"broken": sum(way.broken for way in ways), "retransmits": sum(retransmits(way.socket) for way in ways)}
     told["gap_ms"] = [int(1000 * way.gap) for way in ways]
     told["net_ms"] = [int(1000 * net_gap(way, late)) for way in ways]
-    told["late_ms"] = 1000 * max((end - begin for begin, end in late), default=0.0)
+    told["late_ms"] = 1000 * sum(end - begin for begin, end in late)
     return told
 
 
