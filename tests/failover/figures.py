@@ -35,11 +35,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``worst_ms``/``median_ms``: of the largest gap of each round; ``again``: SYNs a new session may need again."""
+    """``worst_ms``/``median_ms``: of the largest gap of each round; ``again``: SYNs a new session may need again.
+    ``as_before``: the fault must make no difference, so the largest gap that there was before it is no complaint."""
 
     worst_ms: float
     median_ms: float
     again: int = 1
+    as_before: bool = False
 
 
 def complaints(rounds: Sequence[Outcome], limits: Limits) -> list[str]:
@@ -62,8 +64,9 @@ def _round(one: Outcome, limits: Limits) -> list[str]:
         found.append(f"of {verdict.counted} established streams lost: {ended} ({'; '.join(verdict.losses)})")
     if verdict.wrong:
         found.append(f"{verdict.wrong} bytes wrong")
-    if verdict.net_ms > limits.worst_ms:
-        found.append(_too_long(verdict, limits.worst_ms))
+    worst = max(limits.worst_ms, verdict.before_ms) if limits.as_before else limits.worst_ms
+    if verdict.net_ms > worst:
+        found.append(_too_long(verdict, worst))
     if new.failed:
         found.append(f"{new.failed} new sessions failed: {new.why}")
     if new.again > limits.again:

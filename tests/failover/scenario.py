@@ -22,8 +22,8 @@ STREAMS, RATE, FRESH = 1000, 200.0, 20.0
 TOLD = 5
 """Lost streams and new sessions that failed whose traces are looked for on every node, and strays whose times are
 told."""
-LONG_MS = 700
-"""After a gap of more than this it is told what the agents said."""
+LONG_MS, LONG_BEFORE_MS = 700, 150
+"""After a gap of more than this, or before anything happened, it is told what the agents said."""
 SETTLE = 0.8
 """Seconds the load runs before anything happens."""
 AFTER = 2.0
@@ -75,8 +75,8 @@ class Round:
             print(f"{1000 * (claim.at - first):+.0f} ms: {claim.member} claims {claim.segment} by {claim.by}")
         away = self.still.stop()
         verdict = judge(mixed, first, absences=away, faults=self.times)
-        if verdict.net_ms > LONG_MS:
-            print(f"a gap of {verdict.gap_ms:.0f} ms")
+        if verdict.net_ms > LONG_MS or verdict.before_ms > LONG_BEFORE_MS:
+            print(f"a gap of {verdict.gap_ms:.0f} ms, {verdict.before_ms:.0f} before")
             print("\n".join(said(self.lab, node) for node in self.lab.plan.node_names))
         return Outcome(verdict, newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=longest_ms(away))
 

@@ -22,7 +22,7 @@ from aa_cluster.topology.namespaces import inside
 from aa_cluster.topology.shaping import DROP_ALL
 from tests.failover.figures import Figures, Limits
 from tests.failover.oracle import primary, restore, wait_whole
-from tests.failover.scenario import Round, go_on, under_load
+from tests.failover.scenario import FRESH, Round, go_on, under_load
 from tools.bench import flowtable
 
 pytestmark = pytest.mark.lab
@@ -97,17 +97,20 @@ def told(lab: Lab, node: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("what", "spoil"), [("a program is missing", another_program), ("conntrack is full", full_conntrack)]
+    ("what", "spoil", "fresh"),
+    [("a program is missing", another_program, FRESH), ("conntrack is full", full_conntrack, 0.0)],
 )
 def test_the_next_one_takes_the_role(
-    lab: Lab, what: str, spoil: Callable[[Lab, str], Spoilt], rounds: int, figures: Figures
+    lab: Lab, what: str, spoil: Callable[[Lab, str], Spoilt], fresh: float, rounds: int, figures: Figures
 ) -> None:
+    """``fresh``: streams that begin meanwhile, a second. Where conntrack is full none do: no UDP stream of the last two
+    seconds can be one to conntrack, whatever it sends."""
     scenario = f"primary: killed, {what}"
     for _ in range(rounds):
         restore(lab)
         former = primary(lab)
         first, second = sorted(node for node in lab.plan.node_names if node != former)
-        with under_load(lab) as run:
+        with under_load(lab, fresh=fresh) as run:
             let_all_last(run)
             with spoil(lab, first) as relieve:
                 died = run.happen(lab.kill, former)

@@ -21,7 +21,8 @@ from aa_cluster.agent.primary import Primary
 from aa_cluster.api import JoinRequest, LeaveRequest
 from aa_cluster.dataplane.events import Event
 from aa_cluster.errors import DataplaneError, JoinRefused, StateError, TimeoutReached
-from tests.unit.fake_node import FakePlane, Hub, Machine, kill, until
+from tests.unit.fake_node import Hub, Machine, kill, until
+from tests.unit.fake_plane import FakePlane
 
 VIRTUAL = {"int": bytes.fromhex("02aa00010000"), "ext": bytes.fromhex("02aa00010001")}
 

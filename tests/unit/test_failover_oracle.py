@@ -147,6 +147,14 @@ def outcome(**changes: object) -> Outcome:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def test_where_nothing_should_happen_the_time_before_is_the_measure() -> None:
+    same = Limits(worst_ms=100, median_ms=100, as_before=True)
+    assert complaints([outcome(gap_ms=122.0, before_ms=248.0)], same) == []
+    assert "more than 110" in "; ".join(complaints([outcome(gap_ms=122.0, before_ms=110.0)], same))
+    assert "more than 100" in "; ".join(complaints([outcome(gap_ms=122.0, before_ms=60.0)], same))
+    assert len(complaints([outcome(gap_ms=522.0, before_ms=600.0)], LIMITS)) == 1
+
+
 def test_a_clean_round_has_no_complaints() -> None:
     assert complaints([outcome()], LIMITS) == []
     assert complaints([outcome(gap_ms=540.0, net_ms=500.0)], LIMITS) == []
