@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aa_cluster import log
+from aa_cluster.agent.tasks import pause
 from aa_cluster.core.election import PathState
 from aa_cluster.errors import StateError
 
@@ -31,7 +32,7 @@ RANKS = 12
 """Priorities that differ; nodes whose ids differ by so many share one, and VRRP decides by address."""
 
 CHOSEN, ORDINARY, RESIGNED = 150, 0, -254
-"""What is added to the priority: of the primary and of the one it hands over to; of an auxiliary; of who lets go."""
+"""What is added to the priority: of the primary; of an auxiliary; of who lets go."""
 
 HIGHEST, STEP = 100, 8
 """The priorities of auxiliaries that have the whole flow table, by rank."""
@@ -87,6 +88,12 @@ class Ballot:
     source: str
     router: int
     interval: float
+
+
+def ahead(node_id: int) -> int:
+    """What is added to the priority of the one that the primary hands over to: above all auxiliaries, below a primary
+    that has not let go."""
+    return (HIGHEST + CHOSEN) // 2 - _priority(node_id)
 
 
 def behind(node_id: int) -> int:
@@ -267,7 +274,7 @@ class Keepalived:
     async def _supervise(self) -> None:
         """Starts it again when it has ended; reaps it."""
         while True:
-            await asyncio.sleep(self._interval)
+            await pause(self._interval)
             if self._pid() is not None or self._ballot is None:
                 self.trouble = ""
                 continue

@@ -13,7 +13,7 @@ import numpy as np
 
 from aa_cluster import log
 from aa_cluster.agent.preparation import Made, Preparation
-from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.tasks import TaskSet, pause
 from aa_cluster.agent.threads import PlaneThread, urgently
 from aa_cluster.dataplane.flows import CLOSED, ESTABLISHED, ONE_SIDED, Owned, Timeouts
 from aa_cluster.errors import AaError
@@ -135,14 +135,14 @@ class TakeOver:
     async def _prepare(self) -> None:
         while True:
             try:
-                pause = await self._prepare_all()
+                rest = await self._prepare_all()
                 self.trouble = ""
             except AaError as error:
                 if not self.trouble:
                     _log.error("take-overs cannot be prepared", why=str(error))
                 self.trouble = f"take-overs cannot be prepared: {error.message}"
-                pause = LOOK_MOST
-            await asyncio.sleep(pause)
+                rest = LOOK_MOST
+            await pause(rest)
 
     async def _prepare_all(self) -> float:
         """One look, and all it has found, in bites; gives how long to rest."""
@@ -154,13 +154,13 @@ class TakeOver:
         async with self._working:
             due = await self._plane.call(self._calls.flows_of, owners, choice)
         self._calm = 0.0 if len(due.numbers) else min(LOOK_CALM, 2 * max(self._calm, LOOK_SECONDS))
-        pause = max(LOOK_SECONDS, self._calm, min(LOOK_MOST, LOOK_REST * (time.monotonic() - start)))
+        rest = max(LOOK_SECONDS, self._calm, min(LOOK_MOST, LOOK_REST * (time.monotonic() - start)))
         for bite in _bites(due):
             start = time.monotonic()
             async with self._working:
                 await asyncio.to_thread(self._prepare_bite, bite)
             await asyncio.sleep(REST * (time.monotonic() - start))
-        return pause
+        return rest
 
     def _prepare_bite(self, bite: Owned) -> None:
         """A flow that has ended may have made room for another of its tuple since it was looked at: that one's entry is

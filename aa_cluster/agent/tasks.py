@@ -4,13 +4,36 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
 from aa_cluster import log
 from aa_cluster.errors import AaError
 
+MOMENTS = 0.25
+"""Seconds from one to the next."""
+
 _log = log.get("agent")
+
+
+async def pause(seconds: float) -> None:
+    """About so long: until one of the moments, a quarter of a second apart, at which all pauses of this process end.
+
+    An idle agent is woken for all its regular work at once, and not for each by itself.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    await asyncio.sleep(next_moment(now, seconds) - now)
+
+
+def next_moment(now: float, seconds: float) -> float:
+    """The nearest to ``now + seconds`` that is to come."""
+    return max(round((now + seconds) / MOMENTS) * MOMENTS, last_moment(now) + MOMENTS)
+
+
+def last_moment(now: float) -> float:
+    return math.floor(now / MOMENTS) * MOMENTS
 
 
 class TaskSet:

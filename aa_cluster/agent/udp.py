@@ -66,6 +66,9 @@ class UdpTransport:
             self._socket.sendto(datagram, (address or BROADCAST, self._port))
         except OSError as error:
             self._complain(error)
+            return
+        if address is None:
+            self._gather()  # it comes back at once, and the answers soon
 
     def close(self) -> None:
         if self._timer is not None:
@@ -82,14 +85,17 @@ class UdpTransport:
 
     def _on_readable(self) -> None:
         """The first of a batch is there: take it, or with those that follow at once."""
-        loop = asyncio.get_running_loop()
-        if self._socket is None:
-            return
-        if self._company.expected(loop.time()):
-            loop.remove_reader(self._socket.fileno())
-            self._timer = loop.call_later(GATHER_SECONDS, self._take_gathered)
-        else:
+        if not self._gather():
             self._take()
+
+    def _gather(self) -> bool:
+        """What comes is taken in a moment, if it is expected to come in company."""
+        loop = asyncio.get_running_loop()
+        if self._socket is None or self._timer is not None or not self._company.expected(loop.time()):
+            return False
+        loop.remove_reader(self._socket.fileno())
+        self._timer = loop.call_later(GATHER_SECONDS, self._take_gathered)
+        return True
 
     def _take_gathered(self) -> None:
         self._timer = None

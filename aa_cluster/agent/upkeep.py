@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aa_cluster import log
 from aa_cluster.agent.context import Context
-from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.tasks import TaskSet, pause
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.told import say_all
 from aa_cluster.agent.wakeup import Wakeup
@@ -65,10 +65,10 @@ class Upkeep:
         return self.sessions
 
     async def _sweep(self) -> None:
-        pause = await self._sweep_once()  # a promoted node has numbers to give back before it can give them out
+        rest = await self._sweep_once()  # a promoted node has numbers to give back before it can give them out
         while True:
-            await asyncio.sleep(pause)
-            pause = await self._sweep_once()
+            await pause(rest)
+            rest = await self._sweep_once()
             with suppress(AaError):  # the sweep says what is wrong
                 await self.count_sessions(COUNT_SECONDS)
 
@@ -93,8 +93,9 @@ class Upkeep:
     async def _look_for_events(self) -> None:
         """Most events do not wake the agent, so that nobody can."""
         while True:
-            await asyncio.sleep(EVENT_SECONDS)
-            await self._take_events()
+            await pause(EVENT_SECONDS)
+            if self._plane.plane.events_wait():
+                await self._take_events()
 
     async def _take_events(self) -> None:
         events = await self._plane.call(self._plane.plane.read_events)

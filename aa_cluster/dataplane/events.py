@@ -14,6 +14,7 @@ EventKind = Literal["neighbour", "refused_block", "table_full", "journal", "gap"
 _KINDS: dict[int, EventKind] = {1: "neighbour", 2: "refused_block", 3: "table_full", 4: "journal", 5: "gap"}
 EVENT = struct.Struct("<Q16s6sBB")  # struct event of bpf/include/types.h
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
+_POSITION = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class ByteRing:
             at += (_HEADER + (length & ~(_BUSY | _DISCARDED)) + 7) & ~7
             struct.pack_into("=Q", self._consumer, 0, at)
         return out
+
+    def waits(self) -> bool:
+        """Whether there is something to read; for any thread, without a system call."""
+        return self._consumer[:_POSITION] != self._producer[:_POSITION]
 
     def close(self) -> None:
         self._consumer.close()

@@ -507,6 +507,10 @@ class Dataplane:
         """Readable when events wait; for ``loop.add_reader``."""
         return self._maps["events"].fd
 
+    def events_wait(self) -> bool:
+        """For any thread."""
+        return self._ring is not None and self._ring.waits()
+
     def read_events(self) -> list[Event]:
         return [] if self._ring is None else self._ring.read()
 

@@ -29,8 +29,8 @@ def test_a_round_is_finished_whatever_signals_come(plane: Plane, sweeper: Sweepe
     )
     plane.maps["watermark"].put(0, np.array(1 << 26, "<u8"))  # a long round; beyond the limit nothing is looked at
     before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    gone: list[int] = []
-    worker = threading.Thread(target=lambda: gone.append(sweeper.round()))
+    gone = sweeper.expired()
+    worker = threading.Thread(target=sweeper.round)
     try:
         worker.start()
         while worker.is_alive():
@@ -40,5 +40,5 @@ def test_a_round_is_finished_whatever_signals_come(plane: Plane, sweeper: Sweepe
     finally:
         worker.join()
         signal.signal(signal.SIGUSR1, before)
-        sweeper.close()
-    assert gone == [1]
+    assert sweeper.expired() == gone + 1
+    sweeper.close()

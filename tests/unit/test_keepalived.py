@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, Ballot, Keepalived
+from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, Ballot, Keepalived, ahead, behind, configuration
 from aa_cluster.core.election import PathState
+from aa_cluster.core.membership import MAX_NODE
 from aa_cluster.errors import StateError
 from tests.unit.fake_node import until
 
@@ -119,6 +123,24 @@ async def test_what_is_added_to_its_priority_is_in_a_file(keeper: Keeper) -> Non
     assert part.read_text("ascii") == f"{CHOSEN}\n"
     keeper.keepalived.play(ORDINARY)
     assert part.read_text("ascii") == f"{ORDINARY}\n"
+
+
+def test_priorities_keep_their_order() -> None:
+    """Behind, ordinary, who is handed over to, the primary: whichever nodes they are; all from 1 to 254 (RFC 5798)."""
+    own = {}
+    for number in range(1, MAX_NODE + 1):
+        ballot = dataclasses.replace(BALLOT, node_id=number)
+        found = re.findall(r"\spriority (\d+)", configuration(ballot, Path("fifo"), Path("part")))
+        assert len(set(found)) == 1, "the same on both paths"
+        own[number] = int(found[0])
+    ranks = [
+        [value + added(number) for number, value in own.items()]
+        for added in (behind, lambda _: ORDINARY, ahead, lambda _: CHOSEN)
+    ]
+    assert min(ranks[0]) >= 1
+    assert max(ranks[-1]) <= 254
+    for lower, higher in itertools.pairwise(ranks):
+        assert max(lower) < min(higher)
 
 
 async def test_a_dead_one_is_started_again_and_its_word_counts_no_more(desk: Desk, keeper: Keeper) -> None:
