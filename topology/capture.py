@@ -7,7 +7,6 @@ A frame is taken at its ingress port only, so the port tells who really sent it,
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import select
 import socket
@@ -22,15 +21,14 @@ from types import TracebackType
 from typing import Self
 
 from aa_cluster.errors import LabError
+from aa_cluster.netlink import packet_filter
+from aa_cluster.netlink.packet_filter import Step
 from aa_cluster.topology.namespaces import inside
 
 ETH_P_ALL = 3
-Step = tuple[int, int, int, int]
-"""struct sock_filter: code, jt, jf, k."""
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
-SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
 PACKET_OUTGOING = 4
 PACKET_STATISTICS = 6
@@ -136,7 +134,7 @@ class Capture:
     def _open(self) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-        _attach(opened, self._steps)
+        packet_filter.attach(opened, self._steps)
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         with contextlib.suppress(BlockingIOError):
             while True:  # what came before the filter was attached
@@ -232,10 +230,3 @@ class Reset:
             acknowledged=acknowledged,
             flags=frame.data[header + 13],
         )
-
-
-def _attach(opened: socket.socket, steps: Sequence[Step]) -> None:
-    """A classic BPF filter."""
-    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
-    buffer = ctypes.create_string_buffer(program)
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(steps), ctypes.addressof(buffer)))

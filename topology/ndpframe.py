@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from aa_cluster.topology.capture import ETH_P_IPV6, Frame, Step, address
+from aa_cluster.netlink.packet_filter import Step
+from aa_cluster.topology.capture import ETH_P_IPV6, Frame, address
 
 NAMES = {
     130: "MLD query",

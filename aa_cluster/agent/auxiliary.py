@@ -15,7 +15,7 @@ from aa_cluster.agent.context import Context, mac_text
 from aa_cluster.agent.event_relay import EventRelay, event_of
 from aa_cluster.agent.state import PrimaryState
 from aa_cluster.agent.sync_mirror import SyncMirror
-from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.tasks import TaskSet, pause
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.told import say_all
 from aa_cluster.errors import BY_EXIT_CODE, AaError, StateError, TimeoutReached, UsageError
@@ -223,8 +223,9 @@ class Auxiliary:
     async def _read_events(self) -> None:
         """Refused blocks do not wake the agent, so that nobody can: they are looked for once a second."""
         while True:
-            await asyncio.sleep(EVENT_SECONDS)
-            await self._take_events()
+            await pause(EVENT_SECONDS)
+            if self.plane.plane.events_wait():
+                await self._take_events()
 
     async def _take_events(self) -> None:
         say_all(self.context, self.settings.ports, await self.plane.call(self.plane.plane.read_events))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from aa_cluster import log
 from aa_cluster.agent.context import Context
-from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, RESIGNED, Ballot, Keepalived, behind
+from aa_cluster.agent.keepalived import CHOSEN, ORDINARY, RESIGNED, Ballot, Keepalived, ahead, behind
 from aa_cluster.core import election
 from aa_cluster.core.election import PathState
 from aa_cluster.errors import StateError
@@ -81,8 +81,12 @@ class Candidate:
         if self._behind:
             self._play(ORDINARY)
 
+    def come_next(self, node_id: int) -> None:
+        """The primary hands over to this node, which shall win as soon as that lets go."""
+        self._play(ahead(node_id))
+
     def favour(self) -> None:
-        """The primary hands over to this node: it shall win."""
+        """This node is the primary: it shall win."""
         self._play(CHOSEN)
 
     def step_aside(self) -> None:

@@ -41,6 +41,7 @@ class Host:
     read_mac: Callable[[str], bytes]
     set_mac: Callable[[str, bytes], None]
     announce: Callable[[Sequence[Claim]], None]
+    host_answers: Callable[[str, bytes, Collection[str]], bool]
     put_neighbour: Callable[[int, str, bytes], None]
     read_neighbours: Callable[[int], Mapping[str, bytes]]
     correct_neighbours: Callable[[int, dict[str, bytes]], Sequence[str]]
@@ -93,7 +94,7 @@ def this_machine() -> Host:
     """The network namespace the process is in."""
     from aa_cluster.agent import forgetting
     from aa_cluster.dataplane.plane import Dataplane
-    from aa_cluster.netlink import announce, links, neighbours, overrun, ruleset, traffic
+    from aa_cluster.netlink import announce, host_probe, links, neighbours, overrun, ruleset, traffic
     from aa_cluster.netlink.carrier_watch import CarrierWatch
     from aa_cluster.netlink.neighbour_watch import NeighbourWatch
 
@@ -103,6 +104,7 @@ def this_machine() -> Host:
         read_mac=links.read_mac,
         set_mac=links.set_mac,
         announce=announce.moved,
+        host_answers=host_probe.answers,
         put_neighbour=neighbours.put,
         read_neighbours=neighbours.read,
         correct_neighbours=neighbours.correct,

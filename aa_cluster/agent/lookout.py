@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from aa_cluster import api, log
 from aa_cluster.agent.context import Context
 from aa_cluster.agent.pulse import Pace, PulseThread
-from aa_cluster.agent.tasks import TaskSet
-from aa_cluster.agent.threads import PlaneThread
+from aa_cluster.agent.tasks import TaskSet, pause
+from aa_cluster.agent.threads import PlaneThread, urgently
 from aa_cluster.core import membership
-from aa_cluster.core.liveness import Carrier, Fit, Liveness, Own, Unfit, Verdict, Watch
+from aa_cluster.core.liveness import AskHosts, Carrier, Fit, HostsSaid, Liveness, Own, Unfit, Verdict, Watch
 from aa_cluster.errors import AaError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HA_LINK = 16
 """As in dataplane/pulses.py."""
+
+ASK_AGAIN_SECONDS = 1.0
 
 _log = log.get("lookout")
 
@@ -38,22 +40,28 @@ class Carriers(Protocol):
 
 
 class Lookout:
-    """``feed`` gets the membership's events, on the event loop."""
+    """``feed`` gets the membership's events, on the event loop. ``hosts``: addresses on a data link, by its number."""
 
     def __init__(
-        self, context: Context, plane: PlaneThread, settings: Settings, feed: Callable[[membership.Event], None]
+        self,
+        context: Context,
+        plane: PlaneThread,
+        settings: Settings,
+        feed: Callable[[membership.Event], None],
+        hosts: Callable[[int], tuple[str, ...]],
     ) -> None:
         ha = context.config.ha
         self._context = context
         self._feed = feed
+        self.hosts = hosts
+        self._ports = {port.slot: port for port in settings.ports}
         self._names = link_names(settings)
         self._links = {port.ifindex: port.slot for port in settings.ports} | {settings.ha_ifindex: HA_LINK}
         state = Liveness(tuple(self._names), HA_LINK, ha.dead_ms / 1000)
         self._pulse = PulseThread(
             plane.plane.prober, state, Pace.of(ha.pulse_ms), self._on_verdicts, context.host.lost_frames
         )
-        self.on_own_fault: Callable[[], None] = lambda: None
-        self.on_carrier: Callable[[], None] = lambda: None
+        self.on_own_links: Callable[[], None] = lambda: None
         self._carriers: Carriers | None = None
         self._down: set[int] = set()
         self._held: tuple[membership.Node, ...] | None = None
@@ -105,8 +113,12 @@ class Lookout:
         return self._down >= self._names.keys() - {HA_LINK}
 
     def unplugged(self) -> bool:
-        """A data interface of this node has no carrier."""
-        return any(link != HA_LINK for link in self._pulse.state.carrierless)
+        """A data interface of this node has no carrier, or its port is dead."""
+        return bool((self._down | self._pulse.state.deaf()) - {HA_LINK})
+
+    def unheard(self) -> dict[int, tuple[str, ...]]:
+        """Hosts that should answer, by the data link on which they do not."""
+        return {link: self.hosts(link) for link in sorted(self._pulse.state.deaf())}
 
     def problems(self) -> list[str]:
         """One sentence each."""
@@ -123,6 +135,30 @@ class Lookout:
                     self._feed(membership.Fit(verdict.node))
                 case Own():
                     self._tell_own(verdict)
+                case AskHosts():
+                    self._tasks.start(self._ask_hosts(verdict.link), "hosts")
+
+    async def _ask_hosts(self, link: int) -> None:
+        """Again and again while none answers."""
+        answer = await self._host_answers(link)
+        self._pulse.feed(HostsSaid(link, answer))
+        while answer is False:
+            await pause(ASK_AGAIN_SECONDS)
+            if link not in self._pulse.state.deaf():
+                return
+            answer = await self._host_answers(link)
+            self._pulse.feed(HostsSaid(link, answer))
+
+    async def _host_answers(self, link: int) -> bool | None:
+        """None when nobody is there to be asked."""
+        port, addresses = self._ports[link], self.hosts(link)
+        if not addresses:
+            return None
+        try:
+            return await urgently(self._context.host.host_answers, port.name, port.virtual_mac, addresses)
+        except AaError as error:
+            _log.warning("hosts cannot be asked", link=port.name, why=error.message)
+            return None
 
     def _tell_own(self, verdict: Own) -> None:
         name = self._names[verdict.link]
@@ -130,13 +166,14 @@ class Lookout:
         write = _log.error if verdict.broken else _log.info
         write("own link", link=name, broken=verdict.broken)
         self._context.events.say("link", text, node=self._context.name, link=name)
-        if verdict.broken:
-            self.on_own_fault()
+        self.on_own_links()
 
     def _own_words(self, link: int) -> str:
         name = self._names[link]
         if link in self._pulse.state.carrierless:
             return f"this node's own {name} has no carrier"
+        if link in self._pulse.state.deaf():
+            return f"neither a node nor a host answers on {name}, so it is this node's own port that is dead"
         return f"nobody answers on {self._called(link)}, so it is this node's own that is broken"
 
     def _words(self, lost: tuple[int, ...]) -> str:
@@ -177,7 +214,7 @@ class Lookout:
         link = self._links[ifindex]
         (self._down.discard if up else self._down.add)(link)
         self._pulse.feed(Carrier(link, up))
-        self.on_carrier()
+        self.on_own_links()
 
 
 def link_names(settings: Settings) -> dict[int, str]:

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from aa_cluster import log
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 REMEMBERED = 65_536
 """Hosts whose MAC is remembered; the one not seen for the longest is forgotten first."""
+ASKED = 8
+"""Hosts of a segment that are asked whether they are there."""
 GATHER_SECONDS = 0.02
 TELL_SECONDS = 2.0
 """An auxiliary that does not answer for so long asks anew what it needs to know: its entries go stale."""
@@ -69,9 +72,13 @@ class Neighbourhood:
             self._timer.cancel()
         self._ignore()
         await self._tasks.cancel()
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:  # nobody waits for it: the kernel takes some 15 ms for each packet socket
+            asyncio.get_running_loop().run_in_executor(None, watch.close)
+
+    def hosts(self, slot: int) -> tuple[str, ...]:
+        """Addresses on that data link, at most ``ASKED`` of them, the ones seen last."""
+        return tuple(islice((address for at, address in reversed(self._known) if at == slot), ASKED))
 
     async def _open(self) -> None:
         """The watch first, then the table: what changes in between is seen twice, not missed."""

@@ -387,8 +387,7 @@ class Node:
         role.on_order = order
         role.on_outranked = lambda beat, peer: self.succession.outranked(role, beat, peer)
         role.on_promotion = self.succession.obey
-        role.lookout.on_carrier = lambda: self.succession.carrier_changed(role)
-        role.lookout.on_own_fault = lambda: self.succession.unplugged(role)
+        role.lookout.on_own_links = lambda: self.succession.own_links.changed(role)
         return role
 
     def auxiliary_role(

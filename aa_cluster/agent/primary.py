@@ -21,7 +21,7 @@ from aa_cluster.agent.neighbourhood import Neighbourhood
 from aa_cluster.agent.requests import Requests
 from aa_cluster.agent.sync_source import SyncSource
 from aa_cluster.agent.takeover import Taken, TakeOver
-from aa_cluster.agent.tasks import TaskSet
+from aa_cluster.agent.tasks import TaskSet, last_moment
 from aa_cluster.agent.threads import PlaneThread
 from aa_cluster.agent.upkeep import Upkeep
 from aa_cluster.core import membership, policy, schedule
@@ -86,7 +86,9 @@ class Primary:
         self.on_outranked: Callable[[control.PrimaryBeat, Peer], None] = lambda beat, peer: None
         self.on_promotion: Callable[[control.Request], Awaitable[AnyMessage]] | None = None
         self.silent = False
-        """It was cut off from all its networks, and has not asked yet whether it is still the primary."""
+        """It is cut off from all its networks."""
+        self.muted = False
+        """Its dataplane says nothing, until it has asked whether it is still the primary."""
         self.heir = 0
         """The node that this one hands its role over to."""
         self.rival: tuple[str, float] | None = None
@@ -102,7 +104,7 @@ class Primary:
         self.moving = asyncio.Lock()
         """Held while flows move to another node, and by what must not come in between."""
         self._relay = EventRelay(members.self_id, context.link.send)
-        self.lookout = Lookout(context, plane, settings, self.feed)
+        self.lookout = Lookout(context, plane, settings, self.feed, self._neighbourhood.hosts)
         self.takeover = TakeOver(plane, members.self_id, self._auxiliaries)
 
     def start(self) -> None:
@@ -313,12 +315,14 @@ class Primary:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due = last_moment(loop.time())
         while True:
             self.feed(membership.Tick(self.context.clock()))
             self._send_beat()
             self.sync.beat()
-            due = max(due + self.context.beat, loop.time())
+            due += self.context.beat
+            if due < loop.time():
+                due = last_moment(loop.time())
             await asyncio.sleep(due - loop.time())
 
     def _send_beat(self, address: str | None = None, whole: bool = False) -> None:

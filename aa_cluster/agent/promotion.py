@@ -236,20 +236,33 @@ async def take(context: Context, primary: Primary) -> None:
     await attachment.wear(context, primary.survey, virtual)
 
 
-async def let_go(context: Context, role: Primary, successor: control.PrimaryBeat, address: str, heir: bool) -> Settings:
+async def let_go(
+    context: Context,
+    role: Primary,
+    successor: control.PrimaryBeat,
+    address: str,
+    heir: bool,
+    resign: Callable[[], None],
+    watch: Stopwatch,
+) -> Settings:
     """A primary becomes an auxiliary of ``successor``, for the moment one without work; its settings from now on.
 
     First nothing more is said as the primary, then the virtual MACs go, then it speaks as an auxiliary. ``heir``: see
-    ``Hooks.change``.
+    ``Hooks.change``. ``resign``: called when the MACs are free.
     """
     old = role.settings
     virtual = tuple(port.virtual_mac for port in old.ports)
     seat = Seat("auxiliary", old.node_id, successor.generation, successor.epoch, successor.node_id)
     settings = attachment.settings(context, seat, role.survey, virtual, successor.ha_mac)
     await role.stop()
+    watch.lap("stop")
     await role.plane.call(role.plane.plane.change_role, settings, heir)
+    watch.lap("hooks")
     await attachment.restore(context, role.survey, announced=False)
+    resign()
+    watch.lap("macs")
     await role.plane.call(role.plane.plane.speak_again)
+    watch.lap("speak")
     await context.remember(
         role="auxiliary",
         generation=successor.generation,
@@ -259,6 +272,7 @@ async def let_go(context: Context, role: Primary, successor: control.PrimaryBeat
         applied={},
         primary=primary_state(successor, address, virtual),
     )
+    watch.lap("state")
     return settings
 
 

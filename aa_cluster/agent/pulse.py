@@ -8,6 +8,7 @@ answer: one system call for all nodes. In doubt it asks more often (docs/livenes
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -67,10 +68,8 @@ class PulseThread:
         self._lost_frames = lost_frames
         self._lost: int | None = None
         self._clock = clock
-        self._waiting: list[Event] = []
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._work = threading.Event()
+        self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._stopped = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -81,17 +80,15 @@ class PulseThread:
 
     async def stop(self) -> None:
         """Returns when the thread has let go of the dataplane."""
-        self._stop.set()
-        self._work.set()
+        self._stopped = True
+        self._waiting.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
             self._thread = None
 
     def feed(self, event: Event) -> None:
-        """Which nodes are judged, or a link's carrier: taken up before the next pulse."""
-        with self._lock:
-            self._waiting.append(event)
-        self._work.set()
+        """Which nodes are judged, or a link's carrier: taken up at once."""
+        self._waiting.put(event)
 
     def work(self) -> None:
         """In the thread, until ``stop``."""
@@ -113,13 +110,10 @@ class PulseThread:
     def _ask(self, prober: Prober) -> None:
         before, planned = self._clock(), self._pace.usual
         calm = False
-        while not self._stop.is_set():
-            if self._waiting:
-                self._take_up()
-                calm = self.state.calm()
+        while not self._stopped:
             if not self.state.nodes:
-                self._work.wait()
-                self._work.clear()
+                self._take_up(self._waiting.get())
+                calm = self.state.calm()
                 before = self._clock()
                 continue
             doubt = prober.send(self.state.nodes)
@@ -131,13 +125,18 @@ class PulseThread:
                 self._lost = None
             before = now
             planned = self._pace.doubt if not calm and self.state.doubtful() else self._pace.usual
-            time.sleep(planned)
+            try:
+                event = self._waiting.get(timeout=planned)
+            except queue.Empty:
+                continue
+            self._take_up(event)
+            calm = self.state.calm()
 
-    def _take_up(self) -> None:
-        with self._lock:
-            events, self._waiting = self._waiting, []
-        for event in events:
+    def _take_up(self, event: Event | None) -> None:
+        """That one, and all that wait behind it."""
+        while event is not None:
             self._step(event)
+            event = None if self._waiting.empty() else self._waiting.get()
 
     def _counts(self, prober: Prober) -> dict[tuple[int, int], Count]:
         """The newest pulse has only just left."""

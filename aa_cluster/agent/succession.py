@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from aa_cluster import api, log
-from aa_cluster.agent import promotion
+from aa_cluster.agent import own_links, promotion
 from aa_cluster.agent.auxiliary import Auxiliary
 from aa_cluster.agent.election import Candidate
+from aa_cluster.agent.own_links import OwnLinks
 from aa_cluster.agent.primary import Primary
 from aa_cluster.agent.tasks import TaskSet
 from aa_cluster.core import membership
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from aa_cluster.agent.node import Node
     from aa_cluster.dataplane.pulses import Question
 
-UNPLUGGED_SECONDS = 0.1
-"""A primary's data link may be without carrier for so long, before its role goes to another node."""
-QUESTIONS, QUESTION_SECONDS = 12, 0.05
-"""How long a primary that was cut off asks for a later one."""
 PENANCE_SECONDS = 30.0
 """A node that failed to become primary stands again after this long."""
 SILENT_PULSES = 1.75
@@ -49,6 +46,8 @@ PREPARE_SECONDS = 15.0
 GO_SECONDS = 2.0
 TAKE_SECONDS = 2.0
 """A successor that is not told that the virtual MACs are free takes them after this long."""
+GONE_SECONDS = 0.15
+"""Or when every path has said for so long that nobody else is primary: who was handing over has died."""
 UNUSED_SECONDS = 5.0
 """A node that was asked to be ready, and then was not asked to go, lets go of what it has prepared after this long."""
 CATCH_UP_SECONDS, CATCH_UP_STEP = 0.5, 0.002
@@ -71,12 +70,13 @@ class Succession:
         self._tasks = TaskSet()
         self._asked: dict[bytes, asyncio.Task[AnyMessage]] = {}
         self._taken: asyncio.Event | None = None
-        self._silence = asyncio.Lock()
         self._lived = -math.inf
         self.candidate = Candidate(node.context, self._stand)
+        self.own_links = OwnLinks(node, self.candidate, self.hand_over)
 
     async def close(self) -> None:
         """The agent ends; keepalived and the dataplane go on."""
+        await self.own_links.close()
         await self._tasks.cancel()
         self.candidate.close()
 
@@ -107,6 +107,8 @@ class Succession:
     async def _stand(self) -> bool:
         """False: not this time."""
         role = self._node.role
+        if isinstance(role, Primary):
+            await self._go_without_the_former()
         if not isinstance(role, Auxiliary):
             return True
         if not role.ready:
@@ -114,7 +116,7 @@ class Succession:
             return False
         async with self._moving(role):
             if self._node.role is not role:
-                return True
+                return False
             watch, began = promotion.Stopwatch(self._context.clock), self._context.clock()
             gone = frozenset({role.primary.id})
             question = await role.plane.call(role.plane.plane.ask_primary)
@@ -237,59 +239,6 @@ class Succession:
         if self._node.role is not None:
             await self._prepare(self._node.role)
 
-    # The primary has lost a data link.
-
-    def unplugged(self, role: Primary) -> None:
-        """A primary without a network serves nobody there; an auxiliary that has all of them is a better one. Where
-        roles are static nobody changes them but the operator."""
-        if not self.candidate.enabled:
-            return
-        self._tasks.start(self._flee(role), "own link")
-
-    async def _flee(self, role: Primary) -> None:
-        """One that is cut off from all networks can hand nothing over, and will be replaced."""
-        await asyncio.sleep(UNPLUGGED_SECONDS)
-        for node in sorted(role.members.reachable(), key=lambda node: node.id):
-            if self._node.role is not role or not role.lookout.unplugged() or role.lookout.isolated():
-                return
-            if node.id == role.members.self_id or node.state != "active":
-                continue
-            try:
-                await self.hand_over(role, node.facts.name)
-            except AaError as error:
-                _log.warning("not handed over", node=node.facts.name, why=error.message)
-
-    # The primary was cut off.
-
-    def carrier_changed(self, role: Primary) -> None:
-        """A primary without any network may have been replaced when it is back: it asks before it says anything."""
-        if not self.candidate.enabled or role.lookout.isolated() == role.silent:
-            return
-        role.silent = not role.silent
-        self._tasks.start(self._be_silent(role) if role.silent else self._speak_again(role), "cut off")
-
-    async def _be_silent(self, role: Primary) -> None:
-        _log.warning("cut off from all networks: silent until somebody has been asked")
-        async with self._silence:
-            if role.silent and self._node.role is role:
-                self.candidate.step_aside()
-                await role.plane.call(role.plane.plane.be_silent)
-
-    async def _speak_again(self, role: Primary) -> None:
-        """Whoever became primary meanwhile answers on the HA link; on the data path its advertisements are heard."""
-        asked = 0
-        while asked < QUESTIONS or self.candidate.paths["data"] == "backup":
-            self._context.link.send(control.Probe(self._context.name, False))
-            await asyncio.sleep(QUESTION_SECONDS)
-            asked += 1
-            if role.silent or self._node.role is not role:
-                return
-        async with self._node.changing, self._silence:
-            if not role.silent and self._node.role is role:
-                await role.plane.call(role.plane.plane.speak_again)
-                self.candidate.favour()
-                _log.warning("still the primary")
-
     # The primary hands over: its side.
 
     async def hand_over(self, role: Primary, name: str) -> api.Promoted:
@@ -300,6 +249,7 @@ class Succession:
         if heir.state != "active":
             raise StateError(f"{heir.facts.name} is {heir.state}, expected active", "see `aa-cluster nodes`")
         address = heir.facts.ha_address
+        watch = promotion.Stopwatch(self._context.clock)
         async with self._moving(role):
             if self._node.role is not role:
                 raise StateError("this node is not the primary any more")
@@ -308,11 +258,15 @@ class Succession:
             role.lookout.watch(())
             try:
                 await role.plane.call(role.plane.plane.set_draining, others)
-                await self._unless_outranked(role, self._ask(control.PromoteAsk(_nonce()), address, PREPARE_SECONDS))
+                hosts = tuple(control.SlotHosts(*one) for one in role.lookout.unheard().items())
+                ask = control.PromoteAsk(_nonce(), hosts)
+                await self._unless_outranked(role, self._ask(ask, address, PREPARE_SECONDS))
+                watch.lap("ask")
                 await role.plane.call(role.plane.plane.set_heir, heir.id)
                 head = await role.plane.call(role.plane.plane.sent_up_to)
-                go = control.PromoteGo(_nonce(), role.survey.physical, head)
+                go = control.PromoteGo(_nonce(), role.survey.physical, head, role.lookout.unplugged())
                 armed = await self._ask(go, address, GO_SECONDS)
+                watch.lap("go")
             except AaError:
                 role.heir = 0
                 role.lookout.watch(role.members.reachable())
@@ -320,14 +274,17 @@ class Succession:
                 role.carry_out_again(membership.SetDraining(role.members.withdrawn()))
                 raise
             try:
-                auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True)
+                auxiliary = await self._let_go(role, _beat_of(heir, armed), address, heir=True, watch=watch)
             except AaError:
                 role.heir = 0  # so that the successor's next word makes this node stand down
                 raise
+            watch.lap("role")
             self._tasks.start(self._forget_heir(auxiliary), "heir")
             await auxiliary.plane.call(auxiliary.plane.plane.forget_journal)
             auxiliary.ready = True
             await self._set_free(address)
+            watch.lap("take")
+        _log.info("handed over", to=name, **watch.steps)
         self._tasks.start(self._drop_entries(auxiliary, self._context.clock()), "entries")
         return api.Promoted(primary=heir.facts.name, generation=armed.generation)
 
@@ -363,9 +320,10 @@ class Succession:
         if self._node.role is auxiliary:
             await auxiliary.plane.call(auxiliary.plane.plane.forget_heir)
 
-    async def _let_go(self, role: Primary, beat: control.PrimaryBeat, address: str, heir: bool) -> Auxiliary:
-        self.candidate.resign()
-        settings = await promotion.let_go(self._context, role, beat, address, heir)
+    async def _let_go(
+        self, role: Primary, beat: control.PrimaryBeat, address: str, heir: bool, watch: promotion.Stopwatch
+    ) -> Auxiliary:
+        settings = await promotion.let_go(self._context, role, beat, address, heir, self.candidate.resign, watch)
         virtual = tuple(port.virtual_mac for port in settings.ports)
         primary = promotion.primary_state(beat, address, virtual)
         auxiliary = self._node.auxiliary_role(role.plane, settings, primary, role.survey)
@@ -400,7 +358,9 @@ class Succession:
             raise StateError(f"a join, leave or change of role is under way on {self._context.name}", "try again")
         if isinstance(request, control.PromoteGo):
             return await self._go(role, request)
-        await self._must_be_plugged(role)
+        await own_links.must_be_plugged(self._context, role)
+        if isinstance(request, control.PromoteAsk):
+            await own_links.must_hear(self._context, role, request.hosts)
         await role.plane.call(role.plane.plane.prepare_standby)
         began = self._context.clock()
         await promotion.make_entries(self._context, role)
@@ -412,17 +372,6 @@ class Succession:
         if self._node.role is role:
             await self._drop_entries(role, began)
 
-    async def _must_be_plugged(self, role: Auxiliary) -> None:
-        ports = {port.ifindex: port.name for port in role.settings.ports}
-        watch = await asyncio.to_thread(self._context.host.watch_carriers, tuple(ports))
-        try:
-            carriers = await asyncio.to_thread(watch.now)
-        finally:
-            watch.close()
-        lost = [name for ifindex, name in ports.items() if not carriers.get(ifindex)]
-        if lost:
-            raise StateError(f"{self._context.name} has no carrier on {', '.join(lost)}", "look at its cables")
-
     async def _go(self, role: Auxiliary, request: control.PromoteGo) -> AnyMessage:
         former = next((one for one in role.table if one.id == role.primary.id), None)
         if former is None:
@@ -432,11 +381,12 @@ class Succession:
         async with self._moving(role):
             await self._catch_up(role, request.head)
             watch.lap("journal")
-            primary = await self._arm(role, frozenset(), facts, watch)
+            gone = frozenset({role.primary.id}) if request.unplugged else frozenset[int]()
+            primary = await self._arm(role, gone, facts, watch)
         _log.info("armed", **watch.steps)
-        self.candidate.favour()
+        self.candidate.come_next(primary.settings.node_id)
         self._taken = asyncio.Event()
-        self._tasks.start(self._take(primary, self._taken), "take")
+        self._tasks.start(self._take(primary, gone, self._taken), "take")
         answer = control.PromoteAck(request.nonce, primary.settings.generation, primary.settings.epoch)
         # The task that would answer has ended with the old role; the primary should not have to ask again.
         self._context.link.send(answer, role.primary.ha_address)
@@ -452,17 +402,25 @@ class Succession:
                 )
             await asyncio.sleep(CATCH_UP_STEP)
 
-    async def _take(self, primary: Primary, freed: asyncio.Event) -> None:
+    async def _take(self, primary: Primary, gone: frozenset[int], freed: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(TAKE_SECONDS):
                 await freed.wait()
         except TimeoutError:
             _log.error("the former primary has not let go: the virtual MACs are taken all the same")
+        self.candidate.favour()
         async with self._moving(primary):
             await primary.plane.call(primary.plane.plane.set_heir, 0)
             await self._wear(primary)
             primary.lookout.release()
-            await self._now_primary(primary, frozenset())
+            await self._now_primary(primary, gone)
+
+    async def _go_without_the_former(self) -> None:
+        """A primary that dies while it hands over says no more; one that lives is on its paths until its MACs are
+        free."""
+        await asyncio.sleep(GONE_SECONDS)
+        if self._taken is not None and self.candidate.won:
+            self._taken.set()
 
     # Somebody else is primary.
 
@@ -475,7 +433,8 @@ class Succession:
                 return
             text = f"{self._context.name} stands down: {beat.name} has generation {beat.generation}"
             _log.warning("standing down", primary=beat.name, generation=beat.generation)
-            auxiliary = await self._let_go(role, beat, address, heir=False)
+            watch = promotion.Stopwatch(self._context.clock)
+            auxiliary = await self._let_go(role, beat, address, heir=False, watch=watch)
             self._context.events.say("stand-down", text, node=self._context.name)
             # It joins when ``changing`` is free again, also if its table could not be emptied.
             auxiliary.come_back(f"generation {beat.generation} has begun under {beat.name}")

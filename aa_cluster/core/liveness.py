@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 LEAST_UNANSWERED = 3
 """Pulses in a row, before silence counts whatever its length."""
@@ -29,6 +30,8 @@ STRAIN = 0.5
 
 Link = int
 Key = tuple[int, Link]
+Hosts = Literal["asked", "answer", "silent", "unknown"]
+"""Of a segment; ``unknown``: there was nobody to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Liveness:
     """``dead``: s of silence on a link that end its node's work. ``unfit``: nodes that were told so.
 
     ``own``: links that are broken here, as nobody else's can be judged by them. ``carrierless``: links without carrier.
-    ``strain``: s for which the loss of frames here still excuses silence.
+    ``hosts``: what those of a data link say on which no node answers. ``strain``: s for which the loss of frames here
+    still excuses silence.
     """
 
     links: tuple[Link, ...]
@@ -70,6 +74,7 @@ class Liveness:
     unfit: frozenset[int] = frozenset()
     own: frozenset[Link] = frozenset()
     carrierless: frozenset[Link] = frozenset()
+    hosts: Mapping[Link, Hosts] = field(default_factory=dict)
     strain: float = 0.0
 
     def calm(self) -> bool:
@@ -80,6 +85,10 @@ class Liveness:
         """Something may be about to turn out dead: the sooner there are more answers, or none, the better."""
         judged = (one for (node, link), one in self.tracks.items() if node not in self.unfit and link not in self.own)
         return any(one.quiet or not one.proven for one in judged)
+
+    def deaf(self) -> frozenset[Link]:
+        """Links with a carrier on which neither a node answers nor a host."""
+        return frozenset(link for link, said in self.hosts.items() if said == "silent")
 
     def lost(self, node: int) -> tuple[Link, ...]:
         """Its links that do not answer."""
@@ -122,7 +131,15 @@ class Carrier:
     up: bool
 
 
-Event = Watch | Look | Carrier
+@dataclass(frozen=True, slots=True)
+class HostsSaid:
+    """Whether one of the hosts of that link answers (``AskHosts``); None when there is nobody to ask."""
+
+    link: Link
+    answer: bool | None
+
+
+Event = Watch | Look | Carrier | HostsSaid
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +165,15 @@ class Own:
     broken: bool
 
 
-Verdict = Unfit | Fit | Own
+@dataclass(frozen=True, slots=True)
+class AskHosts:
+    """No node answers on that data link: do its hosts? If they do not either, it is this node's own port that is
+    dead."""
+
+    link: Link
+
+
+Verdict = Unfit | Fit | Own | AskHosts
 Step = tuple[Liveness, tuple[Verdict, ...]]
 
 
@@ -160,12 +185,23 @@ def step(state: Liveness, event: Event) -> Step:
             lost = state.carrierless - {event.link} if event.up else state.carrierless | {event.link}
             changed = replace(state, carrierless=lost)
             return _judge(_anew(changed, event.link) if event.up else changed)
+        case HostsSaid():
+            if event.link not in state.hosts:
+                return state, ()
+            return _judge(replace(state, hosts={**state.hosts, event.link: _heard(event, state.strain)}))
         case Look():
             counted = min(event.passed, event.planned + OVERSLEPT)
             wait = counted, event.planned
             tracks = {key: _follow(track, event.counts.get(key), *wait) for key, track in state.tracks.items()}
             strain = STRAIN if event.overrun else max(0.0, state.strain - counted)
             return _judge(replace(state, tracks=tracks, strain=strain))
+
+
+def _heard(event: HostsSaid, strain: float) -> Hosts:
+    """A machine that loses frames loses hosts' answers, too."""
+    if event.answer:
+        return "answer"
+    return "unknown" if event.answer is None or strain else "silent"
 
 
 def _watch(state: Liveness, event: Watch) -> Liveness:
@@ -195,8 +231,9 @@ def _follow(track: Track, count: Count | None, seconds: float, planned: float) -
 
 
 def _judge(state: Liveness) -> Step:
+    state, asked = _doubt_own(state)
     state, said = _judge_own(state)
-    verdicts: list[Verdict] = list(said)
+    verdicts: list[Verdict] = [*asked, *said]
     for node in sorted(state.nodes):
         if node in state.unfit:
             if all(state.tracks[node, link].steady >= STEADY for link in state.links):
@@ -211,20 +248,49 @@ def _judge(state: Liveness) -> Step:
 
 
 def _lost(state: Liveness, node: int) -> tuple[Link, ...]:
-    """A data link without carrier here says nothing about a node. The HA link does: who is cut off cannot be led. So
-    does a data link on which nobody answers: whether it is broken here or there, packets sent to them over it are lost,
-    and here they may not be.
+    """A data link that is dead here, or has no carrier, says nothing about a node; while its hosts are asked, nothing
+    for as long again. The HA link does: who is cut off cannot be led. So does a data link on which no node answers, but
+    hosts do, or there are none: packets sent to them over it are lost, and here they may not be.
     """
     fit = state.nodes - state.unfit
     nobody = len(fit) > 1 and all(_mute(state, one) for one in fit)
-    dead = state.dead * ALONE if nobody else state.dead
-    links = (link for link in state.links if link == state.ha or link not in state.carrierless)
-    return tuple(link for link in links if state.silent(state.tracks[node, link], dead))
+    mute = state.carrierless | state.deaf()
+    links = (link for link in state.links if link == state.ha or link not in mute)
+    return tuple(link for link in links if state.silent(state.tracks[node, link], _patience(state, link, nobody)))
+
+
+def _patience(state: Liveness, link: Link, nobody: bool) -> float:
+    """``nobody``: no node answers on any link."""
+    return state.dead * ALONE if nobody or state.hosts.get(link) == "asked" else state.dead
 
 
 def _mute(state: Liveness, node: int) -> bool:
     """Answers on no link for now."""
     return all(state.tracks[node, link].quiet >= state.dead / 2 for link in state.links)
+
+
+def _doubt_own(state: Liveness) -> Step:
+    """Hosts are asked once, as soon as no node that speaks at all answers on a data link; forgotten when one does."""
+    hosts, verdicts = dict(state.hosts), list[Verdict]()
+    for link in state.links:
+        tracks = [state.tracks[node, link] for node in _speaking(state)]
+        if link == state.ha or link in state.carrierless:
+            hosts.pop(link, None)
+        elif link in state.deaf():
+            every = (state.tracks[node, link] for node in state.nodes)
+            if any(track.proven and not track.quiet for track in every):
+                del hosts[link]
+        elif not tracks or not all(track.proven and track.quiet >= state.dead / 2 for track in tracks):
+            hosts.pop(link, None)
+        elif link not in hosts:
+            hosts[link] = "asked"
+            verdicts.append(AskHosts(link))
+    return replace(state, hosts=hosts), tuple(verdicts)
+
+
+def _speaking(state: Liveness) -> list[int]:
+    """Nodes that answer on some link."""
+    return [node for node in sorted(state.nodes - state.unfit) if not _mute(state, node)]
 
 
 def _judge_own(state: Liveness) -> Step:
@@ -238,13 +304,17 @@ def _judge_own(state: Liveness) -> Step:
 
 
 def _is_own(state: Liveness, link: Link) -> bool:
-    """A link on which nobody answers, though two or more do on others, is broken here; so is one without carrier."""
-    if link in state.carrierless:
+    """A data link on which neither a node answers nor a host is dead here; so is one without carrier. Where there is no
+    host to ask: one on which no node does, though two or more do on others."""
+    if link in state.carrierless or link in state.deaf():
         return True
+    if state.hosts.get(link) == "answer":
+        return False
+    if state.hosts.get(link) == "asked":
+        return link in state.own
     if link in state.own:
         return all(state.tracks[node, link].quiet for node in state.nodes)
-    speaking = [node for node in state.nodes - state.unfit if not _mute(state, node)]
-    tracks = [state.tracks[node, link] for node in speaking]
+    tracks = [state.tracks[node, link] for node in _speaking(state)]
     return (
         len(tracks) > 1
         and all(track.quiet >= state.dead / 2 for track in tracks)

@@ -21,6 +21,8 @@ SOURCE_MAC, TARGET_MAC = 1, 2
 HOPS = 255
 """A frame with fewer has come through a router, and is no neighbour's."""
 ALL_NODES = ipaddress.IPv6Address("ff02::1")
+SOLICITED_NODE = ipaddress.IPv6Address("ff02::1:ff00:0")
+"""The group of all addresses that end alike: their last three bytes are its own."""
 HEAD = struct.Struct("!6s6sH IHBB16s16s BBHI16s")
 IP_END, TARGET_END = 54, HEAD.size
 TYPE_AT = 54
@@ -45,10 +47,21 @@ def advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
     """
     option = struct.pack("!BB6s", TARGET_MAC, 1, mac)
     body = struct.pack("!BBHI16s", ADVERTISEMENT, 0, 0, ROUTER | OVERRIDE, address.packed) + option
-    sum_ = checksum(address.packed, ALL_NODES.packed, body)
-    head = struct.pack("!6s6sH", group_mac(ALL_NODES), mac, ETH_P_IPV6)
-    ip = struct.pack("!IHBB16s16s", 6 << 28, len(body), ICMPV6, HOPS, address.packed, ALL_NODES.packed)
-    return head + ip + body[:2] + struct.pack("!H", sum_) + body[4:]
+    return _frame(mac, address.packed, ALL_NODES, body)
+
+
+def _frame(mac: bytes, source: bytes, group: ipaddress.IPv6Address, body: bytes) -> bytes:
+    """``body``: the ICMPv6 message, its checksum zero."""
+    head = struct.pack("!6s6sH", group_mac(group), mac, ETH_P_IPV6)
+    ip = struct.pack("!IHBB16s16s", 6 << 28, len(body), ICMPV6, HOPS, source, group.packed)
+    return head + ip + body[:2] + struct.pack("!H", checksum(source, group.packed, body)) + body[4:]
+
+
+def probe(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
+    """The frame that asks whether ``address`` is there, from ``::``: it says nothing about who asks."""
+    nobody = bytes(16)
+    group = ipaddress.IPv6Address(SOLICITED_NODE.packed[:13] + address.packed[13:])
+    return _frame(mac, nobody, group, struct.pack("!BBHI16s", SOLICITATION, 0, 0, 0, address.packed))
 
 
 def group_mac(group: ipaddress.IPv6Address) -> bytes:

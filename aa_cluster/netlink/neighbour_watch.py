@@ -10,7 +10,6 @@ it. Both are non-blocking sockets for an event loop. Nothing is sent.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import ipaddress
 import socket
@@ -18,7 +17,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aa_cluster.netlink import ndp
+from aa_cluster.netlink import ndp, packet_filter
 from aa_cluster.netlink.announce import ETH_P_ARP, FRAME, HARDWARE_ETHERNET, PROTOCOL_IPV4
 from aa_cluster.netlink.rtnl import translated
 
@@ -36,7 +35,6 @@ LENGTHS = {socket.AF_INET: 4, socket.AF_INET6: 16}
 """Of an address, in bytes."""
 BUFFER = 1 << 16
 BATCH = 256
-SO_ATTACH_FILTER = 26
 
 Reader = Callable[[bytes], "tuple[str, bytes] | None"]
 """An Ethernet frame → (address, MAC) of who speaks."""
@@ -78,15 +76,12 @@ class NeighbourWatch:
             self._listen(ifindex, name, ndp.ETH_P_IPV6, ndp.sender, ndp.NEIGHBOUR_FILTER)
 
     def _listen(
-        self, ifindex: int, name: str, ethertype: int, reader: Reader, steps: Sequence[tuple[int, int, int, int]] = ()
+        self, ifindex: int, name: str, ethertype: int, reader: Reader, steps: Sequence[packet_filter.Step] = ()
     ) -> None:
-        """Nothing comes before it is bound, so the filter is there for the first frame."""
         packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._packets.append((ifindex, packet, reader))
         if steps:
-            code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-            program = struct.pack("HL", len(steps), ctypes.addressof(code))
-            packet.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+            packet_filter.attach(packet, steps)
         packet.bind((name, ethertype))
 
     def descriptors(self) -> tuple[int, ...]:

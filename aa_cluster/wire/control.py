@@ -13,6 +13,8 @@ from aa_cluster.errors import WireError
 MAX_BODY = 56_000
 """Bytes of an operator's order, or of the answer to it."""
 MAX_NEIGHBOURS = 128
+MAX_ASKED = 16
+"""Hosts of a segment; and segments."""
 MAX_EVENTS = 48
 """In one message, so that it fits a datagram."""
 MAX_NODE = 63
@@ -87,6 +89,13 @@ class Neighbour(Part, frozen=True, array_like=True):
     slot: U8
     address: Text
     mac: Mac
+
+
+class SlotHosts(Part, frozen=True, array_like=True):
+    """Addresses of hosts on the segment of data interface ``slot``."""
+
+    slot: U8
+    addresses: Annotated[tuple[Text, ...], Meta(max_length=MAX_ASKED)]
 
 
 class EventEntry(Part, frozen=True, array_like=True):
@@ -284,15 +293,20 @@ class ForgetAck(Reply, frozen=True, array_like=True, tag=True):
 
 
 class PromoteAsk(Request, frozen=True, array_like=True, tag=True):
-    """Be ready to become primary (primary → auxiliary)."""
+    """Be ready to become primary (primary → auxiliary). ``hosts``: where the sender's port is dead; of each of these
+    one must answer the receiver."""
+
+    hosts: Annotated[tuple[SlotHosts, ...], Meta(max_length=MAX_ASKED)] = ()
 
 
 class PromoteGo(Request, frozen=True, array_like=True, tag=True):
     """Become primary, but for the virtual MACs. ``macs``: the sender's physical ones by slot, where it is reached then.
-    ``head``: how far the stream of records goes, nothing comes behind."""
+    ``head``: how far the stream of records goes, nothing comes behind. ``unplugged``: a data link of the sender has no
+    carrier or a dead port, so its sessions are to go on at the successor."""
 
     macs: tuple[Mac, ...]
     head: Count
+    unplugged: bool
 
 
 class PromoteTake(Request, frozen=True, array_like=True, tag=True):

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,17 @@ import pytest
 from aa_cluster.dataplane import bpffs
 from aa_cluster.doctor import drivers
 from aa_cluster.errors import NetlinkError
-from aa_cluster.netlink import announce, conntrack, ethtool, links, namespaces, neighbour_watch, neighbours, ruleset
+from aa_cluster.netlink import (
+    announce,
+    conntrack,
+    ethtool,
+    host_probe,
+    links,
+    namespaces,
+    neighbour_watch,
+    neighbours,
+    ruleset,
+)
 from aa_cluster.netlink.conntrack import Status, Tuple
 from aa_cluster.topology import leftovers, wiring
 from aa_cluster.topology.deadline import until
@@ -146,6 +157,35 @@ def test_announcement_arrives(here):
         frames = [packet.recv(2048)[:42] for _ in range(2)]
     assert {frame[6:12] for frame in frames} == {MAC}
     assert {frame[28:32] for frame in frames} == {socket.inet_aton("10.9.0.1")}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "there"),
+    [
+        (["10.9.0.2"], True),
+        (["10.9.0.77", "fd00:9::2"], True),
+        (["10.9.0.77", "fd00:9::77"], False),
+        (["10.9.0.1", "fd00:9::1"], False),
+    ],
+    ids=["ARP", "one of two, NDP", "nobody", "this machine itself"],
+)
+def test_whether_hosts_are_there(here, addresses, there):
+    """Asking moves no entry of theirs, and takes no longer than it must."""
+    run("ip", "-n", THERE.name, "address", "replace", "fd00:9::2/64", "dev", "v1", "nodad")
+    for family in ("-4", "-6"):
+        run("ip", "-n", THERE.name, family, "neighbour", "flush", "dev", "v1")
+    mac = here(lambda: links.read("v0")).mac
+    start = time.monotonic()
+    assert here(lambda: host_probe.answers("v0", mac, addresses)) is there
+    took = time.monotonic() - start
+    assert there or took >= host_probe.TIMES * host_probe.APART_SECONDS
+    known = run("ip", "-n", THERE.name, "neighbour", "show", "dev", "v1").stdout
+    assert mac.hex(":") not in known
+
+
+def test_hosts_behind_a_dead_link_cannot_be_asked(here):
+    with pytest.raises(NetlinkError, match=r"cannot ask hosts on eth7: No such device"):
+        here(lambda: host_probe.answers("eth7", MAC, ["10.9.0.2"]))
 
 
 def test_a_kernel_believes_the_announcement_over_ipv6(here):

@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aa_cluster.core import liveness
-from aa_cluster.core.liveness import Carrier, Count, Event, Fit, Key, Liveness, Look, Own, Unfit, Verdict, Watch
+from aa_cluster.core.liveness import (
+    AskHosts,
+    Carrier,
+    Count,
+    Event,
+    Fit,
+    HostsSaid,
+    Key,
+    Liveness,
+    Look,
+    Own,
+    Unfit,
+    Verdict,
+    Watch,
+)
 
 HA, INT, EXT = 16, 0, 1
 LINKS = (INT, EXT, HA)
@@ -17,7 +31,10 @@ DEAD, BEAT, QUICK = 0.15, 0.06, 0.004
 
 
 class Play:
-    """A primary that sends a pulse on each link after each wait, and a cluster that answers but for ``cut``."""
+    """A primary that sends a pulse on each link after each wait, and a cluster that answers but for ``cut``.
+
+    ``hosts``: what those of a link say that are asked; nobody is known where it is not there.
+    """
 
     def __init__(self, *nodes: int, proven: bool = True) -> None:
         self.state = Liveness(LINKS, HA, DEAD)
@@ -25,6 +42,8 @@ class Play:
         self.sent = 100
         self.answered = {(node, link): 100 for node in nodes for link in LINKS}
         self.cut: set[Key] = set()
+        self.hosts: dict[int, bool] = {}
+        self.asked: list[int] = []
         self.time = 0.0
         self.feed(Watch(frozenset(nodes)))
         if proven:
@@ -32,7 +51,14 @@ class Play:
 
     def feed(self, event: Event) -> list[Verdict]:
         self.state, verdicts = liveness.step(self.state, event)
-        return list(verdicts)
+        said: list[Verdict] = []
+        for verdict in verdicts:
+            if isinstance(verdict, AskHosts):
+                self.asked.append(verdict.link)
+                said += self.feed(HostsSaid(verdict.link, self.hosts.get(verdict.link)))
+            else:
+                said.append(verdict)
+        return said
 
     def lose(self, node: int, links: Collection[int] = LINKS) -> None:
         self.cut |= {(node, link) for link in links}

@@ -62,6 +62,7 @@ EVENT = st.builds(
     TEXT,
     st.dictionaries(TEXT, TEXT, max_size=3),
 )
+SLOT_HOSTS = st.builds(control.SlotHosts, st.integers(0, 255), _few(TEXT))
 INTERFACE = st.builds(control.InterfaceFacts, NAME, MAC, _few(TEXT), st.integers(0, 65536))
 FINDING = st.builds(control.Finding, TEXT, TEXT, TEXT, TEXT)
 MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
@@ -105,8 +106,8 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
     control.ForgetAsk: st.builds(control.ForgetAsk, NONCE),
     control.ForgetAck: st.builds(control.ForgetAck, NONCE, st.integers(0, 0xFFFF_FFFF)),
     control.NeighbourTell: st.builds(control.NeighbourTell, NONCE, _few(NEIGHBOUR)),
-    control.PromoteAsk: st.builds(control.PromoteAsk, NONCE),
-    control.PromoteGo: st.builds(control.PromoteGo, NONCE, _few(MAC), U64),
+    control.PromoteAsk: st.builds(control.PromoteAsk, NONCE, _few(SLOT_HOSTS)),
+    control.PromoteGo: st.builds(control.PromoteGo, NONCE, _few(MAC), U64, st.booleans()),
     control.PromoteTake: st.builds(control.PromoteTake, NONCE),
     control.PromoteAck: st.builds(control.PromoteAck, NONCE, U32, U32),
     control.NeighbourAck: st.builds(control.NeighbourAck, NONCE, U32),
