@@ -92,12 +92,13 @@ class ArrivalReport(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of the streams. ``counted``: those established 100 ms or more before the fault; of them ``states``
-    says how many ended how. ``gap_ms``: the largest gap that ended after the fault, ``gap_of`` the stream's number.
+    says how many ended how. ``gap_ms``: the largest gap that ended after the fault; ``gap_told``: whose it is, when it
+    began, how many streams stood still for half of it or more.
 
     ``net_ms``: the largest when each is taken without the longest time that a core of this machine stood still during
     it, or that the generator, which is both ends, was late by (see ``net_ms``). ``before_ms``: the largest gap before
-    the fault, by what else the machine does. ``late_ms``: how late the generator was after it. ``losses``: the first
-    few, in words. ``datagrams``: how many of them were lost in all.
+    the fault, by what else the machine does; ``before_told`` likewise. ``late_ms``: how late the generator was after
+    it. ``losses``: the first few, in words. ``datagrams``: how many of them were lost in all.
     """
 
     counted: int
@@ -106,12 +107,13 @@ class Verdict:
     wrong: int
     gap_ms: float
     net_ms: float
-    gap_of: int
     late_ms: float
     by_kind: dict[str, float]
     losses: tuple[str, ...] = ()
     before_ms: float = 0.0
     datagrams: int = 0
+    gap_told: str = ""
+    before_told: str = ""
 
     @property
     def lost(self) -> int:
@@ -147,8 +149,8 @@ def judge(
         for began, length in row.gaps
         if began + length >= fault and began <= until
     ]
+    earlier = [(row, began, length) for row in old for began, length in row.gaps if began + length < fault]
     idle = [Absence(-1, due, 1000 * length) for due, length in report.late]
-    worst = max(gaps, key=lambda gap: gap[2], default=None)
     by_kind: dict[str, float] = {}
     for row, _, length in gaps:
         by_kind[row.kind] = max(1000 * length, by_kind.get(row.kind, 0.0))
@@ -158,17 +160,27 @@ def judge(
         young=len(report.streams) - len(old),
         states=dict(Counter(row.state for row in old)),
         wrong=sum(row.wrong for row in report.streams),
-        gap_ms=1000 * worst[2] if worst else 0.0,
+        gap_ms=max((1000 * length for _, _, length in gaps), default=0.0),
         net_ms=max((_net_ms(row, began, length, absences, idle) for row, began, length in gaps), default=0.0),
-        gap_of=worst[0].number if worst else -1,
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
-        before_ms=max(
-            (1000 * length for row in old for began, length in row.gaps if began + length < fault), default=0.0
-        ),
+        before_ms=max((1000 * length for _, _, length in earlier), default=0.0),
         losses=tuple(_loss(row, fault) for row in lost(report, fault))[:LOSSES],
         datagrams=sum(row.lost for row in report.streams),
+        gap_told=_told(gaps, fault),
+        before_told=_told(earlier, fault),
     )
+
+
+def _told(gaps: Sequence[tuple[StreamRow, float, float]], fault: float) -> str:
+    """The largest of them; by way of how many streams others were at least half of it."""
+    if not gaps:
+        return ""
+    row, began, length = max(gaps, key=lambda gap: gap[2])
+    ways = Counter(way for _, way in {(one.number, one.way) for one, _, other in gaps if other >= length / 2})
+    many = ", ".join(f"{count} {way}" for way, count in sorted(ways.items()))
+    whose = f"{row.kind} {row.way}, {'probe' if row.probe else 'slow'}, {row.retransmits} segments again"
+    return f"stream {row.number}: {whose}, begun {1000 * (began - fault):+.0f} ms; half as long or more: {many}"
 
 
 OUTAGE = 1.0

@@ -82,8 +82,9 @@ def _too_long(verdict: Verdict, limit: float) -> str:
     late = f"; the generator itself was late by up to {verdict.late_ms:.0f} ms" if verdict.late_ms > LATE_MS else ""
     kinds = ", ".join(f"{kind} {gap:.0f}" for kind, gap in sorted(verdict.by_kind.items()))
     still = f", {verdict.net_ms:.0f} while all cores and the generator ran" if verdict.net_ms < verdict.gap_ms else ""
-    gap = f"largest gap {verdict.gap_ms:.0f} ms (stream {verdict.gap_of}){still}"
-    return f"{gap}, more than {limit:.0f}; {kinds}{late}"
+    before = f"; before that {verdict.before_ms:.0f} ms ({verdict.before_told})" if verdict.before_told else ""
+    gap = f"largest gap {verdict.gap_ms:.0f} ms ({verdict.gap_told}){still}"
+    return f"{gap}, more than {limit:.0f}; {kinds}{late}{before}"
 
 
 class Figures:

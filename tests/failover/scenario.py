@@ -76,7 +76,8 @@ class Round:
         away = self.still.stop()
         verdict = judge(mixed, first, absences=away, faults=self.times)
         if verdict.net_ms > LONG_MS or verdict.before_ms > LONG_BEFORE_MS:
-            print(f"a gap of {verdict.gap_ms:.0f} ms, {verdict.before_ms:.0f} before")
+            print(f"a gap of {verdict.gap_ms:.0f} ms ({verdict.gap_told})")
+            print(f"{verdict.before_ms:.0f} before ({verdict.before_told})")
             print("\n".join(said(self.lab, node) for node in self.lab.plan.node_names))
         return Outcome(verdict, newcomers(arrived, first), claims, found, extra or {}, stood_still_ms=longest_ms(away))
 

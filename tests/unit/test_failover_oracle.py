@@ -66,7 +66,9 @@ def test_gaps_that_end_after_the_fault_count(gap: tuple[float, float], seen: flo
 
 def test_the_largest_gap_and_whose_it_is() -> None:
     found = verdict(row(3, gaps=((100.0, 0.1), (101.0, 0.3))), row(4, gaps=((100.0, 0.2),)), late=((100.5, 0.05),))
-    assert (found.gap_ms, found.gap_of, found.late_ms) == (pytest.approx(300), 3, pytest.approx(50))
+    assert (found.gap_ms, found.late_ms) == (pytest.approx(300), pytest.approx(50))
+    told = "stream 3: push plain, probe, 0 segments again, begun +1000 ms; half as long or more: 2 plain"
+    assert (found.gap_told, found.before_told) == (told, "")
     assert found.by_kind == {"push": pytest.approx(300)}
 
 
@@ -140,7 +142,7 @@ def test_new_sessions_are_those_after_the_fault() -> None:
 
 
 def outcome(**changes: object) -> Outcome:
-    whole = Verdict(1000, 0, {"open": 1000}, 0, 200.0, 200.0, 5, 0.0, {"push": 200.0})
+    whole = Verdict(1000, 0, {"open": 1000}, 0, 200.0, 200.0, 0.0, {"push": 200.0}, gap_told="stream 5: idle")
     mine = {name: changes.pop(name) for name in list(changes) if name in Verdict.__slots__}
     mine.setdefault("net_ms", mine.get("gap_ms", whole.net_ms))
     made = Outcome(replace(whole, **mine), Newcomers(0, "", 1, 1000.0), ())  # type: ignore[arg-type]
@@ -167,8 +169,8 @@ def test_a_clean_round_has_no_complaints() -> None:
         ({"counted": 0}, "no stream"),
         ({"wrong": 1}, "bytes wrong"),
         ({"gap_ms": 501.0}, "largest gap"),
-        ({"gap_ms": 541.0, "stood_still_ms": 90.0}, "largest gap 541 ms (stream 5), more than 500"),
-        ({"gap_ms": 600.0, "net_ms": 501.0}, "(stream 5), 501 while all cores and the generator ran, more than 500"),
+        ({"gap_ms": 541.0, "stood_still_ms": 90.0}, "largest gap 541 ms (stream 5: idle), more than 500"),
+        ({"gap_ms": 600.0, "net_ms": 501.0}, "(stream 5: idle), 501 while all cores and the generator ran, more than"),
         ({"gap_ms": 501.0, "late_ms": 90.0}, "generator itself was late by up to 90 ms"),
         ({"newcomers": Newcomers(1, "timeout", 0, 0.0)}, "1 new sessions failed: timeout"),
         ({"newcomers": Newcomers(0, "", 2, 0.0)}, "2 more SYNs"),
