@@ -61,7 +61,8 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class MixReport(msgspec.Struct, frozen=True):
-    """``late``: (when, s) the generator itself was late with a line by 10 ms or more."""
+    """``late``: (when, s) the generator itself was late with a line by 10 ms or more, once a turn; it is part of no
+    gap."""
 
     streams: tuple[StreamRow, ...]
     late: tuple[tuple[float, float], ...]
@@ -96,7 +97,7 @@ class Verdict:
     began, how many streams stood still for half of it or more.
 
     ``net_ms``: the largest when each is taken without the longest time that a core of this machine stood still during
-    it, or that the generator, which is both ends, was late by (see ``net_ms``). ``before_ms``: the largest gap before
+    it (see ``net_ms``). ``before_ms``: the largest gap before
     the fault, by what else the machine does; ``before_told`` likewise. ``late_ms``: how late the generator was after
     it. ``losses``: the first few, in words. ``datagrams``: how many of them were lost in all.
     """
@@ -150,7 +151,6 @@ def judge(
         if began + length >= fault and began <= until
     ]
     earlier = [(row, began, length) for row in old for began, length in row.gaps if began + length < fault]
-    idle = [Absence(-1, due, 1000 * length) for due, length in report.late]
     by_kind: dict[str, float] = {}
     for row, _, length in gaps:
         by_kind[row.kind] = max(1000 * length, by_kind.get(row.kind, 0.0))
@@ -161,7 +161,7 @@ def judge(
         states=dict(Counter(row.state for row in old)),
         wrong=sum(row.wrong for row in report.streams),
         gap_ms=max((1000 * length for _, _, length in gaps), default=0.0),
-        net_ms=max((_net_ms(row, began, length, absences, idle) for row, began, length in gaps), default=0.0),
+        net_ms=max((_net_ms(row, began, length, absences) for row, began, length in gaps), default=0.0),
         late_ms=1000 * max(late, default=0.0),
         by_kind=by_kind,
         before_ms=max((1000 * length for _, _, length in earlier), default=0.0),
@@ -197,13 +197,9 @@ def _one_outage(row: StreamRow, began: float, length: float, faults: Sequence[fl
     return blamed[1], end - blamed[1]
 
 
-def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence], idle: Sequence[Absence]) -> float:
-    """``idle``: when the generator did nothing, though a line was due. TCP's tries do not depend on it."""
-    still, late = (
-        max((one.within_ms(began, began + length) for one in many), default=0.0) for many in (absences, idle)
-    )
-    net = 1000 * length - still if by_udp(row.way) else net_ms(1000 * length, still)
-    return min(net, 1000 * length - late)
+def _net_ms(row: StreamRow, began: float, length: float, absences: Sequence[Absence]) -> float:
+    still = max((one.within_ms(began, began + length) for one in absences), default=0.0)
+    return 1000 * length - still if by_udp(row.way) else net_ms(1000 * length, still)
 
 
 RTO_MS = 200.0

@@ -23,7 +23,7 @@ LATE_MS = 20.0
 class Outcome:
     """One round. ``strays``: claims to be the cluster by somebody who was not; ``differences``: between nodes;
     ``extra``: further figures by name, printed below the table; ``stood_still_ms``: the longest that a core of this
-    machine was away; what of that lies in a gap, or of what the generator was late by, is not held against it."""
+    machine was away; what of that lies in a gap is not held against it."""
 
     verdict: Verdict
     newcomers: Newcomers
@@ -35,13 +35,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``worst_ms``/``median_ms``: of the largest gap of each round; ``again``: SYNs a new session may need again.
-    ``as_before``: the fault must make no difference, so the largest gap that there was before it is no complaint."""
+    """``worst_ms``/``median_ms``: of the largest gap of each round; ``again``: SYNs a new session may need again."""
 
     worst_ms: float
     median_ms: float
     again: int = 1
-    as_before: bool = False
 
 
 def complaints(rounds: Sequence[Outcome], limits: Limits) -> list[str]:
@@ -64,9 +62,8 @@ def _round(one: Outcome, limits: Limits) -> list[str]:
         found.append(f"of {verdict.counted} established streams lost: {ended} ({'; '.join(verdict.losses)})")
     if verdict.wrong:
         found.append(f"{verdict.wrong} bytes wrong")
-    worst = max(limits.worst_ms, verdict.before_ms) if limits.as_before else limits.worst_ms
-    if verdict.net_ms > worst:
-        found.append(_too_long(verdict, worst))
+    if verdict.net_ms > limits.worst_ms:
+        found.append(_too_long(verdict, limits.worst_ms))
     if new.failed:
         found.append(f"{new.failed} new sessions failed: {new.why}")
     if new.again > limits.again:
@@ -81,7 +78,7 @@ def _round(one: Outcome, limits: Limits) -> list[str]:
 def _too_long(verdict: Verdict, limit: float) -> str:
     late = f"; the generator itself was late by up to {verdict.late_ms:.0f} ms" if verdict.late_ms > LATE_MS else ""
     kinds = ", ".join(f"{kind} {gap:.0f}" for kind, gap in sorted(verdict.by_kind.items()))
-    still = f", {verdict.net_ms:.0f} while all cores and the generator ran" if verdict.net_ms < verdict.gap_ms else ""
+    still = f", {verdict.net_ms:.0f} while all cores ran" if verdict.net_ms < verdict.gap_ms else ""
     before = f"; before that {verdict.before_ms:.0f} ms ({verdict.before_told})" if verdict.before_told else ""
     gap = f"largest gap {verdict.gap_ms:.0f} ms ({verdict.gap_told}){still}"
     return f"{gap}, more than {limit:.0f}; {kinds}{late}{before}"

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.lab
 DIES = Limits(worst_ms=800, median_ms=400)
 UNPLUGGED = Limits(worst_ms=1600, median_ms=800)
 MUTE = Limits(worst_ms=1600, median_ms=1000)
-GOES_ON = Limits(worst_ms=100, median_ms=100, again=0, as_before=True)
+GOES_ON = Limits(worst_ms=100, median_ms=100, again=0)
 MOMENTS = 0.12, 0.06, 0.18, 0.24, 0.3
 """Seconds since it lost a link, at which the rounds have it die: it has asked, gone half way, let go."""
 WAITS = 2.0

@@ -9,7 +9,7 @@ from aa_cluster.topology.load import Absence
 from aa_cluster.topology.streams import MixReport, StreamRow, judge
 from aa_cluster.topology.traffic.ends import EVERY_WAY, TRANSLATIONS
 from aa_cluster.topology.traffic.mix import plan
-from aa_cluster.topology.traffic.paced import LINE, End, line
+from aa_cluster.topology.traffic.paced import LINE, End, Said, line
 from aa_cluster.topology.traffic.paced_udp import DatagramStream
 
 
@@ -27,7 +27,7 @@ class Wire:
         self.sent.append(data)
         return len(data)
 
-    def recv(self, size: int) -> bytes:
+    def recvmsg(self, size: int, room: int = 0) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int]]:
         raise BlockingIOError
 
     def fileno(self) -> int:
@@ -44,7 +44,7 @@ def stream_with(lines: int, kind: str = "pull", period: float = 0.5) -> tuple[Da
     stream.acceptor.connection = Wire()
     for number in range(lines):
         stream.say(stream.opener)
-        stream.opener.times[-1] = 100 + number / 2
+        stream.opener.under_way[-1] = Said(100 + number / 2)
     return stream, stream.acceptor, wire.sent
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aa_cluster.topology.namespaces import inside
+from aa_cluster.topology.traffic.arrival import stamped
 from aa_cluster.topology.traffic.tcp import family_of
 from aa_cluster.topology.traffic.udp import ROOM, SO_RCVBUFFORCE
 
@@ -66,7 +67,7 @@ class Pool:
 
 
 def _socket(family: int, kind: int) -> socket.socket:
-    made = socket.socket(family, kind)
+    made = stamped(socket.socket(family, kind))
     made.setblocking(False)
     if kind == socket.SOCK_STREAM:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

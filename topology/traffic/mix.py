@@ -7,9 +7,10 @@ are numbered lines of 64 bytes which name their stream; the receiver checks ever
 are opened each second.
 
 Some streams are *probes*, with a line every 20 ms: their gap is the time between two arrivals. Of all others it is
-the time a line was under way, since their own pace is slower than what is looked for. Gaps from 30 ms on are kept
-with the time they began (CLOCK_MONOTONIC, s), so that whoever made a fault finds those it caused; so is how late this
-process itself was with a line, from 10 ms on.
+the time a line was under way, since their own pace is slower than what is looked for. A line arrives when the kernel
+receives it, and what its sender was late by is no part of a gap: how busy this process is makes none. Gaps from 30 ms
+on are kept with the time they began (CLOCK_MONOTONIC, s), so that whoever made a fault finds those it caused; so is how
+late this process was with the lines of one turn, from 10 ms on.
 
 Says ``{"open": N}`` when all are open, then obeys lines on standard input: ``speak`` (every idle stream says one
 line; of half of them who opened, of half who accepted), ``spoil N`` (a wrong byte in stream N), ``close N``, ``abort
@@ -34,13 +35,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from aa_cluster.topology.traffic.arrival import receive
 from aa_cluster.topology.traffic.ends import Ways, by_udp, prepare, why
 from aa_cluster.topology.traffic.paced import KINDS, LINE, PROBE, SELDOM, SLOW, End, Stream
 from aa_cluster.topology.traffic.paced_udp import AGAIN, Correspondent, DatagramStream
 from aa_cluster.topology.traffic.tcp import retransmits
 
 LATE = 0.010
-MOST_LATE = 1000
+MOST_LATE = 10_000
 BURST = 16
 """Streams that say their last line at once: two thousand lines would overrun the ring of a cable."""
 OPENING = 64
@@ -168,11 +170,11 @@ class Mixture:
         for descriptor, events in self._epoll.poll(wait):
             self._event(descriptor, events)
         now = time.monotonic()
+        if self._paced and self._due and now - self._due[0][0] > LATE and len(self.late) < MOST_LATE:
+            self.late.append((self._due[0][0], now - self._due[0][0]))
         while self._paced and self._due and self._due[0][0] <= now:
             due, number, again = heapq.heappop(self._due)
-            if now - due > LATE and len(self.late) < MOST_LATE:
-                self.late.append((due, now - due))
-            self._beat(self.streams[number], due if now - due < 1 else now, again)
+            self._beat(self.streams[number], due, again)
         while self._unanswered and self._unanswered[0][0] <= now:
             _, stream = self._unanswered.popleft()
             if stream.state == "opening":
@@ -199,7 +201,7 @@ class Mixture:
             stream.say(end)
             self._epoll.modify(descriptor, READ)
         else:
-            stream.take(end, time.monotonic(), self._paced)
+            stream.take(end, self._paced)
             if stream.state == "opening" and stream.opener.got:
                 stream.state = "open"
                 stream.established = stream.established or time.monotonic()
@@ -230,29 +232,31 @@ class Mixture:
         """Datagrams to those who were asked; each names its stream."""
         while True:
             try:
-                data, asker = receiver.recvfrom(LINE + 1)
+                data, at, asker = receive(receiver, LINE + 1)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an ICMP error about one of ours: it is lost
             stream = self.streams.get(int(data[:6])) if data[:6].isdigit() else None
             if isinstance(stream, DatagramStream) and stream.state in ("open", "opening"):
-                self._correspond(stream, receiver, asker[:2], data)
+                self._correspond(stream, receiver, asker[:2], data, at)
 
-    def _correspond(self, stream: DatagramStream, receiver: socket.socket, asker: tuple[str, int], data: bytes) -> None:
+    def _correspond(
+        self, stream: DatagramStream, receiver: socket.socket, asker: tuple[str, int], data: bytes, at: float
+    ) -> None:
         """The first datagram makes its asker the other end, and is answered; a session may not come to have another
         address or port in the midst of its life."""
         end = stream.acceptor
         if end.connection is None:
             end.connection = Correspondent(receiver, asker)
-            stream.note(end, data, time.monotonic(), self._paced)
+            stream.note(end, data, at, self._paced)
             if stream.kind != "ask":
                 stream.say(end)
         elif isinstance(end.connection, Correspondent) and end.connection.asker != asker:
             stream.end("moved")
             self._forget(stream)
         else:
-            stream.note(end, data, time.monotonic(), self._paced)
+            stream.note(end, data, at, self._paced)
 
     def _name(self, descriptor: int) -> None:
         """The first line of an accepted connection tells whose it is; the answer to it opens the stream."""
@@ -264,7 +268,7 @@ class Mixture:
             return
         stream.acceptor.connection = accepted
         self._known[descriptor] = stream, stream.acceptor
-        stream.take(stream.acceptor, time.monotonic(), self._paced)
+        stream.take(stream.acceptor, self._paced)
         if stream.kind != "ask":
             stream.say(stream.acceptor)
 
@@ -304,9 +308,10 @@ class Mixture:
         if self._still and again:
             pass
         elif stream.kind != "ask" or stream.may_ask:
-            stream.say(stream.sender)
+            stream.say(stream.sender, due)
         if again:
-            heapq.heappush(self._due, (due + stream.period, stream.number, True))
+            now = time.monotonic()
+            heapq.heappush(self._due, ((due if now - due < 1 else now) + stream.period, stream.number, True))
 
     def _forget(self, stream: Stream) -> None:
         self._opening -= stream.state == "refused"

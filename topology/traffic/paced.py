@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from aa_cluster.topology.traffic.arrival import Readable, receive
 from aa_cluster.topology.traffic.ends import named
 
 KINDS = ("push", "pull", "idle", "ask")
@@ -29,26 +31,32 @@ def wrong_bytes(got: bytes, expected: bytes) -> int:
     return sum(one != other for one, other in zip(got, expected, strict=True))
 
 
-class Connection(Protocol):
+class Connection(Readable, Protocol):
     """What an end needs of its socket."""
 
     def send(self, data: bytes, /) -> int: ...
-    def recv(self, size: int, /) -> bytes: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
 
 
-class End:
-    """One end of a stream. ``times``: when its lines that the other end does not have yet were sent."""
+class Said(NamedTuple):
+    """A line that is under way: sent ``at`` (CLOCK_MONOTONIC, s), ``late`` by so many seconds."""
 
-    __slots__ = ("connection", "got", "rest", "sent", "silent", "times", "way", "wrong")
+    at: float
+    late: float = 0.0
+
+
+class End:
+    """One end of a stream. ``under_way``: its lines that the other end does not have yet."""
+
+    __slots__ = ("connection", "got", "rest", "sent", "silent", "under_way", "way", "wrong")
 
     def __init__(self, way: int) -> None:
         self.way = way
         self.connection: Connection | None = None
         self.sent = self.got = self.wrong = 0
         self.rest = b""
-        self.times: deque[float] = deque()
+        self.under_way: deque[Said] = deque()
         self.silent = False
 
 
@@ -112,7 +120,8 @@ class Stream:
             return self.ends[self.number % 2]
         return self.acceptor if self.kind == "push" else self.opener
 
-    def say(self, end: End) -> None:
+    def say(self, end: End, due: float = math.inf) -> None:
+        """The next line, at once. ``due``: when it should have been said."""
         if self.state not in ("open", "opening") or end.connection is None or end.silent:
             return
         data = line(self.number, end.way, end.sent)
@@ -126,39 +135,43 @@ class Stream:
             self.end(named(error.errno or 0))
             return
         end.sent += 1
-        end.times.append(time.monotonic())
+        end.under_way.append(Said(now := time.monotonic(), max(0.0, now - due)))
 
-    def take(self, end: End, now: float, paced: bool) -> None:
+    def take(self, end: End, paced: bool) -> None:
         """What has arrived at this end. ``paced``: lines are being sent by the clock."""
         if end.connection is None:
             return
         try:
-            data = end.rest + end.connection.recv(65536)
+            data, at, _ = receive(end.connection, 65536)
         except BlockingIOError:
             return
         except OSError as error:
             self.end(named(error.errno or 0))
             return
-        if data == end.rest:
+        if not data:
             self.end("closed")
             return
+        data = end.rest + data
         other = self.ends[1 - end.way]
         whole = len(data) - len(data) % LINE
-        for at in range(0, whole, LINE):
-            piece, expected = data[at : at + LINE], line(self.number, other.way, end.got)
+        for start in range(0, whole, LINE):
+            piece, expected = data[start : start + LINE], line(self.number, other.way, end.got)
             if piece != expected:
                 end.wrong += wrong_bytes(piece, expected)
             end.got += 1
-            self._clock(now, other.times.popleft(), paced)
+            self._clock(at, other.under_way.popleft(), paced)
         end.rest = data[whole:]
         if whole and self.kind == "ask" and end is self.acceptor:
-            self.say(end)
+            self.say(end, due=at)
 
-    def _clock(self, now: float, sent: float, paced: bool) -> None:
-        since = self.arrived if self.probe and paced and self.arrived else sent
-        if now - since >= NOTED and len(self.gaps) < MOST_NOTED:
-            self.gaps.append((since, now - since))
-        self.arrived = now
+    def _clock(self, at: float, said: Said, paced: bool) -> None:
+        """A line came. What its sender was late by is no part of a probe's gap."""
+        since, gap = said.at, at - said.at
+        if self.probe and paced and self.arrived:
+            since, gap = self.arrived, at - self.arrived - said.late
+        if gap >= NOTED and len(self.gaps) < MOST_NOTED:
+            self.gaps.append((since, gap))
+        self.arrived = at
 
     def end(self, state: str) -> None:
         """It is over, for both ends; the first reason counts."""

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 
-from aa_cluster.topology.traffic.paced import LINE, MOST_NOTED, NOTED, End, Stream, line, wrong_bytes
+from aa_cluster.topology.traffic.arrival import receive
+from aa_cluster.topology.traffic.paced import LINE, MOST_NOTED, NOTED, End, Said, Stream, line, wrong_bytes
 
 SILENCE = 15.0
 """Seconds between two lines of a stream that is silent but for that: an answered UDP session is forgotten by gateways
@@ -25,7 +27,7 @@ class Correspondent:
     def send(self, data: bytes) -> int:
         return self.receiver.sendto(data, self.asker)
 
-    def recv(self, size: int) -> bytes:
+    def recvmsg(self, size: int, room: int = 0) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int]]:
         raise BlockingIOError  # the receiver's socket is read for all streams
 
     def fileno(self) -> int:
@@ -66,7 +68,7 @@ class DatagramStream(Stream):
     def lost(self) -> int:
         return len(self.missing[0]) + len(self.missing[1])
 
-    def say(self, end: End) -> None:
+    def say(self, end: End, due: float = math.inf) -> None:
         if self.state not in ("open", "opening") or end.connection is None or end.silent:
             return
         data = line(self.number, end.way, end.sent)
@@ -74,7 +76,7 @@ class DatagramStream(Stream):
             data, self.spoil = data[:40] + bytes((data[40] ^ 1,)) + data[41:], False
         _send(end, data)
         end.sent += 1
-        end.times.append(time.monotonic())
+        end.under_way.append(Said(now := time.monotonic(), max(0.0, now - due)))
 
     def insist(self) -> None:
         """Both ends say their last line again, if it has not arrived."""
@@ -82,21 +84,21 @@ class DatagramStream(Stream):
             if end.sent > self.expected[1 - end.way] and end.connection is not None and not end.silent:
                 self.repeated.add((end.way, end.sent - 1))
                 _send(end, line(self.number, end.way, end.sent - 1))
-                end.times[-1] = time.monotonic()
+                end.under_way[-1] = Said(time.monotonic())
 
-    def take(self, end: End, now: float, paced: bool) -> None:
+    def take(self, end: End, paced: bool) -> None:
         """All that waits at this end's own socket. An ICMP error about a datagram is no more than its loss."""
         while end.connection is not None:
             try:
-                data = end.connection.recv(LINE + 1)
+                data, at, _ = receive(end.connection, LINE + 1)
             except BlockingIOError:
                 return
             except OSError:
                 continue
-            self.note(end, data, now, paced)
+            self.note(end, data, at, paced)
 
-    def note(self, end: End, data: bytes, now: float, paced: bool) -> None:
-        """One datagram that came to this end."""
+    def note(self, end: End, data: bytes, at: float, paced: bool) -> None:
+        """One datagram that came to this end, and when (CLOCK_MONOTONIC, s)."""
         sender = self.ends[1 - end.way]
         number = int(data[9:19]) if data[9:19].isdigit() else -1
         expected, missing = self.expected[end.way], self.missing[end.way]
@@ -112,15 +114,15 @@ class DatagramStream(Stream):
             missing.discard(number)
             return
         self._lost(end, sender, range(expected, number))
-        self._clock(now, sender.times.popleft(), paced)
+        self._clock(at, sender.under_way.popleft(), paced)
         if self.kind == "ask" and end is self.acceptor:
-            self.say(end)
+            self.say(end, due=at)
 
     def _lost(self, end: End, sender: End, numbers: range) -> None:
         """What was lost lasted at least from the first of them to the last; probes know it better."""
         self.missing[end.way].update(numbers)
         self.expected[end.way] = numbers.stop + 1
-        times = [sender.times.popleft() for _ in numbers]
+        times = [sender.under_way.popleft().at for _ in numbers]
         if times and not self.probe and times[-1] - times[0] >= NOTED and len(self.gaps) < MOST_NOTED:
             self.gaps.append((times[0], times[-1] - times[0]))
 
