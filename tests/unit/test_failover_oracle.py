@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import time
@@ -26,7 +27,7 @@ from aa_cluster.topology.streams import (
 )
 from aa_cluster.topology.traffic.arrival import SO_TIMESTAMPNS, receive, stamped
 from aa_cluster.topology.traffic.mix import plan
-from aa_cluster.topology.traffic.paced import LINE, End, Stream, line, wrong_bytes
+from aa_cluster.topology.traffic.paced import LINE, End, Said, Stream, line, wrong_bytes
 from tests.failover.figures import Figures, Limits, Outcome, complaints
 
 FAULT = 100.0
@@ -232,6 +233,10 @@ def test_lines_tell_apart_streams_ways_and_numbers() -> None:
     assert wrong_bytes(b"abc", b"abd") == 1
 
 
+LATELY = math.inf
+"""The reader is never busy."""
+
+
 class Pipe:
     """What is sent by one end's connection comes out at the other's; ``at``: the kernel's time for it."""
 
@@ -268,11 +273,11 @@ def test_a_stream_counts_lines_wrong_bytes_and_gaps() -> None:
         stream.say(opener)
     assert not stream.settled
     pipe.data, rest = pipe.data[:150], pipe.data[150:]
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
     assert (acceptor.got, acceptor.wrong, stream.gaps) == (2, 0, [])
     stream.arrived -= 0.2
     pipe.data = rest[:-2] + b"!\n"
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
     assert (acceptor.got, acceptor.wrong) == (3, 1)
     assert [round(length, 2) for _, length in stream.gaps] == [0.2]
     assert stream.settled
@@ -290,7 +295,7 @@ def test_a_line_comes_when_the_kernel_receives_it(came: float | None, gap: float
     stream.say(opener)
     stream.arrived = time.monotonic() - 0.5
     pipe.at = None if came is None else time.monotonic() - came
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
     assert [round(length, 2) for _, length in stream.gaps] == [gap]
 
 
@@ -300,7 +305,21 @@ def test_what_a_line_was_sent_late_by_is_no_part_of_a_probes_gap(late: float, ga
     stream, opener, acceptor = stream_over(pipe)
     stream.arrived = time.monotonic() - 0.5
     stream.say(opener, due=time.monotonic() - late)
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
+    assert [round(length, 2) for _, length in stream.gaps] == gaps
+
+
+@pytest.mark.parametrize(("busy", "gaps"), [(0.0, [0.8]), (0.3, [0.5]), (0.9, [])])
+def test_of_lines_read_at_once_only_the_last_ones_time_is_known(busy: float, gaps: list[float]) -> None:
+    """The others may have come ever since the reader last looked, ``busy`` seconds ago: that long they do not count."""
+    pipe = Pipe()
+    stream, opener, acceptor = stream_over(pipe)
+    stream.period = 0.5
+    for ago in (0.8, 0.01):
+        stream.say(opener)
+        opener.under_way[-1] = Said(time.monotonic() - ago)
+    stream.take(acceptor, time.monotonic() - busy, paced=True)
+    assert acceptor.got == 2
     assert [round(length, 2) for _, length in stream.gaps] == gaps
 
 
@@ -310,7 +329,7 @@ def test_an_answer_is_late_by_what_its_question_waited_to_be_read() -> None:
     stream.kind = "ask"
     stream.say(opener)
     pipe.at = time.monotonic() - 0.2
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
     assert [round(said.late, 2) for said in acceptor.under_way] == [0.2]
 
 
@@ -335,7 +354,7 @@ def test_the_kernel_tells_when_something_came() -> None:
 
 def test_the_end_of_a_connection_ends_its_stream() -> None:
     stream, _, acceptor = stream_over(Pipe())
-    stream.take(acceptor, paced=True)
+    stream.take(acceptor, LATELY, paced=True)
     assert stream.state == "closed"
     stream.end("reset")
     assert stream.state == "closed"

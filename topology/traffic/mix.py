@@ -94,6 +94,7 @@ class Mixture:
         self._trouble: list[str] = []
         self._paced = True
         self._still = False
+        self._looked = time.monotonic()
         for descriptor in (*self._listeners, *self._receivers):
             self._epoll.register(descriptor, select.EPOLLIN)
 
@@ -167,8 +168,11 @@ class Mixture:
         wait = longest
         if self._due and self._paced:
             wait = min(max(0.0, self._due[0][0] - time.monotonic()), longest)
-        for descriptor, events in self._epoll.poll(wait):
+        found = self._epoll.poll(wait)
+        polled = time.monotonic()
+        for descriptor, events in found:
             self._event(descriptor, events)
+        self._looked = polled
         now = time.monotonic()
         if self._paced and self._due and now - self._due[0][0] > LATE and len(self.late) < MOST_LATE:
             self.late.append((self._due[0][0], now - self._due[0][0]))
@@ -201,7 +205,7 @@ class Mixture:
             stream.say(end)
             self._epoll.modify(descriptor, READ)
         else:
-            stream.take(end, self._paced)
+            stream.take(end, self._looked, self._paced)
             if stream.state == "opening" and stream.opener.got:
                 stream.state = "open"
                 stream.established = stream.established or time.monotonic()
@@ -268,7 +272,7 @@ class Mixture:
             return
         stream.acceptor.connection = accepted
         self._known[descriptor] = stream, stream.acceptor
-        stream.take(stream.acceptor, self._paced)
+        stream.take(stream.acceptor, self._looked, self._paced)
         if stream.kind != "ask":
             stream.say(stream.acceptor)
 
@@ -298,8 +302,10 @@ class Mixture:
         return stream_of(number, KINDS[number % 4], ways[number // 4 % len(ways)], 0.0 if number % 4 == 2 else SLOW)
 
     def _first_beat(self, stream: Stream) -> None:
+        """From now on it has a pace."""
+        stream.arrived = time.monotonic()
         if stream.period:
-            at = time.monotonic() + stream.period * self._dice.random()
+            at = stream.arrived + stream.period * self._dice.random()
             heapq.heappush(self._due, (at, stream.number, True))
 
     def _beat(self, stream: Stream, due: float, again: bool) -> None:

@@ -137,8 +137,12 @@ class Stream:
         end.sent += 1
         end.under_way.append(Said(now := time.monotonic(), max(0.0, now - due)))
 
-    def take(self, end: End, paced: bool) -> None:
-        """What has arrived at this end. ``paced``: lines are being sent by the clock."""
+    def take(self, end: End, looked: float, paced: bool) -> None:
+        """What has arrived at this end. ``looked``: when it was last seen that nothing had; ``paced``: lines are being
+        sent by the clock.
+
+        Of lines that are read at once TCP knows only when the last one came; the others came since one ``looked``.
+        """
         if end.connection is None:
             return
         try:
@@ -159,7 +163,7 @@ class Stream:
             if piece != expected:
                 end.wrong += wrong_bytes(piece, expected)
             end.got += 1
-            self._clock(at, other.under_way.popleft(), paced)
+            self._clock(at if start + LINE == whole else min(looked, at), other.under_way.popleft(), paced)
         end.rest = data[whole:]
         if whole and self.kind == "ask" and end is self.acceptor:
             self.say(end, due=at)

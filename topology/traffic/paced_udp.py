@@ -86,7 +86,7 @@ class DatagramStream(Stream):
                 _send(end, line(self.number, end.way, end.sent - 1))
                 end.under_way[-1] = Said(time.monotonic())
 
-    def take(self, end: End, paced: bool) -> None:
+    def take(self, end: End, looked: float, paced: bool) -> None:
         """All that waits at this end's own socket. An ICMP error about a datagram is no more than its loss."""
         while end.connection is not None:
             try:
