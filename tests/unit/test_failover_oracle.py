@@ -324,6 +324,20 @@ def test_of_lines_read_at_once_only_the_last_ones_time_is_known(busy: float, gap
     assert [round(length, 2) for _, length in stream.gaps] == gaps
 
 
+def test_probes_that_were_sent_late_and_read_at_once_are_no_gap() -> None:
+    """The sender was busy for 0.2 s, then it says all that is due, and is busy again for 0.1 s."""
+    pipe = Pipe()
+    stream, opener, acceptor = stream_over(pipe)
+    now = time.monotonic()
+    stream.arrived = now - 0.3
+    for number in range(10):
+        stream.say(opener)
+        opener.under_way[-1] = Said(now - 0.08, 0.2 - 0.02 * number)
+    pipe.at = now - 0.08
+    stream.take(acceptor, now - 0.1, paced=True)
+    assert (acceptor.got, stream.gaps) == (10, [])
+
+
 def test_an_answer_is_late_by_what_its_question_waited_to_be_read() -> None:
     pipe = Pipe()
     stream, opener, acceptor = stream_over(pipe)

@@ -163,19 +163,21 @@ class Stream:
             if piece != expected:
                 end.wrong += wrong_bytes(piece, expected)
             end.got += 1
-            self._clock(at if start + LINE == whole else min(looked, at), other.under_way.popleft(), paced)
+            since = at if start + LINE == whole else min(looked, at)
+            self._clock(since, at, other.under_way.popleft(), paced)
         end.rest = data[whole:]
         if whole and self.kind == "ask" and end is self.acceptor:
             self.say(end, due=at)
 
-    def _clock(self, at: float, said: Said, paced: bool) -> None:
-        """A line came. What its sender was late by is no part of a probe's gap."""
-        since, gap = said.at, at - said.at
+    def _clock(self, earliest: float, latest: float, said: Said, paced: bool) -> None:
+        """A line came between these times: what is certain is a gap. What its sender was late by is no part of a
+        probe's."""
+        since, gap = said.at, earliest - said.at
         if self.probe and paced and self.arrived:
-            since, gap = self.arrived, at - self.arrived - said.late
+            since, gap = self.arrived, earliest - self.arrived - said.late
         if gap >= NOTED and len(self.gaps) < MOST_NOTED:
             self.gaps.append((since, gap))
-        self.arrived = at
+        self.arrived = latest
 
     def end(self, state: str) -> None:
         """It is over, for both ends; the first reason counts."""

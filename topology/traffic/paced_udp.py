@@ -114,7 +114,7 @@ class DatagramStream(Stream):
             missing.discard(number)
             return
         self._lost(end, sender, range(expected, number))
-        self._clock(at, sender.under_way.popleft(), paced)
+        self._clock(at, at, sender.under_way.popleft(), paced)
         if self.kind == "ask" and end is self.acceptor:
             self.say(end, due=at)
 
