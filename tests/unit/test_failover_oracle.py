@@ -338,6 +338,18 @@ def test_probes_that_were_sent_late_and_read_at_once_are_no_gap() -> None:
     assert (acceptor.got, stream.gaps) == (10, [])
 
 
+def test_ends_are_read_in_any_order() -> None:
+    """An answer that has waited is read after a question that came later; then the next question comes."""
+    pipe = Pipe()
+    stream, opener, acceptor = stream_over(pipe)
+    stream.arrived = time.monotonic() - 0.3
+    for ago, end in ((0.05, opener), (0.25, acceptor), (0.03, opener)):
+        stream.say(end)
+        pipe.at = time.monotonic() - ago
+        stream.take(stream.ends[1 - end.way], LATELY, paced=True)
+    assert [round(length, 2) for _, length in stream.gaps] == [0.25]
+
+
 def test_an_answer_is_late_by_what_its_question_waited_to_be_read() -> None:
     pipe = Pipe()
     stream, opener, acceptor = stream_over(pipe)

@@ -171,13 +171,13 @@ class Stream:
 
     def _clock(self, earliest: float, latest: float, said: Said, paced: bool) -> None:
         """A line came between these times: what is certain is a gap. What its sender was late by is no part of a
-        probe's."""
+        probe's. The ends are not read in the order in which lines came."""
         since, gap = said.at, earliest - said.at
         if self.probe and paced and self.arrived:
             since, gap = self.arrived, earliest - self.arrived - said.late
         if gap >= NOTED and len(self.gaps) < MOST_NOTED:
             self.gaps.append((since, gap))
-        self.arrived = latest
+        self.arrived = max(self.arrived, latest)
 
     def end(self, state: str) -> None:
         """It is over, for both ends; the first reason counts."""
