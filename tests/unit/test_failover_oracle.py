@@ -350,6 +350,26 @@ def test_ends_are_read_in_any_order() -> None:
     assert [round(length, 2) for _, length in stream.gaps] == [0.25]
 
 
+def test_who_has_not_read_an_answer_is_late_with_the_next_question() -> None:
+    """Since the answer came, not since the question was due: that was the network's."""
+    pipe = Pipe()
+    stream, opener, acceptor = stream_over(pipe)
+    stream.kind = "ask"
+    now = time.monotonic()
+    stream.beat(now - 0.5)
+    pipe.at = now - 0.45
+    stream.take(acceptor, LATELY, paced=True)
+    assert acceptor.sent == 1
+    stream.beat(now - 0.4)
+    assert opener.sent == 1
+    pipe.at = now - 0.3
+    stream.take(opener, LATELY, paced=True)
+    for due, late in ((now - 0.01, 0.3), (now - 0.2, None)):
+        stream.beat(due)
+        assert opener.sent == 2
+        assert late is None or opener.under_way[-1].late == pytest.approx(late, abs=0.05)
+
+
 def test_an_answer_is_late_by_what_its_question_waited_to_be_read() -> None:
     pipe = Pipe()
     stream, opener, acceptor = stream_over(pipe)

@@ -311,10 +311,8 @@ class Mixture:
     def _beat(self, stream: Stream, due: float, again: bool) -> None:
         if stream.state != "open":
             return
-        if self._still and again:
-            pass
-        elif stream.kind != "ask" or stream.may_ask:
-            stream.say(stream.sender, due)
+        if not (self._still and again):
+            stream.beat(due)
         if again:
             now = time.monotonic()
             heapq.heappush(self._due, ((due if now - due < 1 else now) + stream.period, stream.number, True))

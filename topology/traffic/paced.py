@@ -72,6 +72,7 @@ class Stream:
         "kind",
         "number",
         "opener",
+        "owed",
         "period",
         "port",
         "spoil",
@@ -83,7 +84,7 @@ class Stream:
         self.number, self.kind, self.way, self.period = number, kind, way, period
         self.opener, self.acceptor = End(0), End(1)
         self.state = "opening"
-        self.established = self.arrived = self.ended = 0.0
+        self.established = self.arrived = self.ended = self.owed = 0.0
         self.port = 0
         self.gaps: list[tuple[float, float]] = []
         self.spoil = False
@@ -136,6 +137,14 @@ class Stream:
             return
         end.sent += 1
         end.under_way.append(Said(now := time.monotonic(), max(0.0, now - due)))
+
+    def beat(self, due: float) -> None:
+        """It is time for a line (CLOCK_MONOTONIC, s). Who waits for an answer owes it once that has come."""
+        if self.kind == "ask" and not self.may_ask:
+            self.owed = self.owed or due
+            return
+        self.say(self.sender, max(self.owed, self.arrived) if self.owed else due)
+        self.owed = 0.0
 
     def take(self, end: End, looked: float, paced: bool) -> None:
         """What has arrived at this end. ``looked``: when it was last seen that nothing had; ``paced``: lines are being
