@@ -8,7 +8,9 @@ Times are CLOCK_MONOTONIC in s, which all processes of the machine share; gaps c
 from __future__ import annotations
 
 import math
+import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -268,6 +270,12 @@ class Load:
             return
         self._mix.stdin.write(words + "\n")
         self._mix.stdin.flush()
+
+    def stall(self, seconds: float) -> None:
+        """The generator stands still for so long: it neither sends nor reads."""
+        self._mix.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._mix.send_signal(signal.SIGCONT)
 
     def stop_arrivals(self, timeout: float = 60) -> ArrivalReport:
         """No new sessions any more; how those went that there were."""

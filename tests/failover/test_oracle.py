@@ -108,6 +108,16 @@ def test_a_gap_is_seen(lab: Lab) -> None:
     assert set(verdict.by_kind) >= {"push", "pull", "ask"}
 
 
+def test_a_generator_that_stands_still_is_no_gap(lab: Lab) -> None:
+    """As long as the client was mute: the streams went on."""
+    with under_load(lab, **FEW) as run:
+        run.happen(run.running.stall, 0.4)
+        verdict = run.end(ONLY_FIRST).verdict
+    assert verdict.lost == 0
+    assert verdict.gap_ms < 100
+    assert 300 <= verdict.late_ms < 800
+
+
 def test_a_second_claimant_is_seen(lab: Lab) -> None:
     """By ARP, by NDP, by a frame whose source is the virtual MAC."""
     server, other = lab.plan.path("server"), ("02:00:00:02:00:63", "10.77.2.99")
