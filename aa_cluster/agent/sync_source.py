@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from aa_cluster import api
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 State = Literal["source", "equal", "differing", "behind", "synchronising", "unknown"]
 LINGER_SECONDS = 0.05
 """Nothing pends for so long: the agent sleeps until a program wakes it."""
+QUIET_AGAIN = 0.05, 0.1
+"""Seconds after which it is said again that the journal has come to rest."""
 FRAMES_A_TURN = 64
 """Some hundred microseconds of the event loop."""
 REPAIR_PAUSE = 0.004
@@ -38,8 +41,8 @@ BEHIND_MS = 2000
 class SyncSource:
     """The primary's side. ``members`` gives the nodes as they are now.
 
-    ``on_quiet`` is called when the journal has come to rest: a heartbeat then tells how long it is, so that the last
-    frames are missed at once when they were lost.
+    ``on_quiet`` is called when the journal has come to rest, three times: a heartbeat then tells how long it is, so that
+    the last frames are missed at once when they were lost.
     """
 
     def __init__(self, context: Context, plane: PlaneThread, members: Callable[[], Membership]) -> None:
@@ -134,9 +137,17 @@ class SyncSource:
                     quiet = loop.time()
                 seen = head
                 await asyncio.sleep(interval)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the journal moves again. One beat may be lost as the last frames were, and the next is far off."""
+        for pause in (*QUIET_AGAIN, None):
             self.on_quiet()
-            await self._rung.wait()
-            self._rung.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._rung.wait()
+                break
+        self._rung.clear()
 
     async def _repair(self) -> None:
         """One block after the other, for all nodes at once: who has it right loses nothing by it."""

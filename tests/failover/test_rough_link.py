@@ -13,6 +13,7 @@ from aa_cluster.topology.claims import Reign
 from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.shaping import Shape, Shaped
+from tests.failover.autopsy import said
 from tests.failover.figures import Figures, Limits
 from tests.failover.oracle import primary, restore, tables_differ, wait_whole
 from tests.failover.scenario import Round, go_on, under_load
@@ -40,7 +41,11 @@ def equal_after(lab: Lab, run: Round) -> float:
     run.running.stop_arrivals()
     run.running.order("pause")
     paused = time.monotonic()
-    until("all flow tables to be equal", lambda: not tables_differ(lab), EQUAL)
+    try:
+        until("all flow tables to be equal", lambda: not tables_differ(lab), EQUAL)
+    except TimeoutReached:
+        print("\n".join([*tables_differ(lab), *(said(lab, node) for node in lab.plan.node_names)]))
+        raise
     return 1000 * (time.monotonic() - paused)
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from aa_cluster.agent.sync_source import FRAMES_A_TURN, SyncSource
+from aa_cluster.agent.sync_source import FRAMES_A_TURN, LINGER_SECONDS, QUIET_AGAIN, SyncSource
 from aa_cluster.config import Replication
 
 SYN_TAKES = 15
@@ -46,15 +47,19 @@ class FakeSender:
 
 
 @pytest.fixture
-async def sender() -> Any:
-    made = FakeSender()
+def sender() -> FakeSender:
+    return FakeSender()
+
+
+@pytest.fixture(autouse=True)
+async def source(sender: FakeSender) -> AsyncIterator[SyncSource]:
     context = SimpleNamespace(config=SimpleNamespace(replication=Replication(interval_ms=INTERVAL_MS)))
-    plane = SimpleNamespace(plane=SimpleNamespace(sender=made))
-    source = SyncSource(cast(Any, context), cast(Any, plane), cast(Any, lambda: None))
-    source.start()
-    source.ring()
+    plane = SimpleNamespace(plane=SimpleNamespace(sender=sender))
+    made = SyncSource(cast(Any, context), cast(Any, plane), cast(Any, lambda: None))
+    made.start()
+    made.ring()
     yield made
-    await source.stop()
+    await made.stop()
 
 
 async def syns(sender: FakeSender, seconds: float) -> None:
@@ -82,3 +87,24 @@ async def test_the_last_entry_is_sent_though_no_session_follows(sender: FakeSend
     sender.written = 1
     await asyncio.sleep(10 * INTERVAL_MS / 1000)
     assert (sender.pending(), len(sender.flushed)) == (0, 1)
+
+
+async def test_that_the_journal_rests_is_said_again(source: SyncSource) -> None:
+    """A heartbeat may be lost as the last frames were. Then nothing more until the journal moves."""
+    told: list[float] = []
+    source.on_quiet = lambda: told.append(asyncio.get_running_loop().time())
+    await asyncio.sleep(LINGER_SECONDS + sum(QUIET_AGAIN) + 0.2)
+    assert len(told) == 1 + len(QUIET_AGAIN)
+
+
+async def test_who_is_rung_says_no_more_that_the_journal_rests(source: SyncSource, sender: FakeSender) -> None:
+    told: list[int] = []
+    source.on_quiet = lambda: told.append(sender.written)
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0.001)
+        sender.written = 1
+        source.ring()
+        while told[-1] == 0:
+            await asyncio.sleep(0.001)
+    assert told.count(0) == 1
