@@ -41,8 +41,8 @@ BEHIND_MS = 2000
 class SyncSource:
     """The primary's side. ``members`` gives the nodes as they are now.
 
-    ``on_quiet`` is called when the journal has come to rest, three times: a heartbeat then tells how long it is, so that
-    the last frames are missed at once when they were lost.
+    ``on_quiet`` is called when the journal has come to rest, three times: a heartbeat then tells how long it is, so
+    that the last frames are missed at once when they were lost.
     """
 
     def __init__(self, context: Context, plane: PlaneThread, members: Callable[[], Membership]) -> None:

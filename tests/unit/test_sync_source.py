@@ -57,7 +57,6 @@ async def source(sender: FakeSender) -> AsyncIterator[SyncSource]:
     plane = SimpleNamespace(plane=SimpleNamespace(sender=sender))
     made = SyncSource(cast(Any, context), cast(Any, plane), cast(Any, lambda: None))
     made.start()
-    made.ring()
     yield made
     await made.stop()
 
