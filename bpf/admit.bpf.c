@@ -34,7 +34,7 @@ struct told {
 	__u16 octets; /* of IP, without the block */
 	__u8 owner;
 	__u8 slot;
-	__u8 ended; /* FLOW_ONE_SIDED, or 0 */
+	__u8 ended; /* FLOW_ONE_SIDED or FLOW_EXPECTED */
 	bool opens;
 	__u8 pad[6]; /* bcc: whole words */
 };
@@ -242,11 +242,11 @@ static __always_inline enum reason admit_session(struct __sk_buff *skb, const st
 			return ADMIT_CLASH;
 		if (holder == ENDED_SESSION)
 			end_found(&found);
-		if (!(told->ended & FLOW_ONE_SIDED)) {
-			use_expectation(&told->original);
+		if (told->ended & FLOW_EXPECTED)
 			end_left_over(conf, &told->original);
-		}
 		why = record_session(skb, conf, told, holder == ENDED_SESSION);
+		if (why == ADMIT_NEW && (told->ended & FLOW_EXPECTED))
+			expect_no_more(&told->original);
 		hold = why == ADMIT_FULL;
 	}
 	if (hold)
@@ -305,7 +305,7 @@ static __always_inline void tell(struct told *told, const struct load *load, con
 	told->octets = load->total_length - sizeof(*block);
 	told->owner = block->owner;
 	told->slot = block->slot;
-	told->ended = block->flags & BLOCK_OWN ? FLOW_ONE_SIDED : 0;
+	told->ended = block->flags & BLOCK_OWN ? FLOW_ONE_SIDED : FLOW_EXPECTED;
 	told->opens = load->protocol == IPPROTO_UDP || opening(load->flags);
 }
 

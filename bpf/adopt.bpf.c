@@ -5,7 +5,7 @@
  * packet; any other packet must belong to an entry: by its tuple, by the tuple an ICMP error is about, or as a piece of a
  * packet whose first piece does. The rest is dropped and counted.
  * A session of this node's own that the primary refuses loses its entry. Pulses of the primary are answered.
- * Reads config, ports, expected; writes pulses; tells refused blocks through events.
+ * Reads config, ports, expecting; writes pulses; tells refused blocks through events.
  */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
@@ -192,21 +192,6 @@ static __always_inline int guard_icmp(struct __sk_buff *skb, __u32 icmp, __u8 pr
 	return verdict(TC_ACT_OK, GUARD_ICMP);
 }
 
-/* Packets of the session as they leave this node, by both its tuples: `announce` looks what the helper made of them. */
-static __always_inline void note_control(const struct sealed_block *sealed)
-{
-	struct tuple leaving;
-	__u64 now = bpf_ktime_get_coarse_ns();
-
-	invert(&leaving, &sealed->original);
-	controls.update(&leaving, &now);
-	leaving.sport = sealed->block.source_port;
-	leaving.dport = sealed->block.destination_port;
-	__builtin_memcpy(leaving.saddr, sealed->block.source, 16);
-	__builtin_memcpy(leaving.daddr, sealed->block.destination, 16);
-	controls.update(&leaving, &now);
-}
-
 /* To the agent, which makes the entry and gives the frame back as it is. */
 static __always_inline int give_to_agent(struct __sk_buff *skb)
 {
@@ -229,6 +214,18 @@ static __always_inline int give_to_agent(struct __sk_buff *skb)
 	return verdict(TC_ACT_SHOT, ADOPT_BY_AGENT);
 }
 
+static __always_inline void note_adopted_control(const struct sealed_block *sealed)
+{
+	struct tuple translated;
+
+	translated = sealed->original;
+	translated.sport = sealed->block.source_port;
+	translated.dport = sealed->block.destination_port;
+	__builtin_memcpy(translated.saddr, sealed->block.source, 16);
+	__builtin_memcpy(translated.daddr, sealed->block.destination, 16);
+	note_control(&sealed->original, &translated);
+}
+
 static __always_inline int adopt_first(struct __sk_buff *skb, struct sealed_block *sealed, const struct load *load)
 {
 	enum reason done = ADOPT_AGAIN;
@@ -248,7 +245,7 @@ static __always_inline int adopt_first(struct __sk_buff *skb, struct sealed_bloc
 		}
 	}
 	if (sealed->block.helper)
-		note_control(sealed);
+		note_adopted_control(sealed);
 	if (take_block_off(skb, load, &sealed->block))
 		return verdict(TC_ACT_SHOT, ADOPT_FAILED);
 	skb->mark = host32(sealed->block.mark);
@@ -269,7 +266,7 @@ static __always_inline enum reason read_block(struct __sk_buff *skb, const struc
 /* A SYN that was not handed off. */
 static __always_inline int guard_unblocked(const struct config *conf, const struct tuple *original)
 {
-	if (is_expected(conf, original))
+	if (is_expected_here(conf, original))
 		return verdict(TC_ACT_OK, GUARD_EXPECTED);
 	return verdict(TC_ACT_SHOT, GUARD_NO_BLOCK);
 }

@@ -5,7 +5,7 @@
  * the way through the primary, a block with the session's tuples appended (docs/own-sessions.md). So do the packets that
  * end it. Where helpers are shared, so do sessions that a helper here expects, and before them the packet in which it read
  * that they would come: the primary knows of them before whoever opens them does. All others leave as they are.
- * Reads config, ports, controls; writes announced, expected.
+ * Reads config, ports, controls; writes announced, expecting.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -75,22 +75,6 @@ static __always_inline int send_through_primary(struct __sk_buff *skb, const str
 	return verdict(TC_ACT_OK, why);
 }
 
-/* A packet of a control session: is there something its helper expects? */
-static __always_inline int read_expectation(struct __sk_buff *skb, const struct tuple *leaving, struct tuple *coming)
-{
-	struct tuple inverse;
-	struct nf_conn *ct;
-	int none;
-
-	invert(&inverse, leaving);
-	ct = ct_find(skb, &inverse);
-	if (!ct)
-		return -1;
-	none = ct_expectation(ct, coming);
-	ct_release(ct);
-	return none;
-}
-
 static __always_inline bool announced_lately(const struct tuple *leaving)
 {
 	__u64 *told = announced.lookup(leaving), now = bpf_ktime_get_coarse_ns();
@@ -134,7 +118,7 @@ int announce(struct __sk_buff *skb)
 	sealed.block.kind = matters(&load, own) ? BLOCK_KIND_FLOW : BLOCK_KIND_EXPECT;
 	if (sealed.block.kind == BLOCK_KIND_EXPECT &&
 	    (!(conf->features & AA_FEATURE_SHARE_HELPERS) || load.total_length == load.header_length ||
-	     !controls.lookup(&sealed.original)))
+	     !is_control(&sealed.original)))
 		return verdict(TC_ACT_OK, ANNOUNCE_OUT);
 	if (skb->vlan_present)
 		return verdict(TC_ACT_OK, own ? ANNOUNCE_TAGGED : ANNOUNCE_OUT);
@@ -142,7 +126,7 @@ int announce(struct __sk_buff *skb)
 	if (sealed.block.kind == BLOCK_KIND_EXPECT) {
 		if (read_expectation(skb, &sealed.original, &session.original))
 			return verdict(TC_ACT_OK, ANNOUNCE_OUT);
-		expect(&session.original, conf->self);
+		expect_here(&session.original);
 		why = ANNOUNCE_EXPECTATION;
 	} else {
 		if (load.protocol == IPPROTO_UDP && announced_lately(&sealed.original))

@@ -4,7 +4,9 @@
  * ruleset: its conntrack entry holds every decision. The policy says whether the session is shared, persistence or the
  * schedule with whom; the flow is recorded under both tuples; an auxiliary's packet gets its original headers back, the
  * handoff block appended, and leaves by the interface it came in on.
- * Writes records, buckets, accounts, tallies, turns, rule_hits and bindings; reads config, ports, nodes, draining and both banks.
+ * Where helpers are shared, what a helper of this node expects is not expected on another any more.
+ * Writes records, buckets, accounts, tallies, turns, rule_hits, bindings, controls and expected; reads config, ports, nodes,
+ * draining and both banks.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -13,6 +15,7 @@
 #include "carry.h"
 #include "conntrack.h"
 #include "emit.h"
+#include "expectation.h"
 #include "keep.h"
 #include "maps.h"
 #include "parse.h"
@@ -154,6 +157,15 @@ static __always_inline bool forwarding_wrote_options(const struct load *now, voi
 	return ip->ihl != 5 && forwarding_wrote(ip, end);
 }
 
+/* What a helper of this node expects, no other node's does any more: the one that says so last is right. */
+static __always_inline void overrule(struct __sk_buff *skb, const struct tuple *leaving)
+{
+	struct tuple coming;
+
+	if (is_control(leaving) && read_expectation(skb, leaving, &coming) == 0)
+		expect_no_more(&coming);
+}
+
 /* May this packet begin a session? Nothing else of TCP is of interest here; each datagram is, until its flow is known. */
 static __always_inline bool may_begin(const struct load *now)
 {
@@ -234,8 +246,14 @@ int handoff(struct __sk_buff *skb)
 		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
 	now = &work->load;
 	__builtin_memset(now, 0, sizeof(*now));
-	if (parse_load(&cursor, now, &work->sealed) || !may_begin(now))
+	if (parse_load(&cursor, now, &work->sealed))
 		return verdict(TC_ACT_OK, HANDOFF_OTHER);
+	conf = configuration();
+	if (!may_begin(now)) {
+		if (conf && (conf->features & AA_FEATURE_SHARE_HELPERS) && now->total_length > now->header_length)
+			overrule(skb, &work->sealed.original);
+		return verdict(TC_ACT_OK, HANDOFF_OTHER);
+	}
 	if (skb->cb[0] == ON_ITS_WAY) {
 		skb->cb[0] = 0;
 		return verdict(TC_ACT_OK, HANDOFF_ON_ITS_WAY);
@@ -245,7 +263,6 @@ int handoff(struct __sk_buff *skb)
 	port = port_of(skb->ingress_ifindex);
 	if (!port)
 		return verdict(TC_ACT_OK, HANDOFF_NOT_DATA);
-	conf = configuration();
 	if (!conf || !conf->self)
 		return verdict(TC_ACT_OK, HANDOFF_NOT_READY);
 	if (!is_whole(skb, now) || now->hops == 255)
@@ -267,6 +284,8 @@ int handoff(struct __sk_buff *skb)
 	work->decision.hash = hash_tuple(conf, &decision->original);
 	if (now->protocol == IPPROTO_UDP && is_own(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_LOCAL);
+	if (decision->helper && (conf->features & AA_FEATURE_SHARE_HELPERS))
+		note_control(&decision->original, &work->leaving);
 	if (decision->helper && !shares_helper(conf, decision))
 		return verdict(TC_ACT_OK, HANDOFF_HELPER);
 	if (decision->status & IPS_EXPECTED)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a promoted node needs beside the flow table: the operator's orders, persistence, expectations of helpers.
 
-Told to everybody by the primary's agent: orders when they change and every five seconds, bindings and expectations that
-are new each second, all of them when a node begins to synchronise. See docs/replication.md.
+Told to everybody by the primary's agent: orders when they change and every five seconds; each second all expectations,
+and the bindings that are new, or all of them when a node begins to synchronise. See docs/replication.md.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class SmallTeller:
         self._parts: tuple[object, ...] = (None,) * 5  # of the orders as they were said last
         self._orders_due = 0.0
         self._news_due = 0.0
+        self._begun = 0  # how often a node has begun
         self._since_ns = 0
         self._bindings = -1
 
     def begin_anew(self) -> None:
         """A node has nothing yet."""
         self._orders_due = self._news_due = 0.0
+        self._begun += 1
         self._since_ns = 0
 
     def tell(self) -> bool:
@@ -73,18 +75,20 @@ class SmallTeller:
         )
 
     async def tell_news(self) -> None:
-        since, generation = self._since_ns, self._members().generation
+        begun, since, members = self._begun, self._since_ns, self._members()
         small: Small = await self._plane.call(self._plane.plane.small_since, since)
         forgotten = small.all_bindings < self._bindings  # by order, or their time was over: said anew, whole
         if forgotten and since:
             small = await self._plane.call(self._plane.plane.small_since, 0)
-        whole = forgotten or not since
-        self._since_ns, self._bindings = small.taken_ns, small.all_bindings
-        for bindings in _bites(small.bindings, always=whole):
-            self._context.link.send(control.BindingNote(generation, whole, bindings))
-            whole = False
-        for expectations in _bites(small.expectations):
-            self._context.link.send(control.ExpectationNote(generation, expectations))
+        if begun == self._begun:  # else another node has begun meanwhile, and all is to be told once more
+            self._since_ns = small.taken_ns
+        self._bindings = small.all_bindings
+        send = self._context.link.send
+        for bindings, first in _bites(small.bindings, whole=forgotten or not since):
+            send(control.BindingNote(members.generation, first, bindings))
+        if self._context.config.policy.share_helpers:
+            for expectations, first in _bites(small.expectations, whole=True):
+                send(control.ExpectationNote(members.generation, first, expectations))
 
 
 class SmallKeeper:
@@ -121,13 +125,13 @@ class SmallKeeper:
                     self._plane.plane.take_bindings(message.bindings, message.whole)
             case control.ExpectationNote():
                 if message.generation == generation:
-                    self._plane.plane.take_expectations(message.expectations)
+                    self._plane.plane.take_expectations(message.expectations, message.whole)
             case _:
                 return False
         return True
 
 
-def _bites(rows: tuple[T, ...], always: bool = False) -> Iterator[tuple[T, ...]]:
-    """So many at a time as fit a message; ``always``: at least one, though empty."""
-    for at in range(0, max(len(rows), int(always)), control.MAX_BINDINGS):
-        yield rows[at : at + control.MAX_BINDINGS]
+def _bites(rows: tuple[T, ...], *, whole: bool) -> Iterator[tuple[tuple[T, ...], bool]]:
+    """So many at a time as fit a message; ``whole``: at least one, though empty, and the first says so."""
+    for at in range(0, max(len(rows), int(whole)), control.MAX_BINDINGS):
+        yield rows[at : at + control.MAX_BINDINGS], whole and not at

@@ -162,6 +162,7 @@ def sizes(flow_entries: int, bindings: int = BINDINGS) -> dict[str, tuple[int, i
         "questions": (syscall.MAP_LRU_HASH, QUESTIONS, 0),
         "fragments": (syscall.MAP_LRU_HASH, FRAGMENTS, 0),
         "expected": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
+        "expecting": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
         "controls": (syscall.MAP_LRU_HASH, EXPECTATIONS, 0),
         "announced": (syscall.MAP_LRU_HASH, OWN_DATAGRAMS, 0),
         "events": (syscall.MAP_RINGBUF, EVENT_BYTES, 0),

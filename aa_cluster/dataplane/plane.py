@@ -50,9 +50,6 @@ ANSWERED = 0
 """As in bpf/include/arp.h."""
 """As AA_QUESTION_OPEN_NS in bpf/include/arp.h."""
 
-EXPECTATION_NS = 300_000_000_000
-"""AA_EXPECTATION_NS of bpf/include/expectation.h."""
-
 HOP_NONE, HOP_LOCAL, HOP_STEER = 0, 1, 2
 
 
@@ -479,17 +476,17 @@ class Dataplane:
         return digests(self._maps["records"], self._maps["watermark"])
 
     def small_since(self, since_ns: int) -> small.Small:
-        """Bindings and expectations set after that time, those that are good."""
+        """Bindings set after that time, and all expectations; those that are good."""
         wanted = self._settings.persistence
-        return small.since(self._maps, since_ns, 0 if wanted is None else int(wanted.idle_s * 1e9), EXPECTATION_NS)
+        return small.since(self._maps, since_ns, 0 if wanted is None else int(wanted.idle_s * 1e9))
 
     def take_bindings(self, rows: Iterable[small.BindingRow], whole: bool) -> None:
         """Auxiliary: what persistence keeps on the primary."""
         small.take_bindings(self._maps["bindings"], rows, whole)
 
-    def take_expectations(self, rows: Iterable[small.ExpectationRow]) -> None:
-        """Auxiliary: what helpers expect."""
-        small.take_expectations(self._maps["expected"], rows)
+    def take_expectations(self, rows: Iterable[small.ExpectationRow], whole: bool) -> None:
+        """Auxiliary: what helpers expect, as the primary knows it."""
+        small.take_expectations(self._maps["expected"], rows, whole)
 
     def questions(self) -> list[Question]:
         """Open ones only; the map also keeps those that were answered here, and some that nobody answered."""

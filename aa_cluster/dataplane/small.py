@@ -13,8 +13,11 @@ from aa_cluster.dataplane.maps import Map
 
 BindingRow = tuple[bytes, int, int]
 """Address (16 bytes), node, idle in ms."""
-ExpectationRow = tuple[bytes, int, bool, int]
-"""Key, node, used, good for so many ms."""
+ExpectationRow = tuple[bytes, int, int]
+"""Key, node, good for so many ms."""
+
+COARSE_NS = 20_000_000
+"""The programs' clock moves with the timer's tick, 10 ms at most: what they set now may look so much older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,8 @@ class Small:
     all_bindings: int
 
 
-def since(maps: Mapping[str, Map], since_ns: int, idle_ns: int, expectation_ns: int) -> Small:
-    """What was set after that time; ``idle_ns``: how long bindings are good, 0 for none; so ``expectation_ns``."""
+def since(maps: Mapping[str, Map], since_ns: int, idle_ns: int) -> Small:
+    """Bindings that were set after that time, all expectations; ``idle_ns``: how long bindings are good, 0: none."""
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     keys, values = maps["bindings"].read()
     seen = values["seen_ns"].astype(np.int64)
@@ -36,18 +39,15 @@ def since(maps: Mapping[str, Map], since_ns: int, idle_ns: int, expectation_ns: 
     new = good & (seen >= since_ns)
     rows = zip(keys["address"][new], values["node"][new], seen[new], strict=True)
     bindings = tuple((key.tobytes(), int(node), max(0, now - int(at)) // 1_000_000) for key, node, at in rows)
-    return Small(now, bindings, _expectations(maps["expected"], now, since_ns, expectation_ns), int(good.sum()))
+    return Small(now - COARSE_NS, bindings, _expectations(maps["expected"], now), int(good.sum()))
 
 
-def _expectations(expected: Map, now: int, since_ns: int, expectation_ns: int) -> tuple[ExpectationRow, ...]:
+def _expectations(expected: Map, now: int) -> tuple[ExpectationRow, ...]:
     keys, values = expected.read()
     until = values["until_ns"].astype(np.int64)
-    new = (until > now) & (until - expectation_ns >= since_ns)
-    rows = zip(keys[new], values[new], until[new], strict=True)
-    return tuple(
-        (key.tobytes(), int(value["owner"]), bool(value["used"]), (int(end) - now) // 1_000_000)
-        for key, value, end in rows
-    )
+    good = until > now
+    rows = zip(keys[good], values["owner"][good], until[good], strict=True)
+    return tuple((key.tobytes(), int(node), (int(end) - now) // 1_000_000) for key, node, end in rows)
 
 
 def take_bindings(bindings: Map, rows: Iterable[BindingRow], whole: bool) -> None:
@@ -61,9 +61,12 @@ def take_bindings(bindings: Map, rows: Iterable[BindingRow], whole: bool) -> Non
         bindings.put(address, value)
 
 
-def take_expectations(expected: Map, rows: Iterable[ExpectationRow]) -> None:
+def take_expectations(expected: Map, rows: Iterable[ExpectationRow], whole: bool) -> None:
+    """``whole``: there are no others."""
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    for key, node, used, left_ms in rows:
+    if whole:
+        expected.delete_all(expected.read()[0])
+    for key, node, left_ms in rows:
         value = expected.record()
-        value["until_ns"], value["owner"], value["used"] = now + left_ms * 1_000_000, node, used
+        value["until_ns"], value["owner"] = now + left_ms * 1_000_000, node
         expected.put(key, value)

@@ -422,10 +422,12 @@ class BindingNote(Message, frozen=True, array_like=True, tag=True):
 
 
 class ExpectationNote(Message, frozen=True, array_like=True, tag=True):
-    """Sessions that helpers expect: key (36 bytes, bpf/include/types.h), node, used, good for so many ms."""
+    """Sessions that helpers expect: key (36 bytes, bpf/include/types.h), node, good for so many ms. ``whole``: forget
+    all others."""
 
     generation: U32
-    expectations: Annotated[tuple[tuple[ExpectationKey, U8, bool, Count], ...], Meta(max_length=MAX_BINDINGS)]
+    whole: bool
+    expectations: Annotated[tuple[tuple[ExpectationKey, U8, Count], ...], Meta(max_length=MAX_BINDINGS)]
 
 
 class Refused(Reply, frozen=True, array_like=True, tag=True):

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Sessions that a conntrack helper expects, known to the primary and to the node whose helper it is: their SYN goes to
- * that node, which lets it in without a block. Only where helpers are shared.
+ * that node, which lets it in without a block. Only where helpers are shared. What an auxiliary expects itself it keeps
+ * apart from what the primary has told it of all nodes' (the map `expected`, for when it is promoted), which is older.
  */
 #ifndef AA_EXPECTATION_H
 #define AA_EXPECTATION_H
@@ -62,6 +63,41 @@ static __always_inline int ct_expectation(struct nf_conn *ct, struct tuple *tupl
 	return 0;
 }
 
+/*
+ * A session with a helper begins here. Its packets are known by the tuple with which they leave this node, either way:
+ * `original` as it came in, `translated` as it goes on.
+ */
+static __always_inline void note_control(const struct tuple *original, const struct tuple *translated)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct tuple answers;
+
+	invert(&answers, original);
+	controls.update(&answers, &now);
+	controls.update(translated, &now);
+}
+
+static __always_inline bool is_control(const struct tuple *leaving)
+{
+	return controls.lookup(leaving) != 0;
+}
+
+/* A packet of a session with a helper, behind it: what does the helper expect? 0, or −1 when there is nothing. */
+static __always_inline int read_expectation(struct __sk_buff *skb, const struct tuple *leaving, struct tuple *coming)
+{
+	struct tuple inverse;
+	struct nf_conn *ct;
+	int none;
+
+	invert(&inverse, leaving); /* behind POSTROUTING a packet carries the reply tuple, inverted */
+	ct = ct_find(skb, &inverse);
+	if (!ct)
+		return -1;
+	none = ct_expectation(ct, coming);
+	ct_release(ct);
+	return none;
+}
+
 static __always_inline void expectation_key_init(struct expectation_key *key, const struct tuple *tuple)
 {
 	__builtin_memcpy(key->saddr, tuple->saddr, 16);
@@ -71,60 +107,62 @@ static __always_inline void expectation_key_init(struct expectation_key *key, co
 	key->family = tuple->family;
 }
 
-/* `tuple`: of the packets to come; its source port is of no account. */
+static __always_inline __u64 expectation_end(void)
+{
+	return bpf_ktime_get_coarse_ns() + AA_EXPECTATION_NS;
+}
+
+/* Auxiliary: a helper of this node. `tuple`: of the packets to come; its source port is of no account, here and below. */
+static __always_inline void expect_here(const struct tuple *tuple)
+{
+	__u64 until_ns = expectation_end();
+	struct expectation_key key;
+
+	expectation_key_init(&key, tuple);
+	expecting.update(&key, &until_ns);
+}
+
+/* Auxiliary. Also when the session has begun: its SYN may be repeated. */
+static __always_inline bool is_expected_here(const struct config *conf, const struct tuple *tuple)
+{
+	struct expectation_key key;
+	__u64 *until_ns;
+
+	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
+		return false;
+	expectation_key_init(&key, tuple);
+	until_ns = expecting.lookup(&key);
+	return until_ns && bpf_ktime_get_coarse_ns() < *until_ns;
+}
+
+/* Primary: a helper of that node. */
 static __always_inline void expect(const struct tuple *tuple, __u8 owner)
 {
-	struct expectation expectation = {.until_ns = bpf_ktime_get_coarse_ns() + AA_EXPECTATION_NS, .owner = owner};
+	struct expectation expectation = {.until_ns = expectation_end(), .owner = owner};
 	struct expectation_key key;
 
 	expectation_key_init(&key, tuple);
 	expected.update(&key, &expectation);
 }
 
-/*
- * The session has begun: another one of that tuple was not expected, whoever it is for. Its repeated SYN still belongs
- * where it went.
- */
-static __always_inline void use_expectation(const struct tuple *tuple)
+/* Primary: the session has begun. Another one of that tuple was not expected, whoever it is for. */
+static __always_inline void expect_no_more(const struct tuple *tuple)
+{
+	struct expectation_key key;
+
+	expectation_key_init(&key, tuple);
+	expected.delete(&key);
+}
+
+/* Primary: the node that expects such a session, or 0. */
+static __always_inline __u8 expecting_node(const struct tuple *tuple)
 {
 	struct expectation *expectation;
 	struct expectation_key key;
 
 	expectation_key_init(&key, tuple);
 	expectation = expected.lookup(&key);
-	if (expectation)
-		expectation->used = 1;
-}
-
-/* Such a session was expected, and has begun. */
-static __always_inline bool was_expected(const struct tuple *tuple)
-{
-	struct expectation *expectation;
-	struct expectation_key key;
-
-	expectation_key_init(&key, tuple);
-	expectation = expected.lookup(&key);
-	return expectation && expectation->used;
-}
-
-/* The node that expects such a session, or 0. `under_way`: there is a flow of that tuple which has not ended. */
-static __always_inline __u8 expecting_node(const struct config *conf, const struct tuple *tuple, bool under_way)
-{
-	struct expectation *expectation;
-	struct expectation_key key;
-
-	if (!(conf->features & AA_FEATURE_SHARE_HELPERS))
-		return 0;
-	expectation_key_init(&key, tuple);
-	expectation = expected.lookup(&key);
-	if (!expectation || bpf_ktime_get_coarse_ns() >= expectation->until_ns || (expectation->used && !under_way))
-		return 0;
-	return expectation->owner;
-}
-
-static __always_inline bool is_expected(const struct config *conf, const struct tuple *tuple)
-{
-	return expecting_node(conf, tuple, false) != 0;
+	return expectation && bpf_ktime_get_coarse_ns() < expectation->until_ns ? expectation->owner : 0;
 }
 
 #endif

@@ -33,8 +33,9 @@ BPF_TABLE("array", __u32, __u64, rule_hits, 2 * AA_RULE_COUNTERS);
 BPF_TABLE("lru_hash", struct client, struct binding, bindings, 1); /* persistence */
 BPF_TABLE("hash", struct question_key, struct question, questions, 1); /* open ARP and NDP questions */
 BPF_TABLE("hash", struct fragment_key, struct fragment, fragments, 1); /* packets in pieces; the oldest gives way */
-BPF_TABLE("lru_hash", struct expectation_key, struct expectation, expected, 1); /* by helpers, where they are shared */
-BPF_TABLE("lru_hash", struct tuple, __u64, controls, 1);  /* auxiliary: as packets of sessions with a helper leave */
+BPF_TABLE("lru_hash", struct expectation_key, struct expectation, expected, 1); /* primary: by helpers, where they are shared */
+BPF_TABLE("lru_hash", struct expectation_key, __u64, expecting, 1); /* auxiliary: by its own helpers, until when */
+BPF_TABLE("lru_hash", struct tuple, __u64, controls, 1);  /* as packets of sessions with a helper leave */
 BPF_TABLE("lru_hash", struct tuple, __u64, announced, 1); /* auxiliary: its own UDP, when it was last announced */
 BPF_TABLE("array", __u32, struct pulse, pulses, AA_MAX_NODES * AA_LINKS); /* by node id and link */
 BPF_TABLE("percpu_array", __u32, struct reasons, reasons, 1);          /* all counters of a CPU side by side */

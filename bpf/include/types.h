@@ -68,6 +68,9 @@ enum flow_direction {
 /* In `ended`: taken over from another node. This node's conntrack was never in time with it, and keeps time wrongly. */
 #define FLOW_TAKEN 16
 
+/* In `ended`: a helper of its node expected it (expectation.h). */
+#define FLOW_EXPECTED 32
+
 /* One cache line of the hot table; what an entry's bits mean is in flow_table.h. */
 struct bucket {
 	__u64 word[8];
@@ -87,7 +90,7 @@ struct record {
 	__u32 mark;       /* connmark at the decision */
 	__u8 owner;       /* node id; this and the next three change only as one word: see flow_state.h */
 	__u8 state;       /* enum flow_state; 0: not in use */
-	__u8 ended;       /* a bit for each direction that has sent FIN or RST; FLOW_ONE_SIDED */
+	__u8 ended;       /* a bit for each direction that has sent FIN or RST; FLOW_ONE_SIDED and the like */
 	__u8 slot;        /* data interface the first packet came in on */
 	__u64 held_ns;    /* when the primary's conntrack entry was last given its timeout, and UDP's age was told */
 	__u64 position;   /* one more than its last place in the journal; on an auxiliary, of the copy it is */
@@ -370,8 +373,7 @@ _Static_assert(sizeof(struct expectation_key) == 36, "expectation_key has no hid
 struct expectation {
 	__u64 until_ns; /* coarse */
 	__u8 owner;     /* node id: of its master */
-	__u8 used;      /* the session has begun */
-	__u8 pad[6];
+	__u8 pad[7];
 };
 _Static_assert(sizeof(struct expectation) == 16, "expectation has no hidden padding");
 

@@ -248,7 +248,7 @@ class Plane:
         decisions.unbind_all(self.maps)
         while syscall.map_pop(self.maps["released"].fd, 4) is not None:
             pass
-        for name in ("questions", "fragments", "expected", "controls", "announced"):
+        for name in ("questions", "fragments", "expected", "expecting", "controls", "announced"):
             for key in self.maps[name].read()[0]:
                 self.maps[name].delete(key.tobytes())
         self.ring.read()

@@ -28,6 +28,8 @@ from tests.bpf.harness import (
 pytestmark = pytest.mark.bpf
 
 SHARE = 2
+CTA_TUPLE_MASTER = 14
+NFNL_SUBSYS_CTNETLINK_EXP, CTA_EXPECT_MASTER, CTA_EXPECT_TUPLE, CTA_EXPECT_MASK, CTA_EXPECT_TIMEOUT = 2, 1, 2, 3, 4
 ORIGINAL, AFTER = tuple_of(CLIENT, 40000, SERVER, 21), tuple_of(PUBLIC, 50000, SERVER, 21)
 
 
@@ -86,9 +88,24 @@ def test_what_a_helper_of_this_node_expected_stays(plane: Plane, features: int) 
 
 def expect(wanted: NewEntry, master: Tuple) -> None:
     """The entry with CTA_TUPLE_MASTER: as netfilter makes one for a session that was expected."""
-    message = bytearray(ct_create.encode(wanted))
-    as_original = ct_create.encode(NewEntry(master, master, 0, "", 1))[20:]
-    size = struct.unpack_from("=H", as_original)[0]
-    message += struct.pack("=HH", size, 14 | 0x8000) + as_original[4:size]
+    message = bytearray(ct_create.encode(wanted)) + attribute(CTA_TUPLE_MASTER, master)
     struct.pack_into("=I", message, 0, len(message))
     assert ct_create.converse(bytes(message)) == 0
+
+
+def expect_soon(coming: FlowTuple, master: FlowTuple) -> None:
+    """A helper's expectation, as it makes one when it reads a packet of ``master``. Any source port."""
+    everything = Tuple(4, coming.protocol, "255.255.255.255", 0, "255.255.255.255", 65535)
+    body = attribute(CTA_EXPECT_MASTER, kernel_tuple(master)) + attribute(CTA_EXPECT_TUPLE, kernel_tuple(coming))
+    body += attribute(CTA_EXPECT_MASK, everything) + struct.pack("=HH", 8, CTA_EXPECT_TIMEOUT) + struct.pack("!I", 60)
+    header = ct_create.encode(NewEntry(kernel_tuple(master), kernel_tuple(master), 0, "", 1))[:20]
+    message = bytearray(header + body)
+    struct.pack_into("=IH", message, 0, len(message), NFNL_SUBSYS_CTNETLINK_EXP << 8)
+    assert ct_create.converse(bytes(message)) == 0
+
+
+def attribute(kind: int, which: Tuple) -> bytes:
+    """A nested one with that tuple."""
+    as_original = ct_create.encode(NewEntry(which, which, 0, "", 1))[20:]
+    size = struct.unpack_from("=H", as_original)[0]
+    return struct.pack("=HH", size, kind | 0x8000) + as_original[4:size]

@@ -47,6 +47,7 @@ KEY_OF_MAP = {
     "fragments": "fragment_key",
     "bindings": "client",
     "expected": "expectation_key",
+    "expecting": "expectation_key",
     "controls": "tuple",
     "announced": "tuple",
 }

@@ -138,7 +138,7 @@ MESSAGES: dict[type, st.SearchStrategy[AnyMessage]] = {
         control.BindingNote, U32, st.booleans(), _few(st.tuples(ADDRESS, st.integers(0, 255), U64))
     ),
     control.ExpectationNote: st.builds(
-        control.ExpectationNote, U32, _few(st.tuples(KEY, st.integers(0, 255), st.booleans(), U64))
+        control.ExpectationNote, U32, st.booleans(), _few(st.tuples(KEY, st.integers(0, 255), U64))
     ),
     control.Refused: st.builds(control.Refused, NONCE, st.integers(1, 255), TEXT, TEXT),
 }
