@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -29,6 +31,8 @@ SERVER, CLUSTER_EXT = "10.77.2.100", "10.77.2.1"
 COUNT = 100
 THREE_SYNS = 8.0
 """Seconds until a client has sent its first SYN and the two after it: one is refused, one may be lost."""
+OWN_PORT = 25_678
+"""None that a socket is given: what is left of a session before (TIME_WAIT) would have it."""
 CURL = ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", f"http://{SERVER}/"]
 
 
@@ -108,24 +112,28 @@ def test_a_port_that_another_node_uses(lab: Lab) -> None:
     """Without NAT both leave with the port their sockets have: the second is refused, and gets another one."""
     lab.load_ruleset(rulesets.text("no-nat"))
     before = {node: counters(lab, node) for node in (1, 3)}
-    hold = ["curl", "-s", "-m", "20", "--local-port", "45678", f"telnet://{SERVER}:7070"]
-    with serving(lab, "server", "bulk", 7070):
-        first = lab.popen("node2", hold)
+    hold = ["curl", "-sS", "-m", "20", "--local-port", str(OWN_PORT), f"telnet://{SERVER}:7070"]
+    with serving(lab, "server", "bulk", 7070), ExitStack() as running:
+        first = running.enter_context(opened(lab, "node2", hold))
         until("node2's session", lambda: established(lab, "node2") == 1, 5)
-        second = lab.popen("node3", hold)
-        try:
-            until("node3's session", lambda: established(lab, "node3") == 1, THREE_SYNS)
-            assert established(lab, "node2") == 1
-            assert (first.poll(), second.poll()) == (None, None)
-        finally:
-            for node in (1, 3):
-                print(f"node{node}:", counters(lab, node) - before[node])
-            print(*(row for row in flows(lab) if row.destination_port == 7070), sep="\n")
-            for process in (first, second):
-                process.kill()
-                process.wait(5)
+        second = running.enter_context(opened(lab, "node3", hold))
+        until("node3's session", lambda: established(lab, "node3") == 1, THREE_SYNS)
+        assert established(lab, "node2") == 1
+        assert (first.poll(), second.poll()) == (None, None)
     assert (counters(lab, 1) - before[1])["ADMIT_CLASH"] >= 1
     assert (counters(lab, 3) - before[3])["ADOPT_REFUSED"] >= 1
+
+
+@contextmanager
+def opened(lab: Lab, node: str, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A client that stays. If it did not, what it said about that is told at the end, beside the flows there are."""
+    process = lab.popen(node, command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        gone, rows = process.poll(), [row for row in flows(lab) if row.destination_port == 7070]
+        process.kill()
+        print(f"{node}: exit code {gone}", process.communicate(timeout=5)[1], *rows, sep="\n")
 
 
 def established(lab: Lab, node: str) -> int:
