@@ -77,14 +77,18 @@ class Report(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def serving(lab: Lab, host: str, sizes: Sequence[int]) -> Iterator[Site]:
-    """vsftpd in the host's namespace, with one file of each size (bytes), until the block ends."""
+def serving(lab: Lab, host: str, sizes: Sequence[int], passive: tuple[int, int] | None = None) -> Iterator[Site]:
+    """vsftpd in the host's namespace, with one file of each size (bytes), until the block ends.
+
+    ``passive``: first and last of the ports it listens on for data sessions; else any above 1023.
+    """
     if shutil.which("vsftpd") is None:
         raise LabError("an FTP server is needed: vsftpd is not installed", "apt-get install vsftpd, or `make setup`")
     run = lab.plan.run / f"ftp-{host}"
     site = _furnish(run, sizes)
     config = run / "vsftpd.conf"
-    config.write_text(CONFIG.format(root=run / "root", empty=run / "empty"))
+    ports = "" if passive is None else f"pasv_min_port={passive[0]}\npasv_max_port={passive[1]}\n"
+    config.write_text(CONFIG.format(root=run / "root", empty=run / "empty") + ports)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = lab.popen(host, ["vsftpd", str(config)], start_new_session=True, **quiet)
     try:

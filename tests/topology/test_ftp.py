@@ -32,10 +32,12 @@ def keeping(make_lab: Callable[..., Lab]) -> Lab:
     return make_lab(3, ruleset=rulesets.text("ftp"))
 
 
-def transfer(lab: Lab, address: str, active: bool, count: int = SESSIONS) -> tuple[Report, Site]:
-    with ftp.serving(lab, "server", SIZES) as site:
+def transfer(
+    lab: Lab, address: str, active: bool, count: int = SESSIONS, passive: tuple[int, int] | None = None
+) -> tuple[Report, Site]:
+    with ftp.serving(lab, "server", SIZES, passive) as site:
         report = ftp.sessions(lab, "client", address, site, count, active=active)
-        assert report.failed == []
+        assert not report.failed, "; ".join(report.failed)
         assert report.wrong == []
         assert len(report.controls) == count
         assert len(report.transfers) == 2 * count * len(SIZES)

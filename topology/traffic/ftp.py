@@ -35,10 +35,18 @@ class Told:
 
 
 class Client(ftplib.FTP):
-    """Notes the addresses of every data session. ``told``: where to; ``moving``: the file on its way."""
+    """Notes the addresses of every data session.
+
+    ``told``: where to; ``moving``: the file on its way; ``passive``: where the server listens, or did last.
+    """
 
     told: Told
     moving = ""
+    passive: tuple[str, int] | None = None
+
+    def makepasv(self) -> tuple[str, int]:
+        self.passive = super().makepasv()
+        return self.passive
 
     def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
         connection, size = super().ntransfercmd(cmd, rest)
@@ -68,7 +76,9 @@ def session(
             move(client, number, file, digest, told)
         client.quit()
     except (OSError, EOFError, ftplib.Error, threading.BrokenBarrierError) as error:
-        told.failed.append(f"session {number}, {client.moving}: {type(error).__name__}: {error}")
+        own = client.sock.getsockname()[1] if client.sock else "none"
+        why = f"{type(error).__name__}: {error}; control port {own}, passive {client.passive}"
+        told.failed.append(f"session {number}, {client.moving}: {why}")
         gate.abort()
     finally:
         client.close()
