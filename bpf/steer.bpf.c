@@ -308,11 +308,11 @@ static __always_inline int pass_syn(struct xdp_md *ctx, const struct config *con
 		return verdict(XDP_PASS, STEER_SYN);
 	owner = expecting_node(tuple);
 	if (!owner && flow && (flow->ended & FLOW_EXPECTED)) {
+		/* Its own SYN, repeated; or it was another node's, and has ended. Of that the entry that held its tuple here knows
+		 * nothing, and would keep netfilter from seeing what a helper of this node expects. */
 		if (flow->state < FLOW_CLOSING)
-			owner = flow->owner; /* its own SYN, repeated */
+			owner = flow->owner;
 		else if (node_of(flow->owner)->hop != HOP_LOCAL)
-			/* One of another node's was expected, and has ended. The entry that held its tuple here does not know
-			 * that, and would keep netfilter from seeing what a helper of this node expects. */
 			hold_entry(ctx, tuple, 0, false);
 	}
 	return owner ? send_to(eth, port, owner, STEER_EXPECTED, STEER_SYN) : verdict(XDP_PASS, STEER_SYN);
