@@ -60,15 +60,20 @@ def measure(run: Run) -> None:
 
 
 def _side(run: Run, name: str, make: Callable[[str], Iterator[Side]]) -> None:
-    gaps, lost = [], []
+    gaps, lost, lags, missed = [], [], [], 0
     for turn in run.turns(2 if run.quick else 5):
         with contextmanager(make)(f"bn{os.getpid() % 100000}t") as side:
+            took = _lags(side, OPENED // 3 if run.quick else OPENED)  # first: conntrackd's cache is quickly asked yet
+            lags.append(took)
+            missed += sum(lag >= 1000 * PATIENCE for lag in took)
             if turn == 0:
-                _lag(run, side)  # first: conntrackd's cache is small yet, and quickly asked
                 _cost(run, side)
             gap, gone = _death(side)
             gaps.append(gap)
             lost.append(gone)
+    note = f"{missed} of {sum(map(len, lags))} were not there after {PATIENCE:g} s" if missed else ""
+    for label, share in QUANTILES:
+        run.note(GROUP, f"lag, {label}: {name}", [quantile(took, share) for took in lags], "ms", note=note)
     run.note(GROUP, f"largest gap: {name}", gaps, "ms")
     run.note(GROUP, f"streams lost: {name}", lost, f"of {STREAMS}")
 
@@ -108,24 +113,22 @@ def _spent(side: Side, meanwhile: Callable[[], None]) -> float:
     return side.cpu() - before
 
 
-def _lag(run: Run, side: Side) -> None:
-    """From the moment a session is open to the other node's being able to go on with it, session by session."""
+def _lags(side: Side, sessions: int) -> list[float]:
+    """ms from the moment a session is open until the other node can go on with it, session by session. A look counts
+    when it has ended, so that what the machine takes from the observer is in it."""
     plan = side.lab.plan
     ways, known = Ways(plan.path("client"), plan.path("server"), PORT, PUBLISHED), side.asking()
-    took, late = [], 0
-    for _ in range(OPENED // 3 if run.quick else OPENED):
+    took = []
+    for _ in range(sessions):
         with closing(ways.begin("masquerade")) as connection:
             _wait_open(connection)
             since, port = time.monotonic(), connection.getsockname()[1]
             while not known(port) and time.monotonic() < since + PATIENCE:
                 pass
             took.append(1000 * (time.monotonic() - since))
-            late += took[-1] >= 1000 * PATIENCE
     for listener in ways.listeners:
         listener.close()
-    note = f"{late} of {len(took)} were not there after {PATIENCE:g} s" if late else ""
-    for label, share in QUANTILES:
-        run.note(GROUP, f"lag, {label}: {side.name}", [quantile(took, share)], "ms", note=note)
+    return took
 
 
 def _wait_open(connection: socket.socket) -> None:
