@@ -116,19 +116,27 @@ class Preparation:
 
 
 class DueChoice:
-    """As ``flows.Choice``; ``AT_ONCE`` flows at most."""
+    """As ``flows.Choice``; ``AT_ONCE`` flows at most, and then it is ``full``."""
 
     def __init__(self, preparation: Preparation, now_ns: int) -> None:
         self._preparation, self._now = preparation, now_ns
+        self._room = AT_ONCE
+
+    @property
+    def full(self) -> bool:
+        return self._room == 0
 
     def __call__(self, records: np.ndarray, at: np.ndarray) -> np.ndarray:
+        if self.full:
+            return np.zeros(len(at), bool)
         state, created = records["state"][at], records["created_ns"][at]
         settled = (state >= ESTABLISHED) & (created + np.uint64(SETTLED_NS) < np.uint64(self._now))
         ended = records["ended"][at]
         settled &= ended & ONE_SIDED == 0
         needed = needs(records["original_protocol"][at], state, ended)
         out: np.ndarray = settled & self._preparation.wanting(at + 1, created, state, needed)
-        out[np.flatnonzero(out)[AT_ONCE:]] = False
+        out[np.flatnonzero(out)[self._room :]] = False
+        self._room -= int(np.count_nonzero(out))
         return out
 
 

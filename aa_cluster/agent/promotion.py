@@ -127,7 +127,7 @@ async def _open_flows(role: Auxiliary, protocol: int, only: Collection[int] | No
         out: np.ndarray = is_open & (records["original_protocol"][at] == protocol)
         if only is not None:
             out &= np.isin(at + 1, list(only))
-        others = int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
+        others += int(np.count_nonzero(is_open)) - int(np.count_nonzero(out))
         return out
 
     found = await role.plane.call(role.plane.plane.flows_of, _others(role), chosen)

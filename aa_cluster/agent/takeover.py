@@ -32,7 +32,7 @@ REST = 19
 """Times as long as it took that preparation rests after each piece of work: a twentieth of a core, and no more."""
 
 LOOK_REST = 100
-"""The same after a look through the table, which there is at least once in ``LOOK_MOST`` s."""
+"""The same after a look through the table that has found all there was; there is one in ``LOOK_MOST`` s at least."""
 LOOK_MOST = 5.0
 
 ROUNDS = 4
@@ -154,7 +154,8 @@ class TakeOver:
         async with self._working:
             due = await self._plane.call(self._calls.flows_of, owners, choice)
         self._calm = 0.0 if len(due.numbers) else min(LOOK_CALM, 2 * max(self._calm, LOOK_SECONDS))
-        rest = max(LOOK_SECONDS, self._calm, min(LOOK_MOST, LOOK_REST * (time.monotonic() - start)))
+        looked = time.monotonic() - start
+        rest = max(LOOK_SECONDS, self._calm, min(LOOK_MOST, (REST if choice.full else LOOK_REST) * looked))
         for bite in _bites(due):
             start = time.monotonic()
             async with self._working:
@@ -187,8 +188,8 @@ class _Taking:
         needed = needs(records["original_protocol"][at], state, ended)
         ready = self._preparation.ready(at + 1, records["created_ns"][at], needed) & ~own
         going = ~own & (state != CLOSED)
-        self._ended = int(np.count_nonzero(own))
-        self._before = int(np.count_nonzero(ready & going))
+        self._ended += int(np.count_nonzero(own))
+        self._before += int(np.count_nonzero(ready & going))
         self._count(at[going] + 1)
         waiting: np.ndarray = ~ready & ~own
         return waiting
@@ -218,8 +219,9 @@ class _Taking:
 
     def _count(self, numbers: np.ndarray) -> None:
         if len(numbers):
-            more = max(0, int(numbers.max()) + 1 - len(self._seen))
-            self._seen = np.concatenate([self._seen, np.zeros(more, bool)])
+            more = int(numbers.max()) + 1 - len(self._seen)
+            if more > 0:
+                self._seen = np.concatenate([self._seen, np.zeros(max(more, len(self._seen)), bool)])
             self._seen[numbers] = True
 
     def result(self, seconds: float, whole: float, keep_own: bool) -> Taken:

@@ -149,25 +149,34 @@ class Owned:
     one_sided: np.ndarray
 
 
+STRETCH = 16_384
+"""Records looked at at a time: two megabytes, whose columns are read several times while they are in the cache."""
+
 Choice = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(records, indices among them) → which of these, as booleans. Record numbers are one more. It is given the kernel's
-memory: what it reads costs by column."""
+memory: what it reads costs by column. It is asked once for each ``STRETCH`` of the table."""
 
 
 def owned(records: Map, watermark: Map, owners: Collection[int], wanted: Choice | None = None) -> Owned:
     """The flows of these nodes, all or those that are ``wanted``."""
     used = in_use(records, watermark)
-    state = used["state"]
     theirs = np.zeros(256, bool)
     theirs[list(owners)] = True
-    at = np.flatnonzero((state != 0) & (state != DEAD) & theirs[used["owner"]])
-    if wanted is not None:
-        at = at[wanted(used, at)]
+    stretches = (_owned_from(used, start, theirs, wanted) for start in range(0, len(used), STRETCH))
+    at = np.concatenate([np.zeros(0, np.intp), *stretches])
     live = used[at]
     there = (live["state"] != 0) & (live["state"] != DEAD)  # a packet may have ended one meanwhile
     if not there.all():
         at, live = at[there], live[there]
     return Owned(at + 1, _as_rows(live), live["ended"] & ONE_SIDED != 0)
+
+
+def _owned_from(used: np.ndarray, start: int, theirs: np.ndarray, wanted: Choice | None) -> np.ndarray:
+    """Indices among ``used``, of one stretch. ``theirs``: by owner id, whether it is asked for."""
+    part = used[start : start + STRETCH]
+    state = part["state"]
+    at = np.flatnonzero((state != 0) & (state != DEAD) & theirs[part["owner"]]) + start
+    return at if wanted is None else at[wanted(used, at)]
 
 
 def unchanged(records: Map, found: Owned) -> Owned:
