@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from aa_cluster.api import Stats, Status
+from aa_cluster.api import Stats, Status, Sync
 from aa_cluster.dataplane import kfuncs
 from aa_cluster.dataplane import object as objects
 from aa_cluster.dataplane.maps import Map, open_all
 from aa_cluster.errors import LabError
 from aa_cluster.topology import rulesets
+from aa_cluster.topology.deadline import until
 from aa_cluster.topology.lab import Lab
 from aa_cluster.topology.namespaces import batch
 from tools.bench import flowtable, loader, place, wire
@@ -29,6 +30,7 @@ CAPACITY = 1 << 21
 FLOWS = 1 << 20
 FILL_FROM = 1 << 22
 """Number of the first flow that is filled in; those below are the sessions'."""
+EQUAL_SECONDS = 120.0
 RATES = (5_000, 20_000)
 REACHED = 0.95
 """Share of the asked rate that counts as reached."""
@@ -50,11 +52,23 @@ def measure(run: Run) -> None:
         flows = FLOWS // 16 if run.quick else FLOWS
         with _pinned_maps(lab, run.cache) as maps:
             flowtable.fill(maps, range(FILL_FROM, FILL_FROM + flows), PUBLIC, OTHER)
-        _cpu(run, lab, "with a full table", 2 * seconds, flows)
+        _wait_equal(lab, flows)
+        _cpu(run, lab, "with a full table", 2 * seconds, flows, note="while take-overs of these flows are prepared")
         run.note(GROUP, "primary's peak memory", [_peak_mb(lab, "node1")], "MB", flows=flows)
 
 
-def _cpu(run: Run, lab: Lab, when: str, seconds: float, flows: int = 0) -> None:
+def _wait_equal(lab: Lab, flows: int) -> None:
+    """Nobody told the other node of what was filled in: digests find that, and all is told again."""
+    client = lab.client("node1")
+
+    def equal() -> bool:
+        answer = client.get("/v1/sync", {})
+        return isinstance(answer, Sync) and any(row.state == "equal" and row.flows >= flows for row in answer.nodes)
+
+    until(f"the auxiliary to have all {flows} flows", equal, EQUAL_SECONDS, every=0.5)
+
+
+def _cpu(run: Run, lab: Lab, when: str, seconds: float, flows: int = 0, note: str = "") -> None:
     """% of a core, over two windows."""
     took: dict[str, list[float]] = {node: [] for node in NODES}
     for _ in run.turns(2):
@@ -62,7 +76,7 @@ def _cpu(run: Run, lab: Lab, when: str, seconds: float, flows: int = 0) -> None:
         time.sleep(seconds)  # the window: what the agents do of themselves meanwhile is what is measured
         _add(took, lab, before, time.monotonic() - start)
     for node, role in zip(NODES, ("primary", "auxiliary"), strict=True):
-        run.note(GROUP, f"{role} {when}", took[node], "% of a core", flows=flows)
+        run.note(GROUP, f"{role} {when}", took[node], "% of a core", flows=flows, note=note)
 
 
 def _add(took: dict[str, list[float]], lab: Lab, before: Mapping[str, int], seconds: float) -> None:
